@@ -1,0 +1,98 @@
+"""Mask-guided blending of gigapixel images, tile by tile on a dask cluster, into an OME-Zarr pyramid.
+
+Names are imported when they are first used: `import tiledblend` alone loads neither dask nor zarr.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tiledblend.composite import Canvas, Composite, Feather, Labels, Layer
+    from tiledblend.errors import (
+        BadInputError,
+        InterruptedRun,
+        RefusedError,
+        ResourceError,
+        StorageError,
+        TiledblendError,
+        UsageError,
+        VerificationError,
+    )
+    from tiledblend.geometry import Grid, Region
+    from tiledblend.lazy import blend, feather, to_array, to_dask
+    from tiledblend.plan import Plan, plan
+    from tiledblend.preview import panel, preview
+    from tiledblend.run import ClusterOptions, ProgressEvent, RunReport, write
+    from tiledblend.sources.array import from_array
+    from tiledblend.sources.base import Alpha, RasterSource, SourceSpec
+    from tiledblend.sources.opening import open_source as open  # noqa: A004 - tb.open, like PIL's and tifffile's
+    from tiledblend.store.spec import OutputSpec
+
+_EXPORTS = {
+    "Alpha": "sources.base",
+    "BadInputError": "errors",
+    "Canvas": "composite",
+    "ClusterOptions": "run",
+    "Composite": "composite",
+    "Feather": "composite",
+    "Grid": "geometry",
+    "InterruptedRun": "errors",
+    "Labels": "composite",
+    "Layer": "composite",
+    "OutputSpec": "store.spec",
+    "Plan": "plan",
+    "ProgressEvent": "run",
+    "RasterSource": "sources.base",
+    "RefusedError": "errors",
+    "Region": "geometry",
+    "ResourceError": "errors",
+    "RunReport": "run",
+    "SourceSpec": "sources.base",
+    "StorageError": "errors",
+    "TiledblendError": "errors",
+    "UsageError": "errors",
+    "VerificationError": "errors",
+    "blend": "lazy",
+    "feather": "lazy",
+    "from_array": "sources.array",
+    "open": "sources.opening",
+    "panel": "preview",
+    "plan": "plan",
+    "preview": "preview",
+    "to_array": "lazy",
+    "to_dask": "lazy",
+    "write": "run",
+}
+_RENAMED = {"open": "open_source"}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604 - strings only
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'tiledblend' has no attribute {name!r}")
+    value = getattr(import_module(f"tiledblend.{_EXPORTS[name]}"), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})
+
+
+class _Package(ModuleType):
+    """The import system binds a loaded submodule as an attribute of its package: `tiledblend.plan`, loaded by
+    anyone, would then hide the function of that name. Exported names win; the modules stay importable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _EXPORTS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
