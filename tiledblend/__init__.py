@@ -8,32 +8,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from tiledblend.composite import Canvas, Composite, Feather, Labels, Layer
-    from tiledblend.errors import (
-        BadInputError,
-        InterruptedRun,
-        RefusedError,
-        ResourceError,
-        StorageError,
-        TiledblendError,
-        UsageError,
-        VerificationError,
-    )
-    from tiledblend.geometry import Grid, Region
-    from tiledblend.lazy import blend, feather, to_array, to_dask
-    from tiledblend.plan import Plan, plan
-    from tiledblend.preview import panel, preview
-    from tiledblend.run import ClusterOptions, ProgressEvent, RunReport, write
-    from tiledblend.sources.array import from_array
-    from tiledblend.sources.base import Alpha, RasterSource, SourceSpec
-    from tiledblend.sources.opening import open_source as open  # noqa: A004 - tb.open, like PIL's and tifffile's
-    from tiledblend.store.spec import OutputSpec
-
+# What each name is for a type checker stands in __init__.pyi; a test keeps the two alike.
 _EXPORTS = {
     "Alpha": "sources.base",
     "BadInputError": "errors",
@@ -71,7 +50,7 @@ _EXPORTS = {
 }
 _RENAMED = {"open": "open_source"}
 
-__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604 - strings only
+__all__ = ["__version__", *sorted(_EXPORTS)]
 
 
 def __getattr__(name: str) -> Any:
