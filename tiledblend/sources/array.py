@@ -1,0 +1,107 @@
+"""Numpy and dask arrays as sources, for Python callers."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.errors import BadInputError, UsageError
+from tiledblend.geometry import Region
+from tiledblend.sources.axes import find_plane
+from tiledblend.sources.base import MASK_DTYPES, SUPPORTED_DTYPES, Alpha, Level, RasterSource, SourceInfo, SourceSpec
+
+NUMPY_TILE = 1024
+
+
+def check_dtype(dtype: np.dtype[Any], *, mask: bool, source: str) -> np.dtype[Any]:
+    """`dtype` in native byte order. Raises BadInputError by name for one that a layer (or a mask) cannot have."""
+    native = dtype.newbyteorder("=")
+    allowed = MASK_DTYPES if mask else SUPPORTED_DTYPES
+    if native.name not in allowed:
+        use = "a mask" if mask else "a layer's image"
+        raise BadInputError(f"{source}: dtype {native.name} is not one that {use} can have ({', '.join(allowed)})")
+    return native
+
+
+def from_array(
+    array: Any,
+    *,
+    axes: str,
+    name: str | None = None,
+    pixel_size_um: tuple[float, float] | None = None,
+    mask: bool = False,
+    alpha: Alpha = Alpha.NONE,
+) -> RasterSource:
+    """A numpy or dask array as a source.
+
+    axes: one letter per dimension, such as "yxc", "cyx" or "yx"; c (or s) is the channel, others must be of size 1.
+    pixel_size_um: (y, x). mask: accept every dtype that a mask may have. alpha: what the last channel means.
+    Three channels that lie last are red, green, blue (four with `alpha`).
+
+    Pickling it pickles the whole numpy array, or the dask graph: for large numpy arrays prefer a file.
+    Raises UsageError when axes do not fit the array, BadInputError for a dtype that cannot be used.
+    """
+    label = name or f"{type(array).__module__.split('.')[0]} array"
+    shape = getattr(array, "shape", None)
+    if shape is None or not hasattr(array, "dtype"):
+        raise UsageError(f"{label}: a numpy or dask array is needed, not {type(array).__name__}")
+    if len(axes) != len(shape):
+        raise UsageError(f"{label}: axes {axes!r} name {len(axes)} dimensions, the array has {len(shape)}: {shape}")
+    if any(not float(size).is_integer() or size < 1 for size in shape):
+        raise BadInputError(f"{label}: shape {shape} must be known and at least 1 along every axis")
+    return ArraySource(array, axes=axes, name=label, pixel_size_um=pixel_size_um, mask=mask, alpha=alpha)
+
+
+class ArraySource(RasterSource):
+    """An array in memory (numpy) or a lazy one (dask), read by slicing."""
+
+    def __init__(
+        self,
+        array: Any,
+        *,
+        axes: str,
+        name: str,
+        pixel_size_um: tuple[float, float] | None = None,
+        mask: bool = False,
+        alpha: Alpha = Alpha.NONE,
+    ) -> None:
+        self.spec = SourceSpec(name)
+        self.dtype = check_dtype(np.dtype(array.dtype), mask=mask, source=name)
+        self._axes = find_plane(tuple(axes), array.shape, (), name)
+        self._array = array
+        self.channels = self._axes.channels(array.shape)
+        if alpha is not Alpha.NONE and self.channels < 2:
+            raise UsageError(f"{name}: an alpha channel needs a channel beside it; the array has {self.channels}")
+        self.alpha = alpha
+        colours = self.channels - (alpha is not Alpha.NONE)
+        self.is_rgb = colours == 3 and self._axes.channel == len(axes) - 1
+        self.pixel_size_um = pixel_size_um
+        shape = self._axes.yx(array.shape)
+        block = self._axes.yx(array.chunksize) if self._is_dask else (NUMPY_TILE, NUMPY_TILE)
+        self.levels = (Level(shape, (min(block[0], shape[0]), min(block[1], shape[1]))),)
+        self.info = SourceInfo("dask array" if self._is_dask else "numpy array", axes)
+
+    @property
+    def _is_dask(self) -> bool:
+        return hasattr(self._array, "dask") and hasattr(self._array, "chunksize")
+
+    def _read(self, region: Region, level: int) -> NDArray[Any]:
+        block = self._array[self._axes.index(region)]
+        if self._is_dask:
+            # The synchronous scheduler: this already runs in a worker's thread, which must not wait for others.
+            block = block.compute(scheduler="synchronous")
+        pixels = self._axes.to_yxc(np.asarray(block)).astype(self.dtype, copy=False).view()
+        pixels.flags.writeable = False
+        return pixels
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Digest of a numpy array's bytes, of a dask array's name (its graph's token)."""
+        digest = hashlib.blake2b(f"{self.info.axes} {self._array.shape} {self.dtype}".encode(), digest_size=32)
+        if self._is_dask:
+            digest.update(str(self._array.name).encode())
+        else:
+            digest.update(np.ascontiguousarray(self._array).data.cast("B"))
+        return {"uri": f"memory:{self.spec.path}", "size": None, "modified": None, "structure": digest.hexdigest()}

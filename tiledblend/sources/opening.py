@@ -1,0 +1,231 @@
+"""Opening a source by what it is, not by what it is called; once per process."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tiledblend.errors import BadInputError, UsageError
+from tiledblend.sources.base import RasterSource, SourceSpec
+from tiledblend.sources.views import select
+
+READS = "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP"
+ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+CACHED_SOURCES = 32
+
+Plane = Mapping[str, int] | Iterable[tuple[str, int]]
+
+
+def open_source(
+    path: str | os.PathLike[str] | SourceSpec,
+    *,
+    series: int | None = None,
+    level: int = 0,
+    channels: Iterable[int] | None = None,
+    plane: Plane = (),
+    mask: bool = False,
+) -> RasterSource:
+    """Open an image by its metadata only; the format is known by its first bytes or its zarr metadata.
+
+    path: a local path, a file:// URL, or a `SourceSpec` that already says the rest. series: TIFF series or OME-Zarr
+    image index. level: the pyramid level taken as level 0. channels: indices kept, in this order. plane: index along
+    each further axis, `{"z": 3}`. mask: accept every dtype that a mask may have (`MASK_DTYPES`).
+
+    The same spec gives the same object within a process, until the file changes.
+    Raises BadInputError when it is missing, is no image, or cannot be read as one 2-D image.
+    """
+    if isinstance(path, SourceSpec):
+        if series is not None or level or channels is not None or plane:
+            raise UsageError(f"{path.path}: series, level, channels and plane are already stated by the spec")
+        spec = path
+    else:
+        spec = make_spec(path, series=series, level=level, channels=channels, plane=plane)
+    return reopen(spec, mask)
+
+
+def make_spec(
+    path: str | os.PathLike[str],
+    *,
+    series: int | None = None,
+    level: int = 0,
+    channels: Iterable[int] | None = None,
+    plane: Plane = (),
+) -> SourceSpec:
+    """The spec of these arguments, with a local path made absolute: it must open in another process too."""
+    pairs = plane.items() if isinstance(plane, Mapping) else plane
+    return SourceSpec(
+        path=_absolute(os.fspath(path)),
+        series=series,
+        level=level,
+        channels=None if channels is None else tuple(int(c) for c in channels),
+        plane=tuple(sorted((str(axis).lower(), int(index)) for axis, index in pairs)),
+    )
+
+
+def reopen(spec: SourceSpec, mask: bool = False) -> RasterSource:
+    """The source of `spec` from this process's cache, opened when it is not there or its file has changed.
+
+    Sources of files pickle as a call of this function.
+    """
+    return _CACHE.get(spec, mask)
+
+
+def forget_sources() -> None:
+    """Empty the process's cache of open sources: closes files and frees decoded images that nobody else holds."""
+    _CACHE.clear()
+
+
+def is_remote(path: str) -> bool:
+    """True for URLs (s3://, gs://, az://, https://, …) other than file://."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path)) and not path.lower().startswith("file://")
+
+
+def _absolute(path: str) -> str:
+    if is_remote(path):
+        return path
+    if path.lower().startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    return os.path.abspath(os.path.expanduser(path))
+
+
+class _SourceCache:
+    """The last few sources by (spec, mask). Opening one holds up only those who ask for the same one."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._sources: OrderedDict[tuple[SourceSpec, bool], tuple[Any, RasterSource]] = OrderedDict()
+        self._opening: dict[tuple[SourceSpec, bool], threading.Lock] = {}
+
+    def get(self, spec: SourceSpec, mask: bool) -> RasterSource:
+        key = (spec, mask)
+        state = _stored_state(spec.path)
+        with self._lock:
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:
+            found = self._find(key, state)
+            if found is None:
+                found = _open(spec, mask)
+                self._keep(key, state, found)
+            return found
+
+    def clear(self) -> None:
+        with self._lock:
+            self._sources.clear()
+            self._opening = {key: lock for key, lock in self._opening.items() if lock.locked()}
+
+    def _find(self, key: tuple[SourceSpec, bool], state: Any) -> RasterSource | None:
+        with self._lock:
+            known = self._sources.get(key)
+            if known is None or known[0] != state:
+                return None
+            self._sources.move_to_end(key)
+            return known[1]
+
+    def _keep(self, key: tuple[SourceSpec, bool], state: Any, source: RasterSource) -> None:
+        with self._lock:
+            self._sources[key] = (state, source)
+            self._sources.move_to_end(key)
+            while len(self._sources) > self._size:
+                old, _ = self._sources.popitem(last=False)
+                self._opening.pop(old, None)
+
+
+_CACHE = _SourceCache(CACHED_SOURCES)
+
+
+def _stored_state(path: str) -> Any:
+    """Something that changes when the file (or the metadata of a directory) does; None for what cannot be asked."""
+    if is_remote(path):
+        return None
+    names = [path, *(os.path.join(path, name) for name in ZARR_METADATA)] if os.path.isdir(path) else [path]
+    states = []
+    for name in names:
+        try:
+            found = os.stat(name)
+        except OSError:
+            continue
+        # A directory's own time moves with every chunk written beside the metadata: only its identity counts.
+        is_dir = stat.S_ISDIR(found.st_mode)
+        states.append((name, found.st_ino) if is_dir else (name, found.st_ino, found.st_mtime_ns, found.st_size))
+    return tuple(states)
+
+
+def _open(spec: SourceSpec, mask: bool) -> RasterSource:
+    if is_remote(spec.path):
+        source = open_remote(spec, mask)
+    elif os.path.isdir(spec.path):
+        source = _open_directory(spec, mask)
+    else:
+        source = _open_file(spec, mask)
+    if getattr(type(source), "handles_selection", False):
+        return source
+    return select(source, spec, mask=mask)
+
+
+def open_remote(spec: SourceSpec, mask: bool) -> RasterSource:
+    """Open a URL. The one place where object stores are plugged in; not built yet."""
+    raise BadInputError(f"{spec.path}: reading URLs needs the cloud extra, which this version does not have yet")
+
+
+def _open_directory(spec: SourceSpec, mask: bool) -> RasterSource:
+    if not any(os.path.isfile(os.path.join(spec.path, name)) for name in ZARR_METADATA):
+        raise BadInputError(f"{spec.path}: {_why_no_zarr(spec.path)}")
+    from tiledblend.sources.zarr import open_zarr
+
+    return open_zarr(spec, mask=mask)
+
+
+def _why_no_zarr(path: str) -> str:
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        return f"cannot be listed: {error.strerror}"
+    if "0" in names and os.path.isdir(os.path.join(path, "0")):
+        return "not a complete zarr: it has data but no zarr.json; its writer has not finished (or use its --resume)"
+    inside = [name for name in names if name.endswith((".zarr", ".tif", ".tiff", ".svs", ".ndpi"))]
+    hint = f"; give one of its files, such as {os.path.join(path, inside[0])}" if inside else ""
+    return f"a directory without zarr metadata (zarr.json, .zarray or .zgroup){hint}"
+
+
+def _open_file(spec: SourceSpec, mask: bool) -> RasterSource:
+    head = _first_bytes(spec.path)
+    if head.startswith(TIFF_MAGIC):
+        from tiledblend.sources.tiff import open_tiff
+
+        return open_tiff(spec, mask=mask)
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        from tiledblend.sources.image import open_image
+
+        return open_image(spec, mask=mask)
+    raise BadInputError(f"{spec.path}: {_why_no_image(Path(spec.path), head)}")
+
+
+def _why_no_image(path: Path, head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    if path.name in ZARR_METADATA:
+        return f"is the metadata of a zarr; give its directory {path.parent}"
+    if head.startswith(b"PK\x03\x04"):
+        return f"is a zip archive; unpack it first (a zipped zarr is not read in place); tiledblend reads {READS}"
+    return f"not an image that tiledblend reads (first bytes {head[:8].hex(' ')}); it reads {READS}"
+
+
+def _first_bytes(path: str) -> bytes:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise BadInputError(f"{path}: not a regular file")
+        with open(path, "rb") as file:
+            return file.read(16)
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: cannot be opened: {getattr(error, 'strerror', None) or error}") from error
