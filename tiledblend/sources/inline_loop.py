@@ -1,0 +1,56 @@
+"""Running zarr's coroutines in the calling thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _InlineExecutor(ThreadPoolExecutor):
+    """Runs what it is given at once, in the caller's thread; starts none."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the future
+            future.set_exception(error)
+        return future
+
+
+class _LoopOfThread(threading.local):
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        if self.loop is None or self.loop.is_closed():
+            self.loop = asyncio.new_event_loop()
+            self.loop.set_default_executor(_InlineExecutor(max_workers=1))
+        return self.loop
+
+    def __del__(self) -> None:
+        if self.loop is not None and not self.loop.is_running():
+            self.loop.close()
+
+
+_LOOP = _LoopOfThread()
+
+
+def run_inline(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Result of the coroutine, run with its file reads and decoding in this very thread.
+
+    zarr-python's own synchronous calls send everything through one event loop and a pool of as many threads as it
+    likes, shared by the process. A worker's thread is already the unit of concurrency here, so its reads stay in it:
+    nothing is shared, nothing global is configured. Under a running event loop (a notebook) a fresh thread does it.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _LOOP.get().run_until_complete(make())
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        return aside.submit(lambda: _LOOP.get().run_until_complete(make())).result()

@@ -1,0 +1,349 @@
+"""Zarr v2 and v3 arrays, sharded or not, and OME-Zarr 0.4 and 0.5 images, read through zarr-python.
+
+A chunk that is not stored reads as the array's fill value: that is what zarr means by it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.errors import BadInputError
+from tiledblend.geometry import Region
+from tiledblend.sources.array import check_dtype
+from tiledblend.sources.axes import PlaneAxes, find_plane
+from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.inline_loop import run_inline
+from tiledblend.sources.zarr_metadata import (
+    ArrayFacts,
+    ZarrNode,
+    axis_names,
+    list_children,
+    read_array_facts,
+    read_node,
+)
+
+if TYPE_CHECKING:
+    from zarr.core.array import AnyAsyncArray
+
+MICROMETRES = {
+    "angstrom": 1e-4,
+    "nanometer": 1e-3,
+    "nanometre": 1e-3,
+    "nm": 1e-3,
+    "micrometer": 1.0,
+    "micrometre": 1.0,
+    "micron": 1.0,
+    "um": 1.0,
+    "µm": 1.0,
+    "μm": 1.0,
+    "millimeter": 1e3,
+    "millimetre": 1e3,
+    "mm": 1e3,
+    "centimeter": 1e4,
+    "centimetre": 1e4,
+    "cm": 1e4,
+    "meter": 1e6,
+    "metre": 1e6,
+    "m": 1e6,
+    "inch": 25400.0,
+}
+RGB_NAMES = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
+RGB_COLORS = ("FF0000", "00FF00", "0000FF")
+MAX_CHANNELS = 65536
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ZarrImage:
+    """What the metadata says about one image: its arrays (finest first), axes, scale and channels."""
+
+    format: str
+    arrays: tuple[ZarrNode, ...]
+    facts: tuple[ArrayFacts, ...]
+    axes: PlaneAxes
+    pixel_size_um: tuple[float, float] | None
+    channel_names: tuple[str, ...]
+    channel_colors: tuple[str, ...]
+    notes: tuple[str, ...]
+    documents: tuple[str, ...]
+
+
+def open_zarr(spec: SourceSpec, *, mask: bool = False) -> ZarrSource:
+    """The zarr array or OME-Zarr image at a local directory (`spec.level` and `spec.channels` are the caller's).
+
+    Raises BadInputError: not an image, several planes without a selection, a plate, malformed or absurd metadata.
+    """
+    called = str(dataclasses.replace(spec, level=0, channels=None, plane=()))
+    try:
+        image = read_image(spec, called)
+    except BadInputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise BadInputError(f"{called}: malformed OME-Zarr metadata: {reason}") from error
+    return ZarrSource(spec, image, mask=mask)
+
+
+def read_image(spec: SourceSpec, called: str) -> ZarrImage:
+    """The metadata of the image that `spec` names; `called` is its name in errors."""
+    node = read_node(spec.path, called=called)
+    if node.kind == "array":
+        if spec.series not in (None, 0):
+            raise BadInputError(f"{called}: a plain array is one image; it has no series {spec.series}")
+        return _plain_image(node, spec, called)
+    ome = ome_attributes(node)
+    series = spec.series
+    documents = list(node.files)
+    if "bioformats2raw.layout" in ome and "multiscales" not in ome:
+        child = os.path.join(node.path, str(series or 0))
+        if not os.path.isdir(child):
+            raise BadInputError(f"{called}: has no series {series or 0}; it has {len(series_of(node))}")
+        node, series = read_node(child, called=called), None
+        ome = ome_attributes(node)
+        documents += node.files
+    if "multiscales" not in ome:
+        raise BadInputError(f"{called}: {_why_no_image(node, ome)}")
+    return _multiscale_image(node, ome, series, spec, called, documents)
+
+
+def ome_attributes(node: ZarrNode) -> Mapping[str, Any]:
+    """The OME metadata of a group: `ome` in its attributes (0.5), or the attributes themselves (0.4 and before)."""
+    ome = node.attributes.get("ome")
+    return ome if isinstance(ome, dict) else node.attributes
+
+
+def series_of(node: ZarrNode) -> list[int]:
+    """The image indices of a group: numbered children of a bioformats2raw layout, or its multiscales."""
+    ome = ome_attributes(node)
+    if "bioformats2raw.layout" in ome and "multiscales" not in ome:
+        return sorted(int(n) for n in os.listdir(node.path) if n.isdecimal() and n.isascii())
+    multiscales = ome.get("multiscales")
+    return list(range(len(multiscales))) if isinstance(multiscales, list) else []
+
+
+def _why_no_image(node: ZarrNode, ome: Mapping[str, Any]) -> str:
+    if "plate" in ome:
+        return "a plate (HCS), not one image; give one field of a well, such as its A/1/0"
+    if "well" in ome:
+        return "a well of a plate, not one image; give one of its fields, such as its 0"
+    children = list_children(node)
+    hint = f"; give one of its members: {', '.join(children)}" if children else ""
+    return f"a zarr group without OME-Zarr multiscales{hint}"
+
+
+def _plain_image(node: ZarrNode, spec: SourceSpec, called: str) -> ZarrImage:
+    facts = read_array_facts(node, called=called)
+    names, how = axis_names(facts, called=called)
+    axes = find_plane(names, facts.shape, spec.plane, called)
+    return ZarrImage(f"zarr v{node.zarr_format}", (node,), (facts,), axes, None, (), (), (how,), node.files)
+
+
+def _multiscale_image(
+    node: ZarrNode, ome: Mapping[str, Any], series: int | None, spec: SourceSpec, called: str, documents: list[str]
+) -> ZarrImage:
+    multiscales = ome["multiscales"]
+    index = series or 0
+    if not isinstance(multiscales, list) or not 0 <= index < len(multiscales):
+        raise BadInputError(f"{called}: has no series {index}; it has {len(multiscales)}")
+    multiscale = multiscales[index]
+    arrays = [_level_node(node, str(dataset["path"]), called) for dataset in multiscale["datasets"]]
+    if not arrays:
+        raise BadInputError(f"{called}: its multiscales name no dataset")
+    facts = [read_array_facts(array, called=called) for array in arrays]
+    axes_documents = _axes(multiscale, len(facts[0].shape))
+    names = [axis["name"] for axis in axes_documents]
+    if len(names) != len(facts[0].shape):
+        raise BadInputError(f"{called}: {len(names)} axes {names} for an array of shape {facts[0].shape}")
+    axes = find_plane(names, facts[0].shape, spec.plane, called)
+    count, notes = _usable_levels(facts, axes, called)
+    size, size_notes = _pixel_size(multiscale, axes_documents, axes)
+    channel_names, colors, channel_notes = _omero(ome, axes.channels(facts[0].shape))
+    version = str(ome.get("version") or multiscale.get("version") or ("0.5" if node.zarr_format == 3 else "0.4"))
+    documents += [file for array in arrays for file in array.files]
+    return ZarrImage(
+        f"OME-Zarr {version} (zarr v{arrays[0].zarr_format})",
+        tuple(arrays[:count]),
+        tuple(facts[:count]),
+        axes,
+        size,
+        channel_names,
+        colors,
+        (*notes, *size_notes, *channel_notes),
+        tuple(documents),
+    )
+
+
+def _level_node(group: ZarrNode, path: str, called: str) -> ZarrNode:
+    parts = path.split("/")
+    if os.path.isabs(path) or ".." in parts or not path.strip():
+        raise BadInputError(f"{called}: dataset path {path!r} is not inside the image")
+    node = read_node(os.path.join(group.path, *parts), called=called)
+    if node.kind != "array":
+        raise BadInputError(f"{called}: dataset {path!r} is a group, not an array")
+    return node
+
+
+def _axes(multiscale: Mapping[str, Any], ndim: int) -> list[Mapping[str, Any]]:
+    """Axes as mappings: 0.4 and later give those, 0.3 gave names, before there were always t, c, z, y, x."""
+    axes = multiscale.get("axes") or ([*"tczyx"] if ndim == 5 else [])
+    return [axis if isinstance(axis, dict) else {"name": str(axis)} for axis in axes]
+
+
+def _usable_levels(facts: Sequence[ArrayFacts], axes: PlaneAxes, called: str) -> tuple[int, list[str]]:
+    """(how many levels, from the finest, are the same image, notes). A level smaller along z or t is another one."""
+    first = facts[0]
+    for count, level in enumerate(facts):
+        if len(level.shape) != len(first.shape) or level.dtype != first.dtype:
+            raise BadInputError(
+                f"{called}: level {count} has shape {level.shape} of {level.dtype}, level 0 {first.shape} of {first.dtype}"
+            )
+        (height, width), before = axes.yx(level.shape), axes.yx(facts[max(0, count - 1)].shape)
+        if height > before[0] or width > before[1]:
+            raise BadInputError(f"{called}: level {count} of {height} x {width} is larger than the one before {before}")
+        if any(level.shape[axis] != first.shape[axis] for axis in range(len(first.shape)) if axis not in (axes.y, axes.x)):
+            return count, [f"levels from {count} on are left out: shape {level.shape} against {first.shape}"]
+    return len(facts), []
+
+
+def _pixel_size(
+    multiscale: Mapping[str, Any], documents: Sequence[Mapping[str, Any]], axes: PlaneAxes
+) -> tuple[tuple[float, float] | None, list[str]]:
+    """((y, x) micrometres of level 0, notes): dataset scale times the multiscale's own, by each axis's unit."""
+    scales = [1.0] * len(documents)
+    found = False
+    transformations = [*(multiscale["datasets"][0].get("coordinateTransformations") or ())]
+    transformations += multiscale.get("coordinateTransformations") or ()
+    for transformation in transformations:
+        if transformation.get("type") == "scale" and len(transformation.get("scale") or ()) == len(scales):
+            scales = [a * float(b) for a, b in zip(scales, transformation["scale"], strict=True)]
+            found = True
+    if not found:
+        return None, []
+    sizes = []
+    for axis in (axes.y, axes.x):
+        unit = documents[axis].get("unit")
+        if unit is None:
+            return None, ["scale without a unit: the pixel size is not known"]
+        factor = MICROMETRES.get(str(unit).lower())
+        if factor is None:
+            return None, [f"unit {unit!r} is not a length: the pixel size is not known"]
+        sizes.append(scales[axis] * factor)
+    if not all(np.isfinite(size) and size > 0 for size in sizes):
+        return None, [f"scale {sizes} is no pixel size"]
+    return (sizes[0], sizes[1]), []
+
+
+def _omero(ome: Mapping[str, Any], channels: int) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """(names, RRGGBB colours, notes) of the `omero` block, which is optional and only for display."""
+    omero = ome.get("omero")
+    entries = omero.get("channels") if isinstance(omero, dict) else None
+    if not isinstance(entries, list) or not entries:
+        return (), (), []
+    if len(entries) != channels or not all(isinstance(entry, dict) for entry in entries):
+        return (), (), [f"omero names {len(entries)} channels, the image has {channels}: names not used"]
+    names = tuple(str(entry.get("label", "")) for entry in entries)
+    colors = tuple(str(entry.get("color", "")).lstrip("#").upper() for entry in entries)
+    return (names if any(names) else ()), (colors if any(colors) else ()), []
+
+
+def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[bool, Alpha]:
+    """(is RGB, alpha): by channel names or colours; a plain array's three interleaved channels are red, green, blue."""
+    names = [name.strip().lower() for name in image.channel_names]
+    by_name = len(names) >= 3 and all(name in known for name, known in zip(names, RGB_NAMES, strict=False))
+    by_color = image.channel_colors[:3] == RGB_COLORS
+    if channels == 4 and dtype == np.uint8 and len(names) == 4 and (by_name or by_color):
+        if names[3] == "alpha" or (names[3] == "a" and by_name):
+            return True, Alpha.STRAIGHT
+    interleaved = not image.format.startswith("OME") and image.axes.channel == len(image.axes.names) - 1
+    return channels == 3 and (by_name or by_color or interleaved), Alpha.NONE
+
+
+class ZarrSource(RasterSource):
+    """One 2-D image of a zarr store; each read decodes in the thread that asks."""
+
+    def __init__(self, spec: SourceSpec, image: ZarrImage, *, mask: bool = False) -> None:
+        self.spec = spec
+        self._image = image
+        self._mask = mask
+        axes, facts = image.axes, image.facts
+        self.dtype = _checked_dtype(facts[0].dtype, mask, str(spec))
+        self.channels = axes.channels(facts[0].shape)
+        if self.channels > MAX_CHANNELS:
+            raise BadInputError(f"{spec}: {self.channels} channels, more than {MAX_CHANNELS}")
+        self.is_rgb, self.alpha = _meaning(image, self.dtype, self.channels)
+        self.levels = tuple(_level(axes, level) for level in facts)
+        self.pixel_size_um = image.pixel_size_um
+        self.info = _info(image)
+        self._arrays = [_open_array(node, str(spec)) for node in image.arrays]
+
+    def _read(self, region: Region, level: int) -> NDArray[Any]:
+        array = self._arrays[level]
+        block = np.asarray(run_inline(lambda: array.getitem(self._image.axes.index(region))))
+        return self._image.axes.to_yxc(block.astype(self.dtype, copy=False))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Digest of the metadata documents and the latest time that one of them was changed."""
+        digest = hashlib.sha256(str(self.spec.plane).encode())
+        modified = 0.0
+        for path in self._image.documents:
+            try:
+                with open(path, "rb") as file:
+                    content = file.read()
+                modified = max(modified, os.stat(path).st_mtime)
+            except OSError as error:
+                raise BadInputError(f"{self.name}: {path} cannot be read: {error.strerror}") from error
+            digest.update(f"{os.path.relpath(path, self.spec.path)} {len(content)}\n".encode())
+            digest.update(content)
+        return {"uri": self.spec.path, "size": None, "modified": modified, "structure": digest.hexdigest()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from tiledblend.sources.opening import reopen
+
+        return reopen, (self.spec, self._mask)
+
+
+def _checked_dtype(name: str, mask: bool, called: str) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        raise BadInputError(f"{called}: dtype {name} is not one of an image") from None
+    return check_dtype(dtype, mask=mask, source=called)
+
+
+def _level(axes: PlaneAxes, facts: ArrayFacts) -> Level:
+    (height, width), (rows, columns) = axes.yx(facts.shape), axes.yx(facts.chunk)
+    return Level((height, width), (min(rows, height), min(columns, width)))
+
+
+def _info(image: ZarrImage) -> SourceInfo:
+    facts = image.facts[0]
+    metadata: dict[str, Any] = {"chunk": list(facts.chunk)}
+    if facts.shard:
+        metadata["shard"] = list(facts.shard)
+    return SourceInfo(
+        format=image.format + (" sharded" if facts.shard else ""),
+        axes="".join(image.axes.names) if all(len(n) == 1 for n in image.axes.names) else ",".join(image.axes.names),
+        compression=facts.compression,
+        channel_names=image.channel_names,
+        channel_colors=image.channel_colors,
+        notes=image.notes,
+        metadata=metadata,
+    )
+
+
+def _open_array(node: ZarrNode, called: str) -> AnyAsyncArray:
+    import zarr
+    from zarr.storage import LocalStore
+
+    try:
+        store = LocalStore(node.path, read_only=True)
+        return run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInputError(f"{called}: array {node.path} cannot be opened: {reason}") from error
