@@ -1,0 +1,54 @@
+"""Exceptions of tiledblend, one class per exit code of the command line.
+
+Every message is one line: what was given, where (source, level, region), what to do.
+"""
+
+from __future__ import annotations
+
+
+class TiledblendError(Exception):
+    """Base of all errors that tiledblend raises on purpose; `exit_code` is the command line's."""
+
+    exit_code = 1
+
+
+class UsageError(TiledblendError, ValueError):
+    """An argument is wrong in itself: a negative sigma, a shard that is no multiple of the chunk."""
+
+    exit_code = 2
+
+
+class RefusedError(TiledblendError):
+    """Doing it would touch something of the user's: the output exists, or a resume does not match."""
+
+    exit_code = 3
+
+
+class BadInputError(TiledblendError):
+    """A source cannot be opened, decoded, or used in this place."""
+
+    exit_code = 4
+
+
+class StorageError(TiledblendError):
+    """Writing or reading the result failed: disk full, no permission, object store refused."""
+
+    exit_code = 5
+
+
+class ResourceError(TiledblendError):
+    """The run does not fit the machine: memory, file handles, lost workers or scheduler."""
+
+    exit_code = 6
+
+
+class VerificationError(TiledblendError):
+    """A stored result is not what its manifest says."""
+
+    exit_code = 7
+
+
+class InterruptedRun(TiledblendError):  # noqa: N818 - named after what it is: not an error of anyone's
+    """The run was stopped (Ctrl-C, SIGTERM) and can be resumed."""
+
+    exit_code = 75

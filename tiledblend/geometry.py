@@ -1,0 +1,191 @@
+"""Regions and grids: where pixels are, in pixels of a stated level. Pure arithmetic, no arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tiledblend.errors import UsageError
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Smallest integer not below a / b.
+
+    >>> ceil_div(10, 4), ceil_div(8, 4)
+    (3, 2)
+    """
+    return -(-a // b)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Region:
+    """Half-open rectangle of pixels [y0, y1) x [x0, x1) of a stated level; may be empty.
+
+    >>> Region(0, 0, 4, 6) & Region(2, 3, 9, 9)
+    Region(y0=2, x0=3, y1=4, x1=6)
+    """
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, int]) -> Region:
+        """The whole of an image of `shape` (y, x)."""
+        return cls(0, 0, shape[0], shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width), never negative."""
+        return max(0, self.y1 - self.y0), max(0, self.x1 - self.x0)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        height, width = self.shape
+        return height * width
+
+    @property
+    def is_empty(self) -> bool:
+        """True when no pixel lies inside."""
+        return self.y1 <= self.y0 or self.x1 <= self.x0
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """(y, x) slices for indexing an array whose pixel (0, 0) is this frame's origin."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def __and__(self, other: Region) -> Region:
+        """Intersection (possibly empty)."""
+        return Region(
+            max(self.y0, other.y0),
+            max(self.x0, other.x0),
+            min(self.y1, other.y1),
+            min(self.x1, other.x1),
+        )
+
+    def shift(self, dy: int, dx: int) -> Region:
+        """The same rectangle moved by (dy, dx)."""
+        return Region(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
+
+    def grow(self, by: int) -> Region:
+        """The rectangle extended by `by` pixels on every side."""
+        return Region(self.y0 - by, self.x0 - by, self.y1 + by, self.x1 + by)
+
+    def contains(self, other: Region) -> bool:
+        """True when every pixel of `other` lies inside."""
+        return other.is_empty or (self & other) == other
+
+    def __str__(self) -> str:
+        return f"[{self.y0}:{self.y1}, {self.x0}:{self.x1}]"
+
+
+def halved(shape: tuple[int, int], times: int = 1) -> tuple[int, int]:
+    """Shape of the level `times` below: halved, rounded up, each time.
+
+    >>> halved((5, 4)), halved((5, 1), 2)
+    ((3, 2), (2, 1))
+    """
+    f = 1 << times
+    return ceil_div(shape[0], f), ceil_div(shape[1], f)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a canvas is cut: chunks inside shards, on every level of its pyramid.
+
+    shape: level-0 (y, x). chunk: side of what zarr compresses. shard: side of one stored object
+    of level 0. levels: number of pyramid levels, at least 1.
+
+    A level-k shard is `shard / 2**(k % stage)` pixels, where `stage` = log2(shard / chunk) + 1 levels are
+    made by one task: the task of a level-0 shard makes its own part of the `stage` levels 0..stage-1,
+    and nobody else writes there. Levels stage..2*stage-1 are made the same way from level stage-1, and so on.
+    """
+
+    shape: tuple[int, int]
+    chunk: int
+    shard: int
+    levels: int
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1:
+            raise UsageError(f"canvas of {self.shape[0]} x {self.shape[1]} pixels; both sides must be at least 1")
+        if self.chunk < 16 or self.chunk % 2:
+            raise UsageError(f"chunk {self.chunk} must be even and at least 16; use --chunk 512")
+        ratio = self.shard // self.chunk
+        if self.shard < self.chunk or self.shard % self.chunk or ratio & (ratio - 1):
+            better = self.chunk * (1 << max(0, min(ratio, 64).bit_length() - 1))
+            raise UsageError(
+                f"shard {self.shard} is not a power of two times chunk {self.chunk}; use --shard {max(self.chunk, better)}"
+            )
+        if not 1 <= self.levels <= 40:
+            raise UsageError(f"levels {self.levels} must be from 1 to 40")
+
+    @staticmethod
+    def auto_levels(shape: tuple[int, int], chunk: int) -> int:
+        """Levels until the smallest one fits into one chunk."""
+        levels = 1
+        while max(halved(shape, levels - 1)) > chunk:
+            levels += 1
+        return levels
+
+    @property
+    def stage(self) -> int:
+        """Levels that one task makes in one pass: log2(shard / chunk) + 1."""
+        return (self.shard // self.chunk).bit_length()
+
+    @property
+    def stages(self) -> int:
+        """Number of passes that make the whole pyramid."""
+        return ceil_div(self.levels, self.stage)
+
+    def level_shape(self, level: int) -> tuple[int, int]:
+        """(y, x) of a level: ceil(shape / 2**level)."""
+        return halved(self.shape, level)
+
+    def level_shard(self, level: int) -> int:
+        """Side in pixels of one stored object of a level."""
+        return self.shard >> (level % self.stage)
+
+    def stage_levels(self, stage: int) -> range:
+        """The levels that a task of this stage writes."""
+        first = stage * self.stage
+        return range(first, min(first + self.stage, self.levels))
+
+    def tile_counts(self, stage: int = 0) -> tuple[int, int]:
+        """(rows, columns) of tiles of a stage."""
+        height, width = self.level_shape(stage * self.stage)
+        return ceil_div(height, self.shard), ceil_div(width, self.shard)
+
+    def tiles(self, stage: int = 0) -> Iterator[Tile]:
+        """All tiles of a stage, in row order."""
+        rows, columns = self.tile_counts(stage)
+        for row in range(rows):
+            for column in range(columns):
+                yield Tile(stage, row, column)
+
+    def tile_region(self, tile: Tile, level: int | None = None) -> Region:
+        """The pixels of a tile on one of its levels (default: its first), clipped to the level."""
+        first = tile.stage * self.stage
+        level = first if level is None else level
+        side = self.level_shard(level)
+        height, width = self.level_shape(level)
+        return Region(
+            tile.row * side,
+            tile.column * side,
+            min((tile.row + 1) * side, height),
+            min((tile.column + 1) * side, width),
+        )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tile:
+    """One task's work: shard (row, column) of the first level of `stage`, and its own part of the stage's other levels."""
+
+    stage: int
+    row: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"tile {self.stage}/{self.row}/{self.column}"

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out. No dask, no files, no global state."""

@@ -1,0 +1,140 @@
+"""What every source of pixels offers, whatever its format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.errors import BadInputError
+from tiledblend.geometry import Region
+
+SUPPORTED_DTYPES = ("uint8", "uint16", "float32")
+MASK_DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64")
+
+
+class Alpha(Enum):
+    """What the last channel of an image means, if it is an alpha channel."""
+
+    NONE = "none"
+    STRAIGHT = "straight"
+    PREMULTIPLIED = "premultiplied"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """Which image: everything needed to open it again on another machine. No pixels, no credentials.
+
+    path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
+    as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
+    further axis by its name, such as (("z", 3), ("t", 0)).
+    """
+
+    path: str
+    series: int | None = None
+    level: int = 0
+    channels: tuple[int, ...] | None = None
+    plane: tuple[tuple[str, int], ...] = ()
+
+    def __str__(self) -> str:
+        extras = [f"series {self.series}"] if self.series is not None else []
+        extras += [f"level {self.level}"] if self.level else []
+        extras += [f"channels {list(self.channels)}"] if self.channels is not None else []
+        extras += [f"{axis} {index}" for axis, index in self.plane]
+        return self.path + (f" ({', '.join(extras)})" if extras else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of a source. shape: (y, x). tile: stored block (y, x) that one decode yields."""
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """Facts for people: `tiledblend info`, plan and report. Nothing here decides a pixel.
+
+    axes: as stored, such as "YXS" or "tczyx". problem: why this cannot be a layer's image (None: it can).
+    """
+
+    format: str
+    axes: str
+    compression: str = "none"
+    channel_names: tuple[str, ...] = ()
+    channel_colors: tuple[str, ...] = ()
+    icc_digest: str | None = None
+    problem: str | None = None
+    notes: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class RasterSource(ABC):
+    """A 2-D image with channels, opened by its metadata only, read by region and level.
+
+    Implementations set these attributes when they are made:
+
+    spec: what was asked for. dtype: of the samples as `read` returns them (native byte order).
+    channels: number of channels, alpha included. alpha: meaning of the last channel.
+    is_rgb: True when the colour channels are red, green, blue. levels: finest first.
+    pixel_size_um: (y, x) micrometres per level-0 pixel, or None when not known.
+    origin_um is not kept: a canvas starts at its first layer's (0, 0).
+
+    Instances are safe to read from several threads at once and pickle by `spec`: unpickling opens again,
+    once per process.
+    """
+
+    spec: SourceSpec
+    dtype: np.dtype[Any]
+    channels: int
+    alpha: Alpha = Alpha.NONE
+    is_rgb: bool = False
+    levels: tuple[Level, ...]
+    pixel_size_um: tuple[float, float] | None = None
+    info: SourceInfo
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x) of level 0."""
+        return self.levels[0].shape
+
+    @property
+    def name(self) -> str:
+        """How messages call this source."""
+        return str(self.spec)
+
+    def read(self, region: Region, level: int = 0) -> NDArray[Any]:
+        """Pixels of `region` (in pixels of `level`, wholly inside it): shape (height, width, channels).
+
+        The memory may be interleaved or planar (a moved axis): only the logical order is promised. The array is
+        the caller's, except that it may be read-only. Raises BadInputError naming source, level and region.
+        """
+        if not 0 <= level < len(self.levels):
+            raise BadInputError(f"{self.name}: has no level {level}; it has {len(self.levels)}")
+        bounds = Region.of_shape(self.levels[level].shape)
+        if not bounds.contains(region):
+            raise BadInputError(f"{self.name}: region {region} lies outside level {level} of shape {bounds.shape}")
+        if region.is_empty:
+            return np.zeros((*region.shape, self.channels), self.dtype)
+        try:
+            return self._read(region, level)
+        except BadInputError:
+            raise
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BadInputError(f"{self.name}: level {level}, region {region}: cannot be read: {reason}") from error
+
+    @abstractmethod
+    def _read(self, region: Region, level: int) -> NDArray[Any]:
+        """As `read`, for a non-empty region that was checked."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """Identity of the stored bytes, cheap: {"uri", "size", "modified" or "etag", "structure": hex digest}."""
