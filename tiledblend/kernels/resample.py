@@ -1,0 +1,109 @@
+"""Resampling an axis at a time, elementwise in a fixed order: a part of the result equals that part of the whole.
+
+Pixel centres are aligned as in `cv2.resize`: output pixel i covers [i, i + 1) * n / m of the input's n pixels.
+Per axis: bilinear when enlarging, area average when shrinking, nearest on request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.geometry import Region, ceil_div
+
+Method = Literal["linear", "nearest"]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisTaps:
+    """Weighted taps of consecutive output pixels along one axis.
+
+    first, stop: the input pixels needed. index: (taps, outputs) relative to `first`. weight: the same shape, float32, summing to 1 along taps.
+    """
+
+    first: int
+    stop: int
+    index: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+
+def axis_taps(start: int, stop: int, size_in: int, size_out: int, method: Method = "linear") -> AxisTaps:
+    """Taps for output pixels start..stop-1 of an axis that goes from `size_in` to `size_out` pixels.
+
+    >>> axis_taps(0, 2, 4, 2).weight.tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
+    if method == "nearest":
+        positions, weights = _nearest(start, stop, size_in, size_out)
+    elif size_out >= size_in:
+        positions, weights = _bilinear(start, stop, size_in, size_out)
+    else:
+        positions, weights = _area(start, stop, size_in, size_out)
+    first = int(positions.min())
+    return AxisTaps(first, int(positions.max()) + 1, positions - first, weights)
+
+
+def _nearest(start: int, stop: int, size_in: int, size_out: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    # The input pixel under the output pixel's centre, in integers: floor((i + 1/2) * n / m).
+    out = np.arange(start, stop, dtype=np.int64)
+    index = np.minimum((2 * out + 1) * size_in // (2 * size_out), size_in - 1)
+    return index[None], np.ones((1, len(out)), np.float32)
+
+
+def _bilinear(start: int, stop: int, size_in: int, size_out: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    # Position (i + 1/2) * n / m - 1/2 as a fraction over 2 m, exact in integers.
+    numerator = (2 * np.arange(start, stop, dtype=np.int64) + 1) * size_in - size_out
+    low = numerator // (2 * size_out)
+    fraction = ((numerator - low * 2 * size_out) / (2 * size_out)).astype(np.float32)
+    index = np.clip(np.stack([low, low + 1]), 0, size_in - 1)
+    return index, np.stack([1 - fraction, fraction])
+
+
+def _area(start: int, stop: int, size_in: int, size_out: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    # In units of 1 / m input pixels an output pixel covers [i n, (i + 1) n), an input pixel [j m, (j + 1) m).
+    out = np.arange(start, stop, dtype=np.int64)
+    first = out * size_in // size_out
+    count = ceil_div(size_in, size_out) + 1
+    index = first[None] + np.arange(count, dtype=np.int64)[:, None]
+    low = np.maximum(index * size_out, out * size_in)
+    high = np.minimum((index + 1) * size_out, (out + 1) * size_in)
+    weight = (np.maximum(high - low, 0) / size_in).astype(np.float32)
+    return np.minimum(index, size_in - 1), weight
+
+
+def source_region(region: Region, shape_in: tuple[int, int], shape_out: tuple[int, int], method: Method = "linear") -> Region:
+    """The input pixels that a region of the resampled image depends on."""
+    rows = axis_taps(region.y0, region.y1, shape_in[0], shape_out[0], method)
+    columns = axis_taps(region.x0, region.x1, shape_in[1], shape_out[1], method)
+    return Region(rows.first, columns.first, rows.stop, columns.stop)
+
+
+def resample_region(
+    pixels: NDArray[Any], region: Region, shape_in: tuple[int, int], shape_out: tuple[int, int], method: Method = "linear"
+) -> NDArray[Any]:
+    """`region` of an image resampled from shape_in to shape_out.
+
+    pixels: the input's `source_region`, shape (y, x) or (y, x, c). Returns float32 (nearest: the input's dtype), not rounded.
+    """
+    rows = axis_taps(region.y0, region.y1, shape_in[0], shape_out[0], method)
+    columns = axis_taps(region.x0, region.x1, shape_in[1], shape_out[1], method)
+    if method == "nearest":
+        return pixels[np.ix_(rows.index[0], columns.index[0])]
+    return _weighted(_weighted(pixels, rows, 0), columns, 1)
+
+
+def _weighted(pixels: NDArray[Any], taps: AxisTaps, axis: int) -> NDArray[np.float32]:
+    shape = [1] * pixels.ndim
+    shape[axis] = -1
+    total: NDArray[np.float32] | None = None
+    for index, weight in zip(taps.index, taps.weight, strict=True):
+        # NaN beyond an image's edge must not leak in through a tap of weight 0, so unused taps are not multiplied at all.
+        term = np.take(pixels, index, axis).astype(np.float32) * weight.reshape(shape)
+        if pixels.dtype.kind == "f":
+            term = np.where(weight.reshape(shape) == 0, np.float32(0), term)
+        total = term if total is None else total + term
+    assert total is not None
+    return total
