@@ -18,7 +18,7 @@ class _InlineExecutor(ThreadPoolExecutor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the future
+        except BaseException as error:
             future.set_exception(error)
         return future
 

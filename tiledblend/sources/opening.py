@@ -159,29 +159,45 @@ def _stored_state(path: str) -> Any:
     return tuple(states)
 
 
+def recognise(path: str) -> str:
+    """ "tiff", "image" (PNG, JPEG, WebP) or "zarr": what a local path holds. Raises BadInputError for anything else."""
+    if os.path.isdir(path):
+        if any(os.path.isfile(os.path.join(path, name)) for name in ZARR_METADATA):
+            return "zarr"
+        raise BadInputError(f"{path}: {_why_no_zarr(path)}")
+    head = _first_bytes(path)
+    if head.startswith(TIFF_MAGIC):
+        return "tiff"
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return "image"
+    raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
+
+
 def _open(spec: SourceSpec, mask: bool) -> RasterSource:
-    if is_remote(spec.path):
-        source = open_remote(spec, mask)
-    elif os.path.isdir(spec.path):
-        source = _open_directory(spec, mask)
-    else:
-        source = _open_file(spec, mask)
+    source = open_remote(spec, mask) if is_remote(spec.path) else _open_local(spec, mask)
     if getattr(type(source), "handles_selection", False):
         return source
     return select(source, spec, mask=mask)
 
 
+def _open_local(spec: SourceSpec, mask: bool) -> RasterSource:
+    kind = recognise(spec.path)
+    if kind == "zarr":
+        from tiledblend.sources.zarr import open_zarr
+
+        return open_zarr(spec, mask=mask)
+    if kind == "image":
+        from tiledblend.sources.image import open_image
+
+        return open_image(spec, mask=mask)
+    from tiledblend.sources.tiff import open_tiff
+
+    return open_tiff(spec, mask=mask)
+
+
 def open_remote(spec: SourceSpec, mask: bool) -> RasterSource:
     """Open a URL. The one place where object stores are plugged in; not built yet."""
     raise BadInputError(f"{spec.path}: reading URLs needs the cloud extra, which this version does not have yet")
-
-
-def _open_directory(spec: SourceSpec, mask: bool) -> RasterSource:
-    if not any(os.path.isfile(os.path.join(spec.path, name)) for name in ZARR_METADATA):
-        raise BadInputError(f"{spec.path}: {_why_no_zarr(spec.path)}")
-    from tiledblend.sources.zarr import open_zarr
-
-    return open_zarr(spec, mask=mask)
 
 
 def _why_no_zarr(path: str) -> str:
@@ -194,19 +210,6 @@ def _why_no_zarr(path: str) -> str:
     inside = [name for name in names if name.endswith((".zarr", ".tif", ".tiff", ".svs", ".ndpi"))]
     hint = f"; give one of its files, such as {os.path.join(path, inside[0])}" if inside else ""
     return f"a directory without zarr metadata (zarr.json, .zarray or .zgroup){hint}"
-
-
-def _open_file(spec: SourceSpec, mask: bool) -> RasterSource:
-    head = _first_bytes(spec.path)
-    if head.startswith(TIFF_MAGIC):
-        from tiledblend.sources.tiff import open_tiff
-
-        return open_tiff(spec, mask=mask)
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        from tiledblend.sources.image import open_image
-
-        return open_image(spec, mask=mask)
-    raise BadInputError(f"{spec.path}: {_why_no_image(Path(spec.path), head)}")
 
 
 def _why_no_image(path: Path, head: bytes) -> str:

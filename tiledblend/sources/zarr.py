@@ -25,12 +25,14 @@ from tiledblend.sources.zarr_metadata import (
     ZarrNode,
     axis_names,
     list_children,
+    ome_attributes,
     read_array_facts,
     read_node,
+    series_of,
 )
 
 if TYPE_CHECKING:
-    from zarr.core.array import AnyAsyncArray
+    from zarr import AsyncArray
 
 MICROMETRES = {
     "angstrom": 1e-4,
@@ -112,21 +114,6 @@ def read_image(spec: SourceSpec, called: str) -> ZarrImage:
     return _multiscale_image(node, ome, series, spec, called, documents)
 
 
-def ome_attributes(node: ZarrNode) -> Mapping[str, Any]:
-    """The OME metadata of a group: `ome` in its attributes (0.5), or the attributes themselves (0.4 and before)."""
-    ome = node.attributes.get("ome")
-    return ome if isinstance(ome, dict) else node.attributes
-
-
-def series_of(node: ZarrNode) -> list[int]:
-    """The image indices of a group: numbered children of a bioformats2raw layout, or its multiscales."""
-    ome = ome_attributes(node)
-    if "bioformats2raw.layout" in ome and "multiscales" not in ome:
-        return sorted(int(n) for n in os.listdir(node.path) if n.isdecimal() and n.isascii())
-    multiscales = ome.get("multiscales")
-    return list(range(len(multiscales))) if isinstance(multiscales, list) else []
-
-
 def _why_no_image(node: ZarrNode, ome: Mapping[str, Any]) -> str:
     if "plate" in ome:
         return "a plate (HCS), not one image; give one field of a well, such as its A/1/0"
@@ -201,12 +188,13 @@ def _usable_levels(facts: Sequence[ArrayFacts], axes: PlaneAxes, called: str) ->
     for count, level in enumerate(facts):
         if len(level.shape) != len(first.shape) or level.dtype != first.dtype:
             raise BadInputError(
-                f"{called}: level {count} has shape {level.shape} of {level.dtype}, level 0 {first.shape} of {first.dtype}"
+                f"{called}: level {count} is {level.shape} of {level.dtype}, level 0 is {first.shape} of {first.dtype}"
             )
         (height, width), before = axes.yx(level.shape), axes.yx(facts[max(0, count - 1)].shape)
         if height > before[0] or width > before[1]:
-            raise BadInputError(f"{called}: level {count} of {height} x {width} is larger than the one before {before}")
-        if any(level.shape[axis] != first.shape[axis] for axis in range(len(first.shape)) if axis not in (axes.y, axes.x)):
+            raise BadInputError(f"{called}: level {count} of {height} x {width} is larger than {before} before it")
+        others = [axis for axis in range(len(first.shape)) if axis not in (axes.y, axes.x)]
+        if any(level.shape[axis] != first.shape[axis] for axis in others):
             return count, [f"levels from {count} on are left out: shape {level.shape} against {first.shape}"]
     return len(facts), []
 
@@ -257,9 +245,9 @@ def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[boo
     names = [name.strip().lower() for name in image.channel_names]
     by_name = len(names) >= 3 and all(name in known for name, known in zip(names, RGB_NAMES, strict=False))
     by_color = image.channel_colors[:3] == RGB_COLORS
-    if channels == 4 and dtype == np.uint8 and len(names) == 4 and (by_name or by_color):
-        if names[3] == "alpha" or (names[3] == "a" and by_name):
-            return True, Alpha.STRAIGHT
+    named_alpha = len(names) == 4 and (names[3] == "alpha" or (names[3] == "a" and by_name))
+    if channels == 4 and dtype == np.uint8 and named_alpha and (by_name or by_color):
+        return True, Alpha.STRAIGHT
     interleaved = not image.format.startswith("OME") and image.axes.channel == len(image.axes.names) - 1
     return channels == 3 and (by_name or by_color or interleaved), Alpha.NONE
 
@@ -337,7 +325,7 @@ def _info(image: ZarrImage) -> SourceInfo:
     )
 
 
-def _open_array(node: ZarrNode, called: str) -> AnyAsyncArray:
+def _open_array(node: ZarrNode, called: str) -> AsyncArray[Any]:
     import zarr
     from zarr.storage import LocalStore
 

@@ -214,6 +214,21 @@ def _plain_name(name: str | None, position: int) -> str:
     return _PLAIN_NAMES.get(lower, lower)
 
 
+def ome_attributes(node: ZarrNode) -> Mapping[str, Any]:
+    """The OME metadata of a group: `ome` in its attributes (0.5), or the attributes themselves (0.4 and before)."""
+    ome = node.attributes.get("ome")
+    return ome if isinstance(ome, dict) else node.attributes
+
+
+def series_of(node: ZarrNode) -> list[int]:
+    """The image indices of a group: numbered children of a bioformats2raw layout, or its multiscales."""
+    ome = ome_attributes(node)
+    if "bioformats2raw.layout" in ome and "multiscales" not in ome:
+        return sorted(int(n) for n in os.listdir(node.path) if n.isdecimal() and n.isascii())
+    multiscales = ome.get("multiscales")
+    return list(range(len(multiscales))) if isinstance(multiscales, list) else []
+
+
 def list_children(node: ZarrNode, limit: int = 8) -> Sequence[str]:
     """Names of the arrays and groups right inside a group, at most `limit`, for an error's hint."""
     try:
