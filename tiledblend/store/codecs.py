@@ -1,0 +1,95 @@
+"""Chunk compression as zarr readers know it: encode, decode, and the metadata that names the codec.
+
+The same bytes in give the same bytes out: no time stamps, no threads.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import google_crc32c
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.errors import VerificationError
+from tiledblend.store.spec import Codec
+
+Array = NDArray[Any]
+CRC_BYTES = 4
+_BYTE_SHUFFLE = 1
+
+
+def crc32c(data: bytes) -> bytes:
+    """The four little-endian bytes that zarr's crc32c codec appends."""
+    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+
+
+def encoder(codec: Codec) -> Callable[[Array], bytes]:
+    """Function from a C-contiguous array to its compressed bytes; releases the GIL while it works."""
+    level = codec.level
+    if codec.name == "zstd":
+        return lambda array: bytes(imagecodecs.zstd_encode(array, level))
+    if codec.name == "gzip":
+        return lambda array: gzip.compress(array.data, level, mtime=0)
+    if codec.name == "none":
+        return lambda array: array.tobytes()
+    cname = codec.name.removeprefix("blosc-")
+    return lambda array: bytes(
+        imagecodecs.blosc_encode(
+            array, level, compressor=cname, shuffle=_BYTE_SHUFFLE, typesize=array.itemsize, numthreads=1
+        )
+    )
+
+
+def decode(codec: Codec, data: bytes, size: int) -> bytes:
+    """The `size` raw bytes of one compressed chunk. Raises VerificationError for anything else."""
+    try:
+        raw = _decode(codec, data, size)
+    except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
+        raise VerificationError(f"{codec.name} data of {len(data)} bytes does not decode: {error}") from error
+    if len(raw) != size:
+        raise VerificationError(f"{codec.name} data decodes to {len(raw)} bytes instead of {size}")
+    return raw
+
+
+def _decode(codec: Codec, data: bytes, size: int) -> bytes:
+    if codec.name == "zstd":
+        return bytes(imagecodecs.zstd_decode(data, out=size))
+    if codec.name == "gzip":
+        # One byte more than expected is enough to tell a wrong length, whatever the stream claims.
+        return zlib.decompressobj(wbits=31).decompress(data, size + 1)
+    if codec.name == "none":
+        return data
+    return bytes(imagecodecs.blosc_decode(data, numthreads=1, out=size))
+
+
+def v3_metadata(codec: Codec, dtype: str) -> list[dict[str, Any]]:
+    """The bytes-to-bytes codec documents of a zarr v3 array."""
+    if codec.name == "none":
+        return []
+    if codec.name == "zstd":
+        return [{"name": "zstd", "configuration": {"level": codec.level, "checksum": False}}]
+    if codec.name == "gzip":
+        return [{"name": "gzip", "configuration": {"level": codec.level}}]
+    configuration = {
+        "cname": codec.name.removeprefix("blosc-"),
+        "clevel": codec.level,
+        "shuffle": "shuffle",
+        "typesize": np.dtype(dtype).itemsize,
+        "blocksize": 0,
+    }
+    return [{"name": "blosc", "configuration": configuration}]
+
+
+def v2_metadata(codec: Codec) -> dict[str, Any] | None:
+    """The compressor document of a zarr v2 array."""
+    if codec.name == "none":
+        return None
+    if codec.name in ("zstd", "gzip"):
+        return {"id": codec.name, "level": codec.level}
+    cname = codec.name.removeprefix("blosc-")
+    return {"id": "blosc", "cname": cname, "clevel": codec.level, "shuffle": _BYTE_SHUFFLE, "blocksize": 0}

@@ -1,0 +1,327 @@
+"""Where stored objects live: whole objects under keys, each put atomically and durably.
+
+The same few verbs fit a directory and a bucket. A key is a relative path with "/" between its parts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+from urllib.parse import unquote, urlsplit
+
+from tiledblend.errors import ResourceError, StorageError, TiledblendError, UsageError
+
+Data = bytes | bytearray | memoryview
+Blob = Data | Sequence[bytes]
+"""An object's content: one bytes-like, or parts that are stored one after the other without being joined."""
+
+TEMPORARY_PREFIX = ".tiledblend-tmp-"
+
+
+@runtime_checkable
+class ObjectStore(Protocol):
+    """Whole objects under keys. Implementations are picklable, thread-safe and carry no credentials in `uri`."""
+
+    @property
+    def uri(self) -> str:
+        """Where the keys start, as the user would write it."""
+
+    def put(self, key: str, data: Blob) -> None:
+        """Store or replace an object, atomically and durably. Raises StorageError, ResourceError."""
+
+    def put_many(self, items: Iterable[tuple[str, Blob]]) -> None:
+        """As `put` for each; durable when it returns, not before. Each object is atomic, the set is not."""
+
+    def put_new(self, key: str, data: Blob) -> bool:
+        """Store an object only if there is none under `key`; False if there is. Atomic and durable."""
+
+    def get(self, key: str) -> bytes | None:
+        """Content, or None if there is no such object."""
+
+    def size(self, key: str) -> int | None:
+        """Length in bytes, or None if there is no such object."""
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """(key, size) of every object whose key starts with `prefix`, temporary leftovers too, in no stated order."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+
+    def local_path(self, key: str = "") -> Path | None:
+        """The file of a key where objects are files on this machine, else None."""
+
+
+def open_store(uri: str | os.PathLike[str]) -> ObjectStore:
+    """The store at a local path or file: URL. Touches nothing. Raises UsageError for other schemes."""
+    text = os.fspath(uri)
+    scheme = urlsplit(text).scheme if "://" in text else ""
+    if scheme == "file":
+        return DirectoryStore(unquote(urlsplit(text).path))
+    if scheme:
+        raise UsageError(f"output {text!r}: {scheme}:// cannot be written to; give a local path")
+    return DirectoryStore(text)
+
+
+def beside(store: ObjectStore, suffix: str) -> ObjectStore:
+    """The store of the sibling whose name has `suffix` appended.
+
+    >>> beside(DirectoryStore("/data/out.ome.zarr"), ".ledger").uri
+    '/data/out.ome.zarr.ledger'
+    """
+    return open_store(store.uri.rstrip("/") + suffix)
+
+
+def split_parent(store: ObjectStore) -> tuple[ObjectStore, str]:
+    """The store that holds `store`, and its name in there: a sibling object such as the manifest is put there."""
+    parent, _, name = store.uri.rstrip("/").rpartition("/")
+    return open_store(parent or "/"), name
+
+
+def checked_key(key: str) -> str:
+    """The key itself if it stays inside the store. Raises UsageError for absolute ones and for "..", "." or ""."""
+    if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise UsageError(f"object key {key!r} is not a plain relative path")
+    return key
+
+
+def parts_of(data: Blob) -> Sequence[Data]:
+    """The bytes-like parts of an object's content."""
+    return [data] if isinstance(data, bytes | bytearray | memoryview) else data
+
+
+_REMEDIES = {
+    errno.ENOSPC: "no space left; free some, then run again with --resume",
+    errno.EDQUOT: "disk quota exceeded; free some or raise the quota, then run again with --resume",
+    errno.EACCES: "no permission to write here; change it or give another output path",
+    errno.EPERM: "not permitted; change the permissions or give another output path",
+    errno.EROFS: "the file system is read-only; give another output path",
+    errno.ENOTDIR: "a part of this path is a file; give another output path",
+    errno.EIO: "the device reports an input/output error; check it, then run again with --resume",
+    errno.ENAMETOOLONG: "the name is too long for this file system; give a shorter output path",
+    errno.EFBIG: "the file is too large for this file system or limit; use a smaller --shard",
+}
+_LIMITS = {
+    errno.EMFILE: "too many open files; raise `ulimit -n` or use fewer threads, then run again with --resume",
+    errno.ENFILE: "too many open files on this machine; close some programs, then run again with --resume",
+    errno.ENOMEM: "out of memory; use fewer threads or a smaller --shard, then run again with --resume",
+}
+
+
+def storage_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> TiledblendError:
+    """The one-line error of a failed file operation: what, where, what to do."""
+    where = f"cannot {doing} {os.fspath(path)}"
+    if error.errno in _LIMITS:
+        return ResourceError(f"{where}: {_LIMITS[error.errno]}")
+    remedy = _REMEDIES.get(error.errno or 0, error.strerror or type(error).__name__)
+    return StorageError(f"{where}: {remedy}")
+
+
+class DirectoryStore:
+    """Objects as files under a directory, which is made when the first one is put.
+
+    A file is written under a temporary name in its own folder, synced, renamed, and its folder synced: a crash leaves
+    the old file, the new file, or a file whose name starts with `.tiledblend-tmp-`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.abspath(path))
+        self._durable: set[Path] = set()
+
+    @property
+    def uri(self) -> str:
+        """Absolute path of the directory."""
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"DirectoryStore({str(self.path)!r})"
+
+    def __reduce__(self) -> tuple[type[DirectoryStore], tuple[str]]:
+        return DirectoryStore, (str(self.path),)
+
+    def local_path(self, key: str = "") -> Path:
+        """The file of a key; the directory itself for ""."""
+        return self.path / checked_key(key) if key else self.path
+
+    def put(self, key: str, data: Blob) -> None:
+        """Store or replace one file."""
+        self.put_many([(key, data)])
+
+    def put_many(self, items: Iterable[tuple[str, Blob]]) -> None:
+        """Store files; each folder is synced once, at the end."""
+        folders = dict[Path, None]()
+        for key, data in items:
+            path = self.local_path(key)
+            with _mapped_errors("write", path):
+                temporary = self._write_temporary(path, data)
+                try:
+                    os.rename(temporary, path)
+                except BaseException:
+                    _remove_quietly(temporary)
+                    raise
+            folders[path.parent] = None
+        for folder in folders:
+            with _mapped_errors("sync", folder):
+                sync_folder(folder)
+
+    def put_new(self, key: str, data: Blob) -> bool:
+        """Create a file; False if the name is taken. `link` fails on an existing name on every file system."""
+        path = self.local_path(key)
+        with _mapped_errors("create", path):
+            if os.path.lexists(path):
+                return False
+            temporary = self._write_temporary(path, data)
+            try:
+                created = _link_new(temporary, path)
+            finally:
+                _remove_quietly(temporary)
+            sync_folder(path.parent)
+        return created
+
+    def get(self, key: str) -> bytes | None:
+        """Content of a file, or None."""
+        path = self.local_path(key)
+        with _mapped_errors("read", path):
+            try:
+                return path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+
+    def size(self, key: str) -> int | None:
+        """Length of a file, or None."""
+        path = self.local_path(key)
+        with _mapped_errors("read", path):
+            try:
+                return path.stat().st_size if path.is_file() else None
+            except FileNotFoundError:
+                return None
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Files below the directory. Links are listed, never followed."""
+        # The folder part of the prefix is where to start: a million objects need not be walked for one level's.
+        folder = prefix.rpartition("/")[0]
+        pending = [self.local_path(folder)] if folder else [self.path]
+        while pending:
+            here = pending.pop()
+            with _mapped_errors("list", here):
+                for entry in _scan(here):
+                    key = Path(entry.path).relative_to(self.path).as_posix()
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+                    elif key.startswith(prefix):
+                        yield key, _entry_size(entry)
+
+    def delete(self, key: str) -> None:
+        """Remove a file if it is there."""
+        path = self.local_path(key)
+        with _mapped_errors("delete", path), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+    def _write_temporary(self, path: Path, data: Blob) -> Path:
+        self._make_folder(path.parent)
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            try:
+                write_fully(descriptor, parts_of(data))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            _remove_quietly(temporary)
+            raise
+        return temporary
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder whose own entry is durable: another process may have made it and not yet have synced it."""
+        if folder in self._durable and folder.is_dir():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        while folder not in self._durable and folder != self.path.parent:
+            sync_folder(folder.parent)
+            self._durable.add(folder)
+            folder = folder.parent
+
+
+class _mapped_errors:
+    """Turn an OSError in the block into the one-line error of a path."""
+
+    def __init__(self, doing: str, path: Path) -> None:
+        self.doing, self.path = doing, path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise storage_error(error, self.doing, self.path) from error
+
+
+def write_fully(descriptor: int, parts: Sequence[Data]) -> None:
+    """Write all parts; a short write goes on where it stopped."""
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable, where the file system can (some network ones refuse with EINVAL)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _link_new(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+            raise
+        # A file system without hard links (FAT, some network ones): create the name itself, then fill it.
+        return _create_new(path, temporary.read_bytes())
+    return True
+
+
+def _create_new(path: Path, data: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        write_fully(descriptor, [data])
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _entry_size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _remove_quietly(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
