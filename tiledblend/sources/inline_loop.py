@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,22 +24,28 @@ class _InlineExecutor(ThreadPoolExecutor):
         return future
 
 
-class _LoopOfThread(threading.local):
-    def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
+class _OwnedLoop:
+    """An event loop that is closed when its thread, and so this object, ends."""
 
-    def get(self) -> asyncio.AbstractEventLoop:
-        if self.loop is None or self.loop.is_closed():
-            self.loop = asyncio.new_event_loop()
-            self.loop.set_default_executor(_InlineExecutor(max_workers=1))
-        return self.loop
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(_InlineExecutor(max_workers=1))
 
     def __del__(self) -> None:
-        if self.loop is not None and not self.loop.is_running():
+        if not self.loop.is_running():
             self.loop.close()
 
 
-_LOOP = _LoopOfThread()
+_THREAD = threading.local()
+
+
+def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    owned: _OwnedLoop | None = getattr(_THREAD, "owned", None)
+    # After a fork the parent's loop (its epoll and its wake-up socket) would be shared with the parent.
+    if owned is None or _THREAD.process != os.getpid():
+        owned = _THREAD.owned = _OwnedLoop()
+        _THREAD.process = os.getpid()
+    return owned.loop.run_until_complete(make())
 
 
 def run_inline(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -51,6 +58,6 @@ def run_inline(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _LOOP.get().run_until_complete(make())
+        return _run(make)
     with ThreadPoolExecutor(max_workers=1) as aside:
-        return aside.submit(lambda: _LOOP.get().run_until_complete(make())).result()
+        return aside.submit(_run, make).result()
