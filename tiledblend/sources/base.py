@@ -14,7 +14,20 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "float32")
-MASK_DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64")
+MASK_DTYPES = (
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
 
 
 class Alpha(Enum):
@@ -31,7 +44,8 @@ class SourceSpec:
 
     path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
     as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
-    further axis by its name, such as (("z", 3), ("t", 0)).
+    further axis by its name, such as (("z", 3), ("t", 0)). allow_sparse: read TIFF tiles that were never written
+    (byte count 0) as zeros instead of refusing them.
     """
 
     path: str
@@ -39,6 +53,7 @@ class SourceSpec:
     level: int = 0
     channels: tuple[int, ...] | None = None
     plane: tuple[tuple[str, int], ...] = ()
+    allow_sparse: bool = False
 
     def __str__(self) -> str:
         extras = [f"series {self.series}"] if self.series is not None else []

@@ -191,7 +191,9 @@ def axis_names(facts: ArrayFacts, *, called: str) -> tuple[tuple[str, ...], str]
     """
     shape = facts.shape
     if facts.names is not None and not all(name is None or name.startswith("dim_") for name in facts.names):
-        return tuple(_plain_name(name, position) for position, name in enumerate(facts.names)), "named in the metadata"
+        return tuple(
+            _plain_name(name, position) for position, name in enumerate(facts.names)
+        ), "axes named in the metadata"
     if len(shape) == 2:
         return ("y", "x"), "axes not named: two are taken as y, x"
     if len(shape) == 3:
