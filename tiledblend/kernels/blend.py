@@ -25,12 +25,14 @@ class Contribution:
     """What one layer brings to a region.
 
     colour: (y, x, c) without alpha, in the canvas's dtype or float32. weight: float32 (y, x) in [0, 1] with everything in it, or None where it is 1.
-    alpha: float32 (y, x) of the image, or None; already part of `weight`, and used alone only by the bottom layer of a canvas with alpha.
+    alpha: float32 (y, x) of the image, or None; already part of `weight`. cover: the weight without the image's alpha, or None where it is 1; a canvas
+    with alpha needs both.
     """
 
     colour: NDArray[Any]
     weight: NDArray[np.float32] | None = None
     alpha: NDArray[np.float32] | None = None
+    cover: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +188,22 @@ def _blend_alpha(layers: Sequence[Contribution], background: NDArray[np.float32]
         np.copyto(result[:, :, :-1], to_dtype(bottom.colour, dtype), where=untouched[:, :, None])
         own = full if bottom.alpha is None else bottom.alpha * full
         np.copyto(result[:, :, -1], to_dtype(np.broadcast_to(np.float32(own), shape), dtype), where=untouched)
-    return Blended(result, _count_background(layers))
+    uncovered = np.ones(shape, np.bool_)
+    for layer in layers:
+        uncovered &= _cover_of(layer, shape) == 0
+    return Blended(result, int(np.count_nonzero(uncovered)))
 
 
 def _weight_of(layer: Contribution, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.ones(shape, np.float32) if layer.weight is None else layer.weight
 
 
+def _cover_of(layer: Contribution, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.ones(shape, np.float32) if layer.cover is None else layer.cover
+
+
 def _bottom_alone(layers: Sequence[Contribution], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    bottom = layers[0]
-    own = 1 if bottom.alpha is None else bottom.alpha
-    alone: NDArray[np.bool_] = _weight_of(bottom, shape) == own
+    alone: NDArray[np.bool_] = _cover_of(layers[0], shape) == 1
     for layer in layers[1:]:
         alone &= _weight_of(layer, shape) == 0
     return alone
@@ -225,9 +232,7 @@ def _average_alpha(layers: Sequence[Contribution], background: NDArray[np.float3
         colour = np.where((weight == 0)[:, :, None], np.float32(0), layer.colour.astype(np.float32))
         total += colour * weight[:, :, None]
         weight_sum += weight
-        # A layer's cover without its alpha: the averaged alpha is sum(w) / sum(cover).
-        opaque = weight if layer.alpha is None else np.divide(weight, layer.alpha, out=np.zeros_like(weight), where=layer.alpha > 0)
-        cover_sum += opaque
+        cover_sum += _cover_of(layer, shape[:2])
     alpha = np.divide(weight_sum, cover_sum, out=np.zeros_like(weight_sum), where=cover_sum > 0)
     nothing = weight_sum == 0
     colour = _unmultiplied(total, weight_sum, background)

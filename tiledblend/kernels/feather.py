@@ -189,7 +189,7 @@ class FeatheredMask:
         """(lower, upper) bound of the weight inside `region`; (0, 0) and (1, 1) are exact statements."""
         if self._d == 1:
             part = self._reach_of(region)
-            full = np.iinfo(part.dtype).max
+            full = 1.0 if part.dtype == np.float32 else float(np.iinfo(part.dtype).max)
             low, high = float(part.min()) / full, float(part.max()) / full
         else:
             cells = self._cells_of(region)
@@ -200,6 +200,8 @@ class FeatheredMask:
 
     def weight(self, region: Region) -> NDArray[np.float32]:
         """float32 weights in [0, 1] of `region` (inside the prepared one), snapped."""
+        if self.kernel.is_identity:
+            return units_to_weight(self._reach_of(region))
         if self._d == 1:
             return _filter_direct(self._reach_of(region), self.kernel)
         cells = self._cells_of(region)

@@ -1,0 +1,357 @@
+"""What is to be made: frozen descriptions of layers on a canvas, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from tiledblend.errors import BadInputError, UsageError
+from tiledblend.geometry import Region
+from tiledblend.kernels.blend import Mode
+from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.sources.base import SUPPORTED_DTYPES, Alpha, RasterSource
+
+_LENGTH = re.compile(r"^\s*([-+0-9.eE]+)\s*(px|um|µm|)\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Feather:
+    """Width of a layer's edge: a Gaussian's sigma in pixels of the canvas or in micrometres, or OpenCV's kernel size.
+
+    >>> Feather.parse("16px") == Feather.px(16), Feather.parse("ksize:5") == Feather.ksize(5)
+    (True, True)
+    """
+
+    sigma: float = 0.0
+    unit: Literal["px", "um"] = "px"
+    kernel_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.sigma) or self.sigma < 0:
+            raise UsageError(f"feather sigma {self.sigma} must be 0 or more; use for example --feather 16px")
+        FeatherKernel(0.0, self.kernel_size)
+
+    @classmethod
+    def px(cls, sigma: float) -> Feather:
+        """Sigma in canvas pixels."""
+        return cls(float(sigma))
+
+    @classmethod
+    def um(cls, sigma: float) -> Feather:
+        """Sigma in micrometres; needs a canvas with a pixel size."""
+        return cls(float(sigma), "um")
+
+    @classmethod
+    def ksize(cls, size: int) -> Feather:
+        """OpenCV's `GaussianBlur(mask, (size, size), 0)`."""
+        return cls(0.0, "px", int(size))
+
+    @classmethod
+    def parse(cls, value: Any) -> Feather:
+        """From a job file or a flag: 0, 16, "16px", "8um", "ksize:5", {"sigma": "16px"}, {"ksize": 5}."""
+        if isinstance(value, Feather):
+            return value
+        if isinstance(value, dict) and len(value) == 1:
+            key, inner = next(iter(value.items()))
+            if key == "sigma":
+                return cls.parse(inner)
+            if key == "ksize" and isinstance(inner, int) and not isinstance(inner, bool):
+                return cls.ksize(inner)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            return cls.px(value)
+        elif isinstance(value, str):
+            if value.startswith("ksize:") and value[6:].strip().isdigit():
+                return cls.ksize(int(value[6:]))
+            if match := _LENGTH.match(value):
+                try:
+                    return cls(float(match[1]), "um" if match[2] in ("um", "µm") else "px")
+                except ValueError as error:
+                    if isinstance(error, UsageError):
+                        raise
+        raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5")
+
+    def kernel(self, pixel_size_um: tuple[float, float] | None) -> FeatherKernel:
+        """The filter on the canvas's pixel grid."""
+        if self.kernel_size is not None:
+            return FeatherKernel(0.0, self.kernel_size)
+        if self.unit == "px" or self.sigma == 0:
+            return FeatherKernel(self.sigma)
+        if pixel_size_um is None:
+            raise UsageError(f"feather {self.sigma:g}um needs a pixel size, and the canvas has none; give the feather in px")
+        y, x = pixel_size_um
+        if abs(y - x) > 0.01 * max(y, x):
+            raise UsageError(f"feather {self.sigma:g}um on pixels of {y:g} x {x:g} um, which are not square; give the feather in px")
+        return FeatherKernel(self.sigma / math.sqrt(y * x))
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Mask values that count as inside; all others are outside.
+
+    >>> Labels((2, 5)).values
+    (2, 5)
+    """
+
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise UsageError("mask_values labels must name at least one label")
+
+
+MaskValues = Literal["auto", "binary"] | tuple[float, float] | Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An image with its weight and its place on the canvas.
+
+    image: the colours. mask: one-channel (or RGB) source, "alpha" for the image's own alpha channel, or None (opaque).
+    mask_values: how the mask's numbers become 0..1. mask_frame: what the mask covers, this layer or the whole canvas.
+    feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's top-left pixel on the canvas,
+    may be negative; None: not placed, so the sizes must agree. fit: "canvas" resamples image and mask to the canvas's size.
+    """
+
+    image: RasterSource
+    mask: RasterSource | Literal["alpha"] | None = None
+    mask_values: MaskValues = "auto"
+    mask_frame: Literal["layer", "canvas"] = "layer"
+    invert: bool = False
+    feather: Feather = field(default_factory=Feather)
+    feather_side: Literal["both", "inside"] | None = None
+    opacity: float = 1.0
+    offset: tuple[int, int] | None = None
+    fit: Literal["canvas"] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.opacity <= 1:
+            raise UsageError(f"opacity {self.opacity} of layer {self.image.name} must be from 0 to 1")
+        if self.fit is not None and self.offset not in (None, (0, 0)):
+            raise UsageError(f"layer {self.image.name} has both fit and offset {self.offset}; give one of them")
+        if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas"):
+            raise UsageError(f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none or canvas")
+        if self.feather_side not in (None, "both", "inside"):
+            raise UsageError(f"layer {self.image.name}: feather_side {self.feather_side!r} must be both or inside")
+        if self.mask == "alpha" and self.image.alpha is Alpha.NONE:
+            raise BadInputError(f"{self.image.name}: mask is alpha, but the image has {self.image.channels} channels and no alpha; give a mask file")
+        self._check_mask_values()
+
+    def _check_mask_values(self) -> None:
+        values = self.mask_values
+        if isinstance(values, tuple) and not (len(values) == 2 and math.isfinite(values[0]) and math.isfinite(values[1]) and values[0] < values[1]):
+            raise UsageError(f"mask_values {list(values)} must be [lo, hi] with lo below hi")
+        if isinstance(values, str) and values not in ("auto", "binary"):
+            raise UsageError(f"mask_values {values!r} must be auto, binary, [lo, hi] or labels")
+        if isinstance(self.mask, RasterSource) and not (self.mask.channels == 1 or _is_rgb_mask(self.mask)):
+            raise BadInputError(
+                f"mask {self.mask.name} has {self.mask.channels} channels; a mask has one (or is RGB, taken as luma): select one with channels"
+            )
+
+    @property
+    def side(self) -> Literal["both", "inside"]:
+        """The feather's side with its default resolved."""
+        if self.feather_side is not None:
+            return self.feather_side
+        return "inside" if self.mask == "alpha" else "both"
+
+    @property
+    def colours(self) -> int:
+        """Number of colour channels, alpha left out."""
+        return self.image.channels - (self.image.alpha is not Alpha.NONE)
+
+
+def _is_rgb_mask(mask: RasterSource) -> bool:
+    return mask.channels - (mask.alpha is not Alpha.NONE) in (1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """The level-0 pixel grid of the result. None: taken from the layers.
+
+    shape: (y, x). channels: alpha included. dtype: uint8, uint16 or float32. pixel_size_um: (y, x) micrometres.
+    """
+
+    shape: tuple[int, int]
+    channels: int | None = None
+    dtype: str | None = None
+    is_rgb: bool | None = None
+    has_alpha: bool | None = None
+    pixel_size_um: tuple[float, float] | None = None
+    channel_names: tuple[str, ...] = ()
+    channel_colors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 2 or min(self.shape) < 1:
+            raise UsageError(f"canvas shape {list(self.shape)} must be two positive numbers of pixels, [Y, X]")
+        if self.pixel_size_um is not None and not all(math.isfinite(s) and s > 0 for s in self.pixel_size_um):
+            raise UsageError(f"canvas pixel size {self.pixel_size_um} must be positive micrometres")
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Layers on a canvas, bottom first.
+
+    mode: "over" (bottom to top) or "average". background: a number for all channels or one per channel, in the
+    dtype's units. canvas: the first layer's grid unless given; what it leaves open is filled in from the layers.
+
+    Raises BadInputError where layers do not agree (both sizes, dtypes or channel counts are named), UsageError for bad parameters.
+    """
+
+    layers: tuple[Layer, ...]
+    mode: Mode = "over"
+    background: float | tuple[float, ...] = 0
+    canvas: Canvas | None = None
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        mode: Mode = "over",
+        background: float | Sequence[float] = 0,
+        canvas: Canvas | None = None,
+    ) -> None:
+        object.__setattr__(self, "layers", tuple(layers))
+        object.__setattr__(self, "mode", mode)
+        plain = background if isinstance(background, (int, float)) else tuple(float(b) for b in background)
+        object.__setattr__(self, "background", plain)
+        if not self.layers:
+            raise UsageError("a composite needs at least one layer")
+        if mode not in ("over", "average"):
+            raise UsageError(f"mode {mode!r} must be over or average")
+        object.__setattr__(self, "canvas", self._resolved(canvas))
+        self._check_layers()
+        self.background_values()
+
+    def _resolved(self, canvas: Canvas | None) -> Canvas:
+        base = self.layers[0]
+        given = canvas or Canvas(base.image.shape, pixel_size_um=base.image.pixel_size_um)
+        own_channels = base.image.channels
+        channels = own_channels if given.channels is None else given.channels
+        if channels not in (base.colours, base.colours + 1):
+            raise BadInputError(
+                f"canvas has {channels} channels, but {base.image.name} has {base.colours} colour channels; give channels: {base.colours}"
+            )
+        image = base.image
+        return replace(
+            given,
+            channels=channels,
+            has_alpha=channels == base.colours + 1,
+            dtype=given.dtype or image.dtype.name,
+            is_rgb=image.is_rgb if given.is_rgb is None else given.is_rgb,
+            channel_names=given.channel_names or image.info.channel_names,
+            channel_colors=given.channel_colors or image.info.channel_colors,
+        )
+
+    @property
+    def grid(self) -> Canvas:
+        """The canvas, every field resolved."""
+        assert self.canvas is not None
+        return self.canvas
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x) of the canvas."""
+        return self.grid.shape
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result, alpha included."""
+        assert self.grid.channels is not None
+        return self.grid.channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the result."""
+        return np.dtype(self.grid.dtype)
+
+    @property
+    def has_alpha(self) -> bool:
+        """True when the result's last channel is straight alpha."""
+        return bool(self.grid.has_alpha)
+
+    def frame(self, layer: Layer) -> Region:
+        """The layer's rectangle in canvas pixels; it may reach beyond the canvas."""
+        if layer.fit == "canvas":
+            return Region.of_shape(self.shape)
+        return Region.of_shape(layer.image.shape).shift(*(layer.offset or (0, 0)))
+
+    def background_values(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """float32 background, one value per channel."""
+        given = self.background
+        if isinstance(given, tuple) and len(given) != self.channels:
+            raise UsageError(f"background has {len(given)} values; the canvas has {self.channels} channels")
+        values = np.broadcast_to(np.asarray(given, np.float64), (self.channels,))
+        if not np.isfinite(values).all():
+            raise UsageError(f"background {given} must be finite")
+        if self.dtype.kind == "u" and (values.min() < 0 or values.max() > np.iinfo(self.dtype).max):
+            raise UsageError(f"background {given} lies outside {self.dtype.name}, 0 to {np.iinfo(self.dtype).max}")
+        return values.astype(np.float32)
+
+    def _check_layers(self) -> None:
+        base = self.layers[0]
+        for layer in self.layers:
+            _check_image(layer, base, self)
+            _check_placement(layer, self)
+            if isinstance(layer.mask, RasterSource):
+                mask_scaling(layer, self)
+            layer.feather.kernel(self.grid.pixel_size_um)
+
+
+def _check_image(layer: Layer, base: Layer, composite: Composite) -> None:
+    image = layer.image
+    if image.info.problem:
+        raise BadInputError(f"{image.name}: {image.info.problem}")
+    if image.dtype.name not in SUPPORTED_DTYPES:
+        raise BadInputError(f"{image.name}: dtype {image.dtype.name} cannot be blended; convert it to one of {', '.join(SUPPORTED_DTYPES)}")
+    if image.dtype != composite.dtype:
+        raise BadInputError(f"{image.name} is {image.dtype.name}, but {base.image.name} is {composite.dtype.name}; convert one of them")
+    if layer.colours != base.colours:
+        raise BadInputError(
+            f"{image.name} has {layer.colours} colour channels, but {base.image.name} has {base.colours}; select channels so that they agree"
+        )
+
+
+def _check_placement(layer: Layer, composite: Composite) -> None:
+    size, canvas = layer.image.shape, composite.shape
+    if layer.fit is None and layer.offset is None and size != canvas:
+        raise BadInputError(
+            f"{layer.image.name} is {size[0]} x {size[1]} pixels (y x x), but the canvas is {canvas[0]} x {canvas[1]}; "
+            "give --offset Y,X to place it or --fit canvas to resample it"
+        )
+    if (composite.frame(layer) & Region.of_shape(canvas)).is_empty:
+        raise BadInputError(
+            f"{layer.image.name} of {size[0]} x {size[1]} pixels at offset {layer.offset} lies wholly outside the canvas of {canvas[0]} x {canvas[1]}"
+        )
+
+
+def mask_shape_on_canvas(layer: Layer, composite: Composite) -> tuple[int, int]:
+    """(y, x) in canvas pixels of what the layer's mask covers."""
+    return composite.shape if layer.mask_frame == "canvas" else composite.frame(layer).shape
+
+
+def mask_scaling(layer: Layer, composite: Composite) -> int | None:
+    """How a raster mask lies in its frame: the power of two f by which each mask pixel is repeated, or None for the ratio of the sizes.
+
+    f is taken when |f * mask - frame| < f on both axes; else the aspect must agree to within one mask pixel
+    (`fit` resamples to the canvas whatever the aspect). Raises BadInputError naming both sizes.
+    """
+    assert isinstance(layer.mask, RasterSource)
+    mask, frame = layer.mask.shape, mask_shape_on_canvas(layer, composite)
+    if mask == frame:
+        return 1
+    if layer.fit == "canvas" and layer.mask_frame == "layer":
+        return None
+    for power in range(1, 31):
+        f = 1 << power
+        if all(abs(f * m - n) < f for m, n in zip(mask, frame, strict=True)):
+            return f
+    if abs(mask[0] - frame[0] * mask[1] / frame[1]) <= 1 or abs(mask[1] - frame[1] * mask[0] / frame[0]) <= 1:
+        return None
+    raise BadInputError(
+        f"mask {layer.mask.name} is {mask[0]} x {mask[1]} pixels (y x x), which does not match the {layer.mask_frame} of {frame[0]} x {frame[1]} "
+        "at any scale; give a mask of the same field of view"
+    )

@@ -1,0 +1,294 @@
+"""One tile: classify its chunks by the weights, read only what they need, feather, blend, halve, hand on row by row.
+
+A tile is rendered by rows of chunks, so that a worker holds rows and compressed chunks, never the whole tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.composite import Composite
+from tiledblend.geometry import Grid, Region, Tile
+from tiledblend.kernels.blend import Contribution, blend_tile, to_dtype
+from tiledblend.kernels.feather import FeatheredMask, border_bounds, border_weight, inside_only
+from tiledblend.kernels.halve import halve_tile
+from tiledblend.reading import LayerReader, MaskRule, layer_readers
+
+Pixels = NDArray[Any]
+
+
+class RowSink(Protocol):
+    """Takes the rows of chunks of a tile: (h, w, channels) pixels of one level, top to bottom within a level."""
+
+    def add_chunk_row(self, level: int, row_in_tile: int, pixels: Pixels) -> None: ...
+
+
+@dataclass(slots=True)
+class TileStats:
+    """What became of a tile's level-0 chunks. background: pixels where no layer has weight."""
+
+    copied: int = 0
+    blended: int = 0
+    empty: int = 0
+    background: int = 0
+
+
+class LayerField:
+    """A layer's weight over one region of the canvas, prepared once: its feathered mask, border, opacity."""
+
+    def __init__(self, reader: LayerReader, region: Region) -> None:
+        self.reader = reader
+        self.visible = reader.visible & region
+        self._mask: FeatheredMask | None = None
+        if not self.visible.is_empty and reader.has_mask and reader.layer.opacity > 0:
+            self._mask = FeatheredMask(reader.kernel, self._in_mask(self.visible), reader.mask_shape, reader.mask_units)
+
+    def _in_mask(self, region: Region) -> Region:
+        return region.shift(-self.reader.mask_frame.y0, -self.reader.mask_frame.x0)
+
+    def _in_layer(self, region: Region) -> Region:
+        return region.shift(-self.reader.frame.y0, -self.reader.frame.x0)
+
+    def cover_bounds(self, region: Region) -> tuple[float, float]:
+        """(lower, upper) bound of the weight in `region`, the image's own alpha left out; 0 and 1 are exact."""
+        part = region & self.visible
+        if part.is_empty or self.reader.layer.opacity == 0:
+            return 0.0, 0.0
+        low, high = border_bounds(self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma)
+        if self._mask is not None:
+            mask_low, mask_high = self._mask.bounds(self._in_mask(part))
+            if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
+                mask_low, mask_high = (max(0.0, 2 * b - 1) for b in (mask_low, mask_high))
+            low, high = low * mask_low, high * mask_high
+        if part != region:
+            low = 0.0
+        opacity = self.reader.layer.opacity
+        return low * opacity, high * opacity
+
+    def bounds(self, region: Region) -> tuple[float, float]:
+        """As `cover_bounds`, the image's alpha included (unknown until it is read)."""
+        low, high = self.cover_bounds(region)
+        return (0.0 if self.reader.multiplies_alpha else low), high
+
+    def contribution(self, region: Region) -> Contribution:
+        """Colours and weights over the whole of `region`, zeros outside the layer."""
+        part = region & self.visible
+        colour, alpha = self.reader.read(part)
+        cover = self._factor(part, None)
+        weight = self._factor(part, alpha) if self.reader.multiplies_alpha else cover
+        if part == region:
+            return Contribution(colour, weight, alpha, cover)
+        return _embedded(Contribution(colour, weight, alpha, cover), part, region)
+
+    def _factor(self, part: Region, alpha: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """opacity x alpha x feather(mask) x border, in that order, float32; None where it is 1 everywhere."""
+        opacity = np.float32(self.reader.layer.opacity)
+        weight: NDArray[np.float32] | None = None
+        if alpha is not None:
+            weight = opacity * alpha
+        mask = self._mask_weight(part)
+        if mask is not None:
+            weight = (opacity * mask if opacity != 1 else mask) if weight is None else weight * mask
+        border = border_weight(self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma)
+        if border is not None:
+            weight = opacity * border if weight is None else weight * border
+        if weight is None and opacity != 1:
+            weight = np.full(part.shape, opacity, np.float32)
+        return weight
+
+    def _mask_weight(self, part: Region) -> NDArray[np.float32] | None:
+        if self._mask is None:
+            return None
+        weight = self._mask.weight(self._in_mask(part))
+        if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
+            inside_only(weight)
+        return weight
+
+
+def _embedded(inner: Contribution, part: Region, region: Region) -> Contribution:
+    """A contribution to part of a region as one to all of it."""
+    at = part.shift(-region.y0, -region.x0).slices
+    colour = np.zeros((*region.shape, inner.colour.shape[2]), inner.colour.dtype)
+    colour[at] = inner.colour
+
+    def grown(values: NDArray[np.float32] | None, inside: float) -> NDArray[np.float32]:
+        out = np.zeros(region.shape, np.float32)
+        out[at] = inside if values is None else values
+        return out
+
+    alpha = None if inner.alpha is None else grown(inner.alpha, 1)
+    return Contribution(colour, grown(inner.weight, 1), alpha, grown(inner.cover, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkClass:
+    """What a chunk needs: `layers` (indices, bottom first) to be read. copy: the one layer's pixels are the result."""
+
+    layers: tuple[int, ...]
+    copy: bool
+
+    @property
+    def kind(self) -> str:
+        """"empty", "copied" or "blended"."""
+        return "empty" if not self.layers else "copied" if self.copy else "blended"
+
+
+def classify(fields: Sequence[LayerField], region: Region, mode: str, *, has_alpha: bool) -> ChunkClass:
+    """Which layers decide a region: those with weight; for `over`, from the topmost that covers everything up."""
+    needed: list[int] = []
+    for i in range(len(fields) - 1, -1, -1):
+        low, high = fields[i].bounds(region)
+        if high == 0:
+            continue
+        needed.insert(0, i)
+        if low == 1 and mode == "over":
+            break
+    if len(needed) != 1:
+        return ChunkClass(tuple(needed), False)
+    only = fields[needed[0]]
+    # On a canvas with alpha the bottom layer's pixels come through with their own alpha.
+    whole = only.cover_bounds(region)[0] if has_alpha and needed[0] == 0 else only.bounds(region)[0]
+    return ChunkClass(tuple(needed), whole == 1)
+
+
+class TileRenderer:
+    """Renders regions of one tile of a composite."""
+
+    def __init__(self, composite: Composite, rules: tuple[MaskRule | None, ...], region: Region) -> None:
+        self.composite = composite
+        self.fields = [LayerField(reader, region) for reader in layer_readers(composite, rules)]
+        self.background = composite.background_values()
+        self.stats = TileStats()
+
+    def chunk_row(self, region: Region, chunk: int) -> Pixels:
+        """Pixels (h, w, channels) of one row of chunks in the canvas's dtype; neighbours of one class are done together."""
+        runs = list(self._runs(region, chunk))
+        if len(runs) == 1:
+            return self._run(*runs[0])
+        out: Pixels | None = None
+        for part, kind in runs:
+            pixels = self._run(part, kind)
+            if out is None:
+                out = _like(pixels, region.shape, self.composite.channels)
+            out[:, part.x0 - region.x0 : part.x1 - region.x0] = pixels
+        assert out is not None
+        return out
+
+    def _runs(self, region: Region, chunk: int) -> Iterator[tuple[Region, ChunkClass]]:
+        run: tuple[Region, ChunkClass] | None = None
+        for x in range(region.x0, region.x1, chunk):
+            part = Region(region.y0, x, region.y1, min(x + chunk, region.x1))
+            kind = classify(self.fields, part, self.composite.mode, has_alpha=self.composite.has_alpha)
+            name = kind.kind
+            setattr(self.stats, name, getattr(self.stats, name) + 1)
+            if run is not None and run[1] == kind:
+                run = Region(run[0].y0, run[0].x0, part.y1, part.x1), kind
+                continue
+            if run is not None:
+                yield run
+            run = part, kind
+        if run is not None:
+            yield run
+
+    def _run(self, region: Region, kind: ChunkClass) -> Pixels:
+        dtype = self.composite.dtype
+        if not kind.layers:
+            self.stats.background += region.size
+            return np.broadcast_to(to_dtype(self.background, dtype), (*region.shape, self.composite.channels)).copy()
+        if kind.copy:
+            return self._copied(region, kind.layers[0])
+        layers = [self.fields[i].contribution(region) for i in kind.layers]
+        if self.composite.has_alpha and kind.layers[0] != 0:
+            # The bottom layer's own alpha comes through only where it is the bottom layer.
+            height_width = region.shape
+            nothing = np.zeros(height_width, np.float32)
+            layers.insert(0, Contribution(np.zeros_like(layers[0].colour), nothing, None, nothing))
+        done = blend_tile(layers, self.background, dtype, self.composite.mode, has_alpha=self.composite.has_alpha)
+        self.stats.background += done.background
+        return done.pixels
+
+    def _copied(self, region: Region, index: int) -> Pixels:
+        dtype = self.composite.dtype
+        colour, alpha = self.fields[index].reader.read(region)
+        pixels = to_dtype(colour, dtype)
+        if not self.composite.has_alpha:
+            return pixels
+        full = np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
+        own = np.full((*region.shape, 1), full, np.float32) if alpha is None else (alpha * full)[:, :, None]
+        return np.concatenate([pixels, to_dtype(own, dtype)], axis=2)
+
+
+def _like(pixels: Pixels, shape: tuple[int, int], channels: int) -> Pixels:
+    """An empty array with the memory order of `pixels`."""
+    if pixels.shape[2] > 1 and pixels.strides[2] > pixels.strides[1]:
+        return np.moveaxis(np.empty((channels, *shape), pixels.dtype), 0, 2)
+    return np.empty((*shape, channels), pixels.dtype)
+
+
+@dataclass
+class PyramidRows:
+    """Passes rows of chunks on and halves them into the tile's further levels, row by row."""
+
+    grid: Grid
+    tile: Tile
+    sink: RowSink
+    has_alpha: bool
+    _pending: dict[int, list[Pixels]] = field(default_factory=dict)
+    _rows: dict[int, int] = field(default_factory=dict)
+
+    def push(self, level: int, pixels: Pixels, *, last: bool) -> None:
+        """One row of chunks of `level`. last: it is the tile's last on that level."""
+        row = self._rows.get(level, 0)
+        self._rows[level] = row + 1
+        self.sink.add_chunk_row(level, row, pixels)
+        below = level + 1
+        if below not in self.grid.stage_levels(self.tile.stage):
+            return
+        pending = self._pending.setdefault(below, [])
+        pending.append(halve_tile(pixels, has_alpha=self.has_alpha))
+        if last or sum(part.shape[0] for part in pending) >= self.grid.chunk:
+            whole = pending[0] if len(pending) == 1 else np.concatenate(pending, axis=0)
+            self._pending[below] = []
+            self.push(below, whole, last=last)
+
+
+def chunk_rows(region: Region, chunk: int) -> Iterator[tuple[Region, bool]]:
+    """(rows of chunks of a region from its top, True for the last one)."""
+    for y in range(region.y0, region.y1, chunk):
+        yield Region(y, region.x0, min(y + chunk, region.y1), region.x1), y + chunk >= region.y1
+
+
+def render_tile(composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile, sink: RowSink) -> TileStats:
+    """Renders a tile of stage 0 with its part of the stage's levels into `sink`."""
+    region = grid.tile_region(tile)
+    renderer = TileRenderer(composite, rules, region)
+    rows = PyramidRows(grid, tile, sink, composite.has_alpha)
+    for part, last in chunk_rows(region, grid.chunk):
+        rows.push(tile.stage * grid.stage, renderer.chunk_row(part, grid.chunk), last=last)
+    return renderer.stats
+
+
+ReadLevel = Callable[[int, Region], Pixels]
+"""Reads a region of a stored level: (level, region) -> (h, w, channels)."""
+
+
+def shrink_tile(grid: Grid, tile: Tile, read: ReadLevel, sink: RowSink, *, has_alpha: bool) -> None:
+    """Renders a tile of a later stage from the stored level above it."""
+    level = tile.stage * grid.stage
+    finer = Region.of_shape(grid.level_shape(level - 1))
+    rows = PyramidRows(grid, tile, sink, has_alpha)
+    for part, last in chunk_rows(grid.tile_region(tile), grid.chunk):
+        source = Region(2 * part.y0, 2 * part.x0, 2 * part.y1, 2 * part.x1) & finer
+        rows.push(level, halve_tile(read(level - 1, source), has_alpha=has_alpha), last=last)
+
+
+def render_region(composite: Composite, rules: tuple[MaskRule | None, ...], region: Region) -> Pixels:
+    """Pixels of any region of the canvas: the same bits as the stored result's."""
+    return TileRenderer(composite, rules, region).chunk_row(region, max(region.shape[1], 1))
+
+
