@@ -65,23 +65,25 @@ def _nuclei(random: np.random.Generator, spacing: int, radii: tuple[float, float
     spread: how far their directions scatter around the x axis, in degrees."""
     count = _TEXTURE // spacing
     pitch = _TEXTURE / count
-    image = np.zeros((_TEXTURE * 2, _TEXTURE * 2), np.uint8)
+    margin = 64  # wider than any nucleus; folded back below, so that the texture wraps
+    image = np.zeros((_TEXTURE + 2 * margin, _TEXTURE + 2 * margin), np.uint8)
     shift = 4  # fractional bits of OpenCV's coordinates
     for row in range(count):
         for column in range(count):
-            y, x = (np.array([row, column]) + 0.5 + random.uniform(-0.36, 0.36, 2)) * pitch
+            y, x = (np.array([row, column]) + 0.5 + random.uniform(-0.36, 0.36, 2)) * pitch + margin
             axes = [max(1.5, radius * random.normal(1, 0.16)) for radius in radii]
             angle, level = random.normal(0, spread), int(np.clip(random.normal(185, 38), 80, 255))
-            for dy in (0, _TEXTURE):
-                for dx in (0, _TEXTURE):
-                    centre = (int((x + dx) * (1 << shift)), int((y + dy) * (1 << shift)))
-                    size = (int(axes[0] * (1 << shift)), int(axes[1] * (1 << shift)))
-                    cv2.ellipse(image, centre, size, angle, 0, 360, level, -1, cv2.LINE_AA, shift)
-    half = _TEXTURE // 2
-    soft = cv2.GaussianBlur(image, (0, 0), 0.9)[half : half + _TEXTURE, half : half + _TEXTURE]
+            centre = (int(x * (1 << shift)), int(y * (1 << shift)))
+            size = (int(axes[0] * (1 << shift)), int(axes[1] * (1 << shift)))
+            cv2.ellipse(image, centre, size, angle, 0, 360, level, -1, cv2.LINE_AA, shift)
+    for _ in range(2):
+        np.maximum(image[margin : 2 * margin], image[-margin:], out=image[margin : 2 * margin])
+        np.maximum(image[-2 * margin : -margin], image[:margin], out=image[-2 * margin : -margin])
+        image = np.ascontiguousarray(image.T)
+    wrapped = image[margin:-margin, margin:-margin]
+    soft = cv2.GaussianBlur(np.pad(wrapped, 4, "wrap"), (0, 0), 0.9)[4:-4, 4:-4]
     chromatin = 1 + 0.17 * _periodic_noise(random, _TEXTURE, 1.3)
-    wrapped = np.roll(soft, (half, half), (0, 1))
-    return np.clip(wrapped * chromatin, 0, 255).astype(np.uint8)
+    return np.clip(soft * chromatin, 0, 255).astype(np.uint8)
 
 
 def _fibres(random: np.random.Generator) -> Pixels:
@@ -164,7 +166,7 @@ class Tissue:
     def _tissue_depth(self, y: Floats, x: Floats) -> Floats:
         """Signed depth inside the section, in units of the canvas: negative on bare glass."""
         v, u = y / self.size - 0.5, x / self.size - 0.5
-        outline = 0.40 - np.sqrt((u * 1.02) ** 2 + (v * 1.12) ** 2)
+        outline = 0.412 - np.sqrt((u * 1.02) ** 2 + (v * 1.12) ** 2)
         return outline + 0.042 * self._field(0, y, x, self.size * 0.42, octaves=4)
 
     def _architecture(self, y: Floats, x: Floats) -> Floats:
@@ -240,7 +242,7 @@ class Tissue:
         strands = high[..., 0] * fibre
         hematoxylin = (low[..., 0] + nuclei) * grey
         eosin = (low[..., 1] + strands * 1.15) * grey * (1 - 0.35 * np.minimum(nuclei, 1))
-        he = _stained(hematoxylin * 0.92, eosin * 0.80, HEMATOXYLIN, EOSIN, grain)
+        he = _stained(hematoxylin * 0.92, eosin * 0.68, HEMATOXYLIN, EOSIN, grain)
         counterstain = hematoxylin * 0.62 + eosin * 0.17
         dab = high[..., 1] * grey * (1.10 + 0.25 * epithelial) + strands * 0.07
         return he, _stained(counterstain, dab, HEMATOXYLIN, DAB, grain)
@@ -250,7 +252,7 @@ class Tissue:
         side = ceil_div(self.size, MASK_REDUCTION)
         at = (np.arange(side, dtype=np.float32) + 0.5) * MASK_REDUCTION
         y, x = at[:, None], at[None, :]
-        blobs = self._field(5, y, x, self.size * 0.30) - 0.30
+        blobs = self._field(5, y, x, self.size * 0.30) - 0.12
         inside = self._tissue_depth(y, x) > 0.01
         return np.where((blobs > 0) & inside, 255, 0).astype(np.uint8)
 
