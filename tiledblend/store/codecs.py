@@ -13,12 +13,10 @@ from typing import Any
 import google_crc32c
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
 
 from tiledblend.errors import VerificationError
 from tiledblend.store.spec import Codec
 
-Array = NDArray[Any]
 CRC_BYTES = 4
 _BYTE_SHUFFLE = 1
 
@@ -28,7 +26,7 @@ def crc32c(data: bytes) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
 
 
-def encoder(codec: Codec) -> Callable[[Array], bytes]:
+def encoder(codec: Codec) -> Callable[[Any], bytes]:
     """Function from a C-contiguous array to its compressed bytes; releases the GIL while it works."""
     level = codec.level
     if codec.name == "zstd":

@@ -129,6 +129,21 @@ class ArrayLayout:
         height, width = self.grid.tile_region(tile, level).shape
         return ceil_div(height, self.grid.chunk), ceil_div(width, self.grid.chunk)
 
+    def owns(self, key: str) -> bool:
+        """True if `key` is one of `planned_objects` or a level's metadata document."""
+        parts = key.split("/")
+        if len(parts) == 2:
+            return parts[0].isdecimal() and int(parts[0]) < self.grid.levels and key == self.array_key(int(parts[0]))
+        if len(parts) != (5 if self.sharded else 4):
+            return False
+        numbers = [part for part in parts if part.isdecimal()]
+        if len(numbers) != 4 or int(numbers[0]) >= self.grid.levels:
+            return False
+        level, group, row, column = map(int, numbers)
+        rows, columns = self.object_counts(level)
+        groups = 1 if self.sharded else self.channel_groups
+        return row < rows and column < columns and group < groups and key == self.key(level, row, column, group)
+
     def key_region(self, key: str) -> tuple[int, Region]:
         """(level, region of that level) which the object of a planned key holds."""
         level, _, *_, row, column = key.split("/")

@@ -247,7 +247,7 @@ class DirectoryStore:
             folder = folder.parent
 
 
-class _mapped_errors:
+class _mapped_errors:  # noqa: N801 - reads as a verb in `with`
     """Turn an OSError in the block into the one-line error of a path."""
 
     def __init__(self, doing: str, path: Path) -> None:
@@ -271,7 +271,11 @@ def write_fully(descriptor: int, parts: Sequence[Data]) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make a folder's entries durable, where the file system can (some network ones refuse with EINVAL)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        # A folder that may be written to but not be read cannot be synced by name.
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:

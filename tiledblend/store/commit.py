@@ -1,0 +1,460 @@
+"""A result's life: begun at a new path, built object by object, made visible in one last step.
+
+Before `commit` there is no metadata, so a reader finds nothing. With `replace` the new result is built beside the old
+one and exchanged for it when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tiledblend.errors import RefusedError, StorageError, UsageError, VerificationError
+from tiledblend.geometry import Tile
+from tiledblend.store import ledger as ledgers
+from tiledblend.store.exchange import exchange, settle_aside
+from tiledblend.store.layout import ArrayLayout, Receipt
+from tiledblend.store.ledger import Ledger, Part
+from tiledblend.store.lock import refuse_living
+from tiledblend.store.manifest import SUFFIX, digest, dump_manifest, parse_manifest
+from tiledblend.store.objects import (
+    TEMPORARY_PREFIX,
+    ObjectStore,
+    beside,
+    open_store,
+    split_parent,
+    storage_error,
+    sync_folder,
+)
+from tiledblend.store.ome import (
+    ROOT_KEYS,
+    ImageMetadata,
+    array_documents,
+    read_attributes,
+    result_layout,
+    root_attributes,
+    root_documents,
+    with_manifest,
+)
+from tiledblend.store.result import StoredResult, manifest_bytes, read_result, root_manifest
+from tiledblend.store.verify import checked_receipt
+
+_BUILDING = ".tiledblend-new"
+_EXCHANGED = "exchanged"
+
+
+@dataclass
+class Output:
+    """A result being made. uri: what the user named. store: where tiles are put now. ledger: what is done.
+
+    complete: a resumed run found nothing to do; there is nothing to commit. warnings: lines for the report.
+    """
+
+    uri: str
+    layout: ArrayLayout
+    final: ObjectStore
+    store: ObjectStore
+    ledger: Ledger | None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """True if the result was finished already."""
+        return self.ledger is None
+
+    @property
+    def replaces(self) -> bool:
+        """True if an older result will be exchanged for this one."""
+        return self.store.uri != self.final.uri
+
+    def open_ledger(self) -> Ledger:
+        """The ledger of an unfinished result."""
+        if self.ledger is None:
+            raise RuntimeError(f"{self.uri} is complete")
+        return self.ledger
+
+    def missing_tiles(self) -> Iterable[Tile]:
+        """Tiles of all stages without a receipt, in order."""
+        done = self.ledger.receipts if self.ledger else None
+        grid = self.layout.grid
+        tiles = (tile for stage in range(grid.stages) for tile in grid.tiles(stage))
+        return (tile for tile in tiles if done is not None and tile not in done)
+
+    def close(self) -> None:
+        """Flush the ledger and give up its lock; the result stays as it is."""
+        if self.ledger is not None:
+            self.ledger.close()
+
+
+def begin(
+    uri: str | os.PathLike[str],
+    layout: ArrayLayout,
+    *,
+    job: dict[str, Any],
+    inputs: Sequence[str] = (),
+    resume: bool = False,
+    replace: bool = False,
+    part: Part | None = None,
+) -> Output:
+    """Open a new output, or an unfinished or damaged one of the same job (resume).
+
+    job: the fingerprint, plain JSON values. inputs: paths and URLs that are read. replace: an existing result that
+    tiledblend made is exchanged for this one by `commit` (directories only). part: several drivers share the output.
+    With resume and nothing there, a new run begins. Raises RefusedError, StorageError, UsageError.
+    """
+    final = open_store(uri)
+    refuse_overlap(final, inputs)
+    document = {"layout": layout.as_dict(), "job": job, "building": ""}
+    stored = ledgers.stored_job(final)
+    if stored is not None and (resume or part):
+        return _continue(final, layout, {**document, "building": stored.get("building", "")}, part)
+    if stored is not None:
+        # Says who is at work, if somebody is; otherwise what can be done.
+        refuse_living(beside(final, ledgers.SUFFIX), "lock.")
+        raise RefusedError(
+            f"{final.uri}: an unfinished run is there; continue it with --resume or remove it with `tiledblend clean`"
+        )
+    occupied = _occupied(final)
+    older = read_result(final) if occupied else None
+    if older and resume:
+        return _repair(final, older, layout, document)
+    if occupied and not (replace and older):
+        raise RefusedError(_existing(final, replace))
+    if older:
+        refuse_foreign(final, older.layout)
+        document["building"] = _BUILDING
+    return _start(final, layout, document, part)
+
+
+def commit(output: Output, image: ImageMetadata) -> str:
+    """Make a complete result visible: array metadata, manifest, then the root's; then exchange and clear up.
+
+    Returns the manifest's SHA-256. Raises StorageError if an object is missing or torn, VerificationError if two
+    attempts at a tile differed, RefusedError if another driver took over. Can be repeated after a failure.
+    """
+    ledger = output.open_ledger()
+    ledger.flush()
+    if ledger.conflicts:
+        first = ledger.conflicts[0]
+        raise VerificationError(
+            f"{output.uri}: two attempts at {first.tile} stored different bytes in {first.keys[0]}; "
+            "check the machine's memory and package versions, then run again"
+        )
+    receipts = _complete_receipts(output)
+    _remove_temporary(output.store)
+    documents = array_documents(output.layout)
+    output.store.put_many(documents.items())
+    receipts += [Receipt(key, len(data), digest(data)) for key, data in documents.items()]
+    attributes = root_attributes(output.layout, _described(output, image))
+    manifest = dump_manifest(attributes, receipts)
+    _put_beside(output.store, SUFFIX, manifest)
+    ledger.lock.check()
+    for key, data in root_documents(output.layout, with_manifest(attributes, digest(manifest))).items():
+        output.store.put(key, data)
+    _finish(output)
+    return digest(manifest)
+
+
+def refuse_overlap(output: ObjectStore, inputs: Sequence[str]) -> None:
+    """Raise RefusedError if the output is, lies in, or holds an input."""
+    for given in inputs:
+        own, other = _comparable(output.uri), _comparable(given)
+        if own is None or other is None:
+            continue
+        if own == other or own.startswith(other + "/") or other.startswith(own + "/"):
+            relation = "is" if own == other else "lies inside" if own.startswith(other) else "would hold"
+            raise RefusedError(f"output {output.uri} {relation} the input {given}; give another output path")
+
+
+def refuse_foreign(store: ObjectStore, layout: ArrayLayout) -> None:
+    """Raise RefusedError if a result holds objects that are not of its layout: they would be lost with it."""
+    foreign = [key for key, _ in store.list() if not _is_own(key, layout)]
+    if foreign:
+        raise RefusedError(
+            f"{store.uri}: {len(foreign)} files there are not of the run that made it (first: {min(foreign)}); "
+            "move them away or give another output path"
+        )
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What `clean` did. removed: objects deleted. kept: files that it found and did not know. finished: the result
+    was complete and stays, only the ledger went."""
+
+    removed: int
+    kept: tuple[str, ...]
+    finished: bool
+
+
+def clean(uri: str | os.PathLike[str]) -> CleanReport:
+    """Remove what a dead run left: only objects of its own plan, its ledger and temporary files.
+
+    A complete result stays. Raises RefusedError if there is no such run or its driver still lives.
+    """
+    final = open_store(uri)
+    document = ledgers.stored_job(final)
+    if document is None:
+        raise RefusedError(f"{final.uri}: there is no unfinished run to clean up")
+    ledger_store = beside(final, ledgers.SUFFIX)
+    # Takes the lock, so that no other driver starts while its files go.
+    with Ledger.resume(final) as ledger:
+        building = _building(final, document)
+        if building.uri == final.uri and _is_finished(final):
+            ledger.remove()
+            return CleanReport(0, (), finished=True)
+        if building.uri != final.uri and _settle(final, building, ledger):
+            kept = _discard_old(building)
+            ledger.remove()
+            return CleanReport(0, kept, finished=True)
+        removed, kept = _remove_objects(building, ArrayLayout.from_dict(document["layout"]))
+        parent, name = split_parent(building)
+        if parse_manifest(parent.get(name + SUFFIX) or b"") is not None:
+            parent.delete(name + SUFFIX)
+        ledger.remove()
+    return CleanReport(removed + len(list(ledger_store.list())), kept, finished=False)
+
+
+def _start(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], part: Part | None) -> Output:
+    building = _building(final, document)
+    if building.uri != final.uri and _occupied(building):
+        raise RefusedError(f"{building.uri} is in the way of --replace; move it away")
+    beside_it = manifest_bytes(final)
+    if beside_it is not None and parse_manifest(beside_it) is None and not document["building"]:
+        raise RefusedError(f"{final.uri}{SUFFIX} exists and is no manifest of tiledblend; use another path")
+    ledger = Ledger.create(final, document, part)
+    try:
+        folder = building.local_path()
+        if folder is not None:
+            _make_new_folder(folder, shared=part is not None)
+    except BaseException:
+        # Another part may be using the ledger already.
+        ledger.close() if part else ledger.remove()
+        raise
+    return Output(final.uri, layout, final, building, ledger)
+
+
+def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], part: Part | None) -> Output:
+    ledger = Ledger.resume(final, document, part)
+    try:
+        building = _building(final, document)
+        output = Output(final.uri, layout, final, building, ledger)
+        if output.replaces and _settle(final, building, ledger):
+            output.warnings += _warn_kept(_discard_old(building), building)
+            ledger.remove()
+            output.ledger = None
+        elif not output.replaces and _is_finished(final):
+            ledger.remove()
+            output.ledger = None
+        else:
+            _hide(building)
+            if part is None:
+                _remove_temporary(building)
+            _discard_unsound(building, ledger)
+    except BaseException:
+        ledger.close()
+        raise
+    return output
+
+
+def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, document: dict[str, Any]) -> Output:
+    """Resume a finished result: hide it if anything is damaged, and hand out only the tiles that are."""
+    was = {"layout": result.layout.as_dict(), "job": result.job}
+    now = {"layout": document["layout"], "job": document["job"]}
+    if different := ledgers.differences(was, now):
+        raise RefusedError(f"{final.uri}: the result there is of another job: {'; '.join(different[:4])}")
+    expected = result.manifest.receipts if result.manifest else {}
+    sound = _sound_tiles(final, layout, expected)
+    tiles = sum(rows * columns for rows, columns in map(layout.grid.tile_counts, range(layout.grid.stages)))
+    documents = all(final.get(key) == data for key, data in array_documents(layout).items())
+    if result.manifest and not result.problems and documents and len(sound) == tiles:
+        return Output(final.uri, layout, final, final, None)
+    ledger = Ledger.create(final, document)
+    _hide(final)
+    for tile, receipts in sound.items():
+        ledger.record(tile, receipts)
+    ledger.flush()
+    return Output(final.uri, layout, final, final, ledger)
+
+
+def _sound_tiles(
+    store: ObjectStore, layout: ArrayLayout, expected: dict[str, Receipt]
+) -> dict[Tile, tuple[Receipt, ...]]:
+    sound = {}
+    for stage in range(layout.grid.stages):
+        for tile in layout.grid.tiles(stage):
+            keys = layout.tile_objects(tile)
+            receipts = [checked_receipt(store, layout, key, expected.get(key)) for key in keys]
+            if None not in receipts:
+                sound[tile] = tuple(receipt for receipt in receipts if receipt)
+    return sound
+
+
+def _complete_receipts(output: Output) -> list[Receipt]:
+    """Receipts of all planned objects, in planned order, once every one is stored with its length."""
+    ledger = output.open_ledger()
+    receipts = {receipt.key: receipt for of_tile in ledger.receipts.values() for receipt in of_tile}
+    sizes = dict(output.store.list())
+    planned = list(output.layout.planned_objects())
+    wrong = [key for key in planned if key not in receipts or sizes.get(key) != receipts[key].size]
+    if wrong:
+        raise StorageError(
+            f"{output.uri}: {len(wrong)} of {len(planned)} objects are missing or torn (first: {wrong[0]}); "
+            "run again with --resume"
+        )
+    return [receipts[key] for key in planned]
+
+
+def _described(output: Output, image: ImageMetadata) -> ImageMetadata:
+    """The image's metadata with the job, which a later --resume compares."""
+    job = output.open_ledger().job["job"]
+    return replace(image, tiledblend={**(image.tiledblend or {}), "job": job})
+
+
+def _finish(output: Output) -> None:
+    ledger = output.open_ledger()
+    if output.replaces:
+        _settle(output.final, output.store, ledger)
+        output.warnings += _warn_kept(_discard_old(output.store), output.store)
+    ledger.remove()
+    output.ledger = None
+
+
+def _settle(final: ObjectStore, building: ObjectStore, ledger: Ledger) -> bool:
+    """Carry a --replace on from wherever it was cut off; False if the new result is not complete yet.
+
+    In order: exchange the folders, note it, give the manifest its final name. The manifest's old name tells, before
+    the note is there, which of the two folders is the new result.
+    """
+    new, old = _local(building), _local(final)
+    settle_aside(new, old)
+    if not ledger.has_note(_EXCHANGED):
+        waiting = _manifest_digest(building)
+        if waiting is None or waiting not in (root_manifest(building), root_manifest(final)):
+            return False
+        if root_manifest(final) != waiting:
+            exchange(new, old)
+        ledger.put_note(_EXCHANGED)
+    with suppress(FileNotFoundError):
+        os.replace(new.with_name(new.name + SUFFIX), old.with_name(old.name + SUFFIX))
+        sync_folder(old.parent)
+    return True
+
+
+def _discard_old(old: ObjectStore) -> tuple[str, ...]:
+    """Remove the older result after the exchange, its root first; returns what was not its own and stays."""
+    layout = result_layout(read_attributes(old))
+    return _remove_objects(old, layout)[1]
+
+
+def _remove_objects(store: ObjectStore, layout: ArrayLayout | None) -> tuple[int, tuple[str, ...]]:
+    """Delete the objects of a layout, metadata first, and folders left empty: (number deleted, keys kept)."""
+    found = [key for key, _ in store.list()]
+    own = [key for key in found if _is_own(key, layout)]
+    for key in sorted(own, key=lambda key: (key not in ROOT_KEYS, key.count("/"))):
+        store.delete(key)
+    if (root := store.local_path()) is not None:
+        _prune(root)
+    return len(own), tuple(sorted(set(found) - set(own)))
+
+
+def _prune(root: Path) -> None:
+    for folder, _, _ in os.walk(root, topdown=False):
+        with suppress(OSError):
+            os.rmdir(folder)
+
+
+def _is_own(key: str, layout: ArrayLayout | None) -> bool:
+    temporary = key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
+    return temporary or key in ROOT_KEYS or (layout is not None and layout.owns(key))
+
+
+def _hide(store: ObjectStore) -> None:
+    """Remove root metadata: nothing opens while tiles are made again."""
+    for key in ROOT_KEYS:
+        store.delete(key)
+
+
+def _discard_unsound(store: ObjectStore, ledger: Ledger) -> None:
+    """Forget receipts whose objects are gone or of another length, or that contradict each other."""
+    sizes = dict(store.list())
+    unsound = [
+        tile
+        for tile, receipts in ledger.receipts.items()
+        if any(sizes.get(receipt.key) != receipt.size for receipt in receipts)
+    ]
+    ledger.discard(unsound)
+    if ledger.conflicts:
+        # Which attempt's bytes are stored is unknown: make those tiles again.
+        ledger.discard(conflict.tile for conflict in ledger.conflicts)
+        ledger.conflicts.clear()
+
+
+def _remove_temporary(store: ObjectStore) -> None:
+    leftovers = [key for key, _ in store.list() if key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)]
+    for key in leftovers:
+        store.delete(key)
+
+
+def _building(final: ObjectStore, document: dict[str, Any]) -> ObjectStore:
+    return beside(final, _BUILDING) if document.get("building") else final
+
+
+def _local(store: ObjectStore) -> Path:
+    path = store.local_path()
+    if path is None:
+        raise UsageError(f"{store.uri}: --replace works on directories only; give a new path")
+    return path
+
+
+def _occupied(store: ObjectStore) -> bool:
+    path = store.local_path()
+    return os.path.lexists(path) if path is not None else next(iter(store.list()), None) is not None
+
+
+def _existing(store: ObjectStore, replace: bool) -> str:
+    if replace:
+        return f"{store.uri}: exists and is no result of tiledblend, so --replace does not touch it; use another path"
+    return f"{store.uri}: output exists; use another path, --resume or --replace"
+
+
+def _manifest_digest(store: ObjectStore) -> str | None:
+    data = manifest_bytes(store)
+    return None if data is None else digest(data)
+
+
+def _is_finished(store: ObjectStore) -> bool:
+    waiting = _manifest_digest(store)
+    return waiting is not None and waiting == root_manifest(store)
+
+
+def _put_beside(store: ObjectStore, suffix: str, data: bytes) -> None:
+    parent, name = split_parent(store)
+    parent.put(name + suffix, data)
+
+
+def _warn_kept(kept: tuple[str, ...], store: ObjectStore) -> list[str]:
+    return [f"{len(kept)} files of the older result are not ours and stay in {store.uri}"] if kept else []
+
+
+def _make_new_folder(folder: Path, *, shared: bool) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=shared)
+        sync_folder(folder.parent)
+    except FileExistsError as error:
+        raise RefusedError(f"{folder}: output exists; use another path, --resume or --replace") from error
+    except OSError as error:
+        raise storage_error(error, "create", folder) from error
+
+
+def _comparable(uri: str) -> str | None:
+    """A text by which one path or URL can be found inside another: links resolved, no slash at the end."""
+    if "://" not in uri:
+        return os.path.realpath(uri)
+    parts = urlsplit(uri)
+    return os.path.realpath(unquote(parts.path)) if parts.scheme == "file" else uri.rstrip("/")

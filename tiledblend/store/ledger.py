@@ -1,0 +1,324 @@
+"""The ledger beside an unfinished result: its job, who works on it, and a receipt for every finished tile.
+
+For `OUT` it is the sibling `OUT.ledger/`, never inside the group. It outlives a killed driver; a finished run removes
+it. Files: `job.json` (create-only), `lock.NNNNNN`, and receipts: one append-only file per driver on a file system,
+batches of create-only objects in a bucket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tiledblend.errors import RefusedError, StorageError
+from tiledblend.geometry import Tile
+from tiledblend.store.layout import Receipt
+from tiledblend.store.lock import Lock, refuse_living
+from tiledblend.store.objects import (
+    TEMPORARY_PREFIX,
+    DirectoryStore,
+    ObjectStore,
+    beside,
+    storage_error,
+    sync_folder,
+    write_fully,
+)
+
+SUFFIX = ".ledger"
+_JOB = "job.json"
+Receipts = tuple[Receipt, ...]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two attempts at one tile that stored different bytes: a fault of the machine or of the code."""
+
+    tile: Tile
+    first: Receipts
+    second: Receipts
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The objects that differ."""
+        return tuple(a.key for a, b in zip(self.first, self.second, strict=False) if a != b)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` (from 1) of `count` drivers that share one output and its ledger, each with a lock of its own."""
+
+    index: int
+    count: int
+
+    @property
+    def prefix(self) -> str:
+        """Where its lock and receipts lie in the ledger."""
+        return f"part-{self.index:05d}-of-{self.count:05d}/"
+
+
+class Ledger:
+    """An open ledger, held by this driver. Made by `create` or `resume`; a context manager that closes."""
+
+    def __init__(self, store: ObjectStore, job: dict[str, Any], lock: Lock, prefix: str = "") -> None:
+        self.store, self.job, self.lock = store, job, lock
+        self.receipts: dict[Tile, Receipts] = {}
+        self.conflicts: list[Conflict] = []
+        self.damaged_lines = 0
+        self._log = _open_log(store, f"{prefix}receipts.{lock.generation:06d}")
+        self._pending: list[tuple[Tile, Receipts]] = []
+        self._interval, self._flushed = self._log.interval, time.monotonic()
+
+    @classmethod
+    def create(cls, output: ObjectStore, job: dict[str, Any], part: Part | None = None) -> Ledger:
+        """A new ledger beside `output`. With a part, an equal job's ledger is joined.
+
+        job: plain JSON values that decide the result. Raises RefusedError if there is a ledger, or another job's.
+        """
+        store, prefix = beside(output, SUFFIX), part.prefix if part else ""
+        if not store.put_new(_JOB, _dump(job)):
+            if part is None:
+                raise RefusedError(
+                    f"{output.uri}: another run started it; continue with --resume, or `tiledblend clean {output.uri}`"
+                )
+            return cls.resume(output, job, part)
+        return cls(store, job, Lock.acquire(store, f"{prefix}lock."), prefix)
+
+    @classmethod
+    def resume(cls, output: ObjectStore, job: dict[str, Any] | None = None, part: Part | None = None) -> Ledger:
+        """Take over the ledger beside `output`, with all receipts of all drivers before.
+
+        Raises RefusedError if there is none, if the job differs (naming what), or if its driver still lives here.
+        """
+        store, prefix = beside(output, SUFFIX), part.prefix if part else ""
+        stored = stored_job(output)
+        if stored is None:
+            raise RefusedError(f"{output.uri}: there is no run to resume; run without --resume")
+        if job is not None and (different := differences(stored, json.loads(_dump(job)))):
+            raise RefusedError(f"{output.uri}: the run to resume is of another job: {'; '.join(different[:4])}")
+        for lock_prefix in ["lock."] if part else _part_locks(store):
+            refuse_living(store, lock_prefix)
+        ledger = cls(store, stored, Lock.acquire(store, f"{prefix}lock."), prefix)
+        ledger._load()
+        return ledger
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(self, tile: Tile, receipts: Iterable[Receipt]) -> None:
+        """Note that a tile's objects are stored. Written to disk about once a second, or by `flush`."""
+        self._remember(tile, tuple(receipts), pending=True)
+        if time.monotonic() - self._flushed >= self._interval:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make all receipts durable. Raises RefusedError if another driver took over, StorageError."""
+        self.lock.check()
+        self._flushed = time.monotonic()
+        if self._pending:
+            self._log.append(b"".join(_line(tile, receipts) for tile, receipts in self._pending))
+            self._pending.clear()
+
+    def close(self) -> None:
+        """Flush, and release the lock for the next driver. Idempotent; quiet if another one took over."""
+        if self._log.closed:
+            return
+        try:
+            with suppress(RefusedError):
+                self.flush()
+                self.lock.release()
+        finally:
+            self.lock.forget()
+            self._log.close()
+
+    def remove(self) -> None:
+        """Delete the ledger: the run is finished, or thrown away."""
+        self._log.close()
+        self.lock.forget()
+        remove_ledger(self.store)
+
+    def discard(self, tiles: Iterable[Tile]) -> None:
+        """Forget the receipts of tiles whose objects turned out not to be what was stored: they are made again."""
+        for tile in tiles:
+            self.receipts.pop(tile, None)
+
+    def put_note(self, name: str) -> None:
+        """Leave a durable mark, such as "exchanged"; repeating it does nothing."""
+        self.store.put_new(f"note.{name}", b"")
+
+    def has_note(self, name: str) -> bool:
+        """True if this mark was left by this driver or one before it."""
+        return self.store.size(f"note.{name}") is not None
+
+    def _remember(self, tile: Tile, receipts: Receipts, *, pending: bool) -> None:
+        known = self.receipts.setdefault(tile, receipts)
+        if known != receipts:
+            self.conflicts.append(Conflict(tile, known, receipts))
+        elif pending:
+            self._pending.append((tile, receipts))
+
+    def _load(self) -> None:
+        for key, _ in sorted(self.store.list()):
+            if key.rpartition("/")[2].startswith("receipts."):
+                lines = (self.store.get(key) or b"").split(b"\n")
+                for line in filter(None, lines):
+                    parsed = _parse_line(line)
+                    if parsed is None:
+                        # A torn last line, or a flipped byte: its tile is made again.
+                        self.damaged_lines += 1
+                    else:
+                        self._remember(*parsed, pending=False)
+
+
+def exists(output: ObjectStore) -> bool:
+    """True if there is a ledger beside `output`."""
+    return stored_job(output) is not None
+
+
+def stored_job(output: ObjectStore) -> dict[str, Any] | None:
+    """The job of the ledger beside `output`, or None. Raises StorageError if it is damaged."""
+    store = beside(output, SUFFIX)
+    data = store.get(_JOB)
+    if data is None:
+        return None
+    try:
+        document: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise StorageError(f"{store.uri}/{_JOB} is damaged; `tiledblend clean {output.uri}` and run again") from error
+    return document
+
+
+def remove_ledger(store: ObjectStore) -> None:
+    """Delete a ledger's own objects, the job last, and its folders if that leaves them empty."""
+    keys = [key for key, _ in store.list() if is_ledger_key(key)]
+    for key in sorted(keys, key=lambda key: key == _JOB):
+        store.delete(key)
+    root = store.local_path()
+    if root is not None:
+        for folder in sorted({root, *(root / Path(key).parent for key in keys)}, reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def is_ledger_key(key: str) -> bool:
+    """True for the names that a ledger uses."""
+    folder, _, name = key.rpartition("/")
+    known = name == _JOB or name.startswith(("lock.", "receipts.", "note.", TEMPORARY_PREFIX))
+    return known and (not folder or folder.startswith("part-"))
+
+
+def differences(stored: Any, given: Any, where: str = "") -> list[str]:
+    """What differs between two JSON values, as lines for people.
+
+    >>> differences({"feather": {"sigma": 16}, "x": 1}, {"feather": {"sigma": 8}, "x": 1})
+    ['feather.sigma was 16, is now 8']
+    """
+    if isinstance(stored, dict) and isinstance(given, dict):
+        keys = list(dict.fromkeys([*stored, *given]))
+        parts = [differences(stored.get(key), given.get(key), f"{where}.{key}".lstrip(".")) for key in keys]
+        return [line for part in parts for line in part]
+    if isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
+        parts = [differences(a, b, f"{where}[{index}]") for index, (a, b) in enumerate(zip(stored, given, strict=True))]
+        return [line for part in parts for line in part]
+    return [] if stored == given else [f"{where} was {_short(stored)}, is now {_short(given)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _dump(job: dict[str, Any]) -> bytes:
+    return (json.dumps(job, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _part_locks(store: ObjectStore) -> list[str]:
+    folders = {key.rpartition("/")[0] for key, _ in store.list("part-")}
+    return [f"{folder}/lock." for folder in sorted(folders) if folder]
+
+
+def _line(tile: Tile, receipts: Receipts) -> bytes:
+    """One receipt line: checksum, space, JSON, newline."""
+    document = [[tile.stage, tile.row, tile.column], receipts]
+    text = json.dumps(document, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parse_line(line: bytes) -> tuple[Tile, Receipts] | None:
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        tile, receipts = json.loads(text)
+        return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts)
+    except (ValueError, TypeError):
+        return None
+
+
+class _Log(Protocol):
+    """Where receipt lines go. interval: seconds between two appends that are worth their price."""
+
+    interval: float
+    closed: bool
+
+    def append(self, lines: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+def _open_log(store: ObjectStore, key: str) -> _Log:
+    return _FileLog(store, key) if isinstance(store, DirectoryStore) else _BatchLog(store, key)
+
+
+class _FileLog:
+    """An append-only file of this driver alone, synced after each append."""
+
+    interval = 1.0
+
+    def __init__(self, store: DirectoryStore, key: str) -> None:
+        self.path, self.closed, self._torn = store.local_path(key), False, False
+        try:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise storage_error(error, "create", self.path) from error
+
+    def append(self, lines: bytes) -> None:
+        try:
+            # After a failed write the file may end in half a line: a newline keeps it from spoiling the next.
+            write_fully(self._descriptor, [b"\n" * self._torn, lines])
+            os.fsync(self._descriptor)
+            self._torn = False
+        except OSError as error:
+            self._torn = True
+            raise storage_error(error, "write", self.path) from error
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            os.close(self._descriptor)
+
+
+class _BatchLog:
+    """Numbered create-only objects: a bucket cannot append."""
+
+    interval = 5.0
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self.store, self.key, self.closed, self._batches = store, key, False, 0
+
+    def append(self, lines: bytes) -> None:
+        self._batches += 1
+        if not self.store.put_new(f"{self.key}.{self._batches:08d}", lines):
+            raise RefusedError(f"{self.store.uri}: another run writes receipts of this one; this run stops")
+
+    def close(self) -> None:
+        self.closed = True
