@@ -1,0 +1,284 @@
+"""Pixels of a region from the tiles, strips or plain rows that hold them: nothing else is read or decoded."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.errors import BadInputError
+from tiledblend.geometry import Region
+from tiledblend.sources.bytes import ByteReader
+from tiledblend.sources.tiff_layout import PageTable, StoredLevel
+from tiledblend.sources.tiff_segments import SegmentError, check_segment
+
+BATCH_BYTES = 16 << 20
+CACHE_BYTES = 32 << 20
+
+Pixels = NDArray[Any]
+
+
+class PartlyUsed:
+    """Decoded tiles that a read used only in part, until other reads have used the rest. Thread-safe.
+
+    Reading an image in bands, or tile by tile, meets a tile that two of them share: with this it is decoded once.
+    At most `limit` bytes are kept, the least recently used go first; a tile above a quarter of that is never kept.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._tiles: OrderedDict[tuple[int, ...], tuple[Pixels, int]] = OrderedDict()
+
+    def take(self, key: tuple[int, ...], used: int) -> Pixels | None:
+        """The tile, if it is kept; it is dropped when `used` more pixels complete its use."""
+        with self._lock:
+            found = self._tiles.pop(key, None)
+            if found is None:
+                return None
+            tile, left = found
+            if left > used:
+                self._tiles[key] = tile, left - used
+            else:
+                self._bytes -= tile.nbytes
+            return tile
+
+    def put(self, key: tuple[int, ...], tile: Pixels, left: int) -> None:
+        """Keep a tile of which `left` pixels were not used yet."""
+        if left <= 0 or tile.nbytes > self._limit // 4:
+            return
+        with self._lock:
+            old = self._tiles.pop(key, None)
+            self._bytes += tile.nbytes - (old[0].nbytes if old is not None else 0)
+            self._tiles[key] = tile, left
+            while self._bytes > self._limit:
+                _, (gone, _) = self._tiles.popitem(last=False)
+                self._bytes -= gone.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A segment that a read needs. plane: position in the output. part: image region that it holds, inside `region`."""
+
+    plane: int
+    page: int
+    index: int
+    bounds: Region
+    part: Region
+    offset: int
+    count: int
+
+
+class LevelReader:
+    """Reads regions of one level of a TIFF.
+
+    name: of the source, number: of the level, in messages. allow_sparse: tiles without bytes are zeros.
+    """
+
+    def __init__(
+        self, reader: ByteReader, level: StoredLevel, cache: PartlyUsed, *, name: str, number: int, allow_sparse: bool
+    ) -> None:
+        self._reader = reader
+        self._level = level
+        self._cache = cache
+        self._name = name
+        self._number = number
+        self._allow_sparse = allow_sparse
+
+    def read(self, region: Region, planes: Sequence[tuple[int, int]]) -> Pixels:
+        """Pixels of each plane (page, separate sample) after one another: shape (planes, height, width, samples)."""
+        level = self._level
+        samples = level.samples.count if level.separate == 1 else 1
+        if level.raw is not None:
+            return self._read_rows(region, planes)
+        wanted = list(self._wanted(region, planes))
+        if len(wanted) == 1 and wanted[0].bounds == region:
+            tile = self._one(wanted[0])
+            if tile is not None:
+                return tile[np.newaxis]
+        out = np.empty((len(planes), *region.shape, samples), level.samples.dtype)
+        missing = []
+        for item in wanted:
+            tile = self._cache.take((self._number, item.page, item.index), item.part.size)
+            if tile is None:
+                missing.append(item)
+            else:
+                _paste(out, region, item, tile)
+        for batch in _batches(missing):
+            self._read_batch(batch, region, out)
+        return out
+
+    def _read_batch(self, batch: list[_Wanted], region: Region, out: Pixels) -> None:
+        stored = [item for item in batch if self._check_place(item, region)]
+        data = iter(self._fetch(stored))
+        for item in batch:
+            if item.count == 0:
+                out[item.plane][item.part.shift(-region.y0, -region.x0).slices] = 0
+                continue
+            tile = self._decode(next(data), item, region)
+            _paste(out, region, item, tile)
+            self._cache.put((self._number, item.page, item.index), tile, item.bounds.size - item.part.size)
+
+    def _one(self, item: _Wanted) -> Pixels | None:
+        kept = self._cache.take((self._number, item.page, item.index), item.part.size)
+        if kept is None and self._check_place(item, item.part):
+            kept = self._decode(self._fetch([item])[0], item, item.part)
+        return kept
+
+    def _wanted(self, region: Region, planes: Sequence[tuple[int, int]]) -> Iterator[_Wanted]:
+        level = self._level
+        (height, width), (rows, columns) = level.tile, level.grid
+        image = Region.of_shape(level.shape)
+        for position, (page, separate) in enumerate(planes):
+            table = level.pages[page]
+            for row in range(region.y0 // height, -(-region.y1 // height)):
+                for column in range(region.x0 // width, -(-region.x1 // width)):
+                    bounds = Region(row * height, column * width, (row + 1) * height, (column + 1) * width) & image
+                    index = (separate * rows + row) * columns + column
+                    yield _Wanted(position, page, index, bounds, bounds & region, *self._place(table, index))
+
+    def _place(self, table: PageTable, index: int) -> tuple[int, int]:
+        offset, count = int(table.offsets[index]), int(table.counts[index])
+        if offset == 0 or count == 0:
+            return 0, 0
+        # Uncompressed writers may state more bytes than the pixels need.
+        return offset, min(count, self._level.tile_bytes) if self._level.compression == 1 else count
+
+    def _check_place(self, item: _Wanted, region: Region) -> bool:
+        """True when the segment has bytes to read, False for one that may be missing."""
+        if item.count == 0:
+            if self._allow_sparse:
+                return False
+            raise self._error(item, region, "sparse, it was never written; pass --allow-sparse to read it as zeros")
+        if item.offset + item.count > self._reader.size:
+            end = item.offset + item.count
+            raise self._error(
+                item, region, f"ends at byte {end}, the file has {self._reader.size}: truncated; copy it again"
+            )
+        if self._level.compression != 1 and item.count > 2 * self._level.tile_bytes + (1 << 20):
+            raise self._error(item, region, f"claims {item.count} bytes for {self._level.tile_bytes} decoded; damaged")
+        return True
+
+    def _fetch(self, items: Sequence[_Wanted]) -> list[bytes]:
+        return self._reader.pread_many([(item.offset, item.count) for item in items])
+
+    def _decode(self, data: bytes, item: _Wanted, region: Region) -> Pixels:
+        """Pixels of the part of a segment that lies inside the image, as `read` returns them."""
+        level = self._level
+        stored = (*level.tile, level.contiguous)
+        needed = item.bounds.shape
+        try:
+            check_segment(data, level.compression, stored, needed, headless=level.jpegheader is not None)
+            tables = level.pages[item.page].jpegtables
+            pixels = level.decode(data, item.index, jpegtables=tables, jpegheader=level.jpegheader)[0][0]
+            if pixels.shape[0] < needed[0] or pixels.shape[1] < needed[1] or pixels.shape[2] != level.contiguous:
+                raise SegmentError(f"decodes to {pixels.shape}, {needed} pixels are needed")
+            if pixels.dtype != level.dtype:
+                raise SegmentError(f"decodes to {pixels.dtype}, the TIFF says {level.dtype}")
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise self._error(item, region, f"cannot be decoded: {reason}; restore the file") from error
+        pixels = pixels[: needed[0], : needed[1]]
+        return pixels if level.samples.convert is None else level.samples.convert(pixels)
+
+    def _error(self, item: _Wanted, region: Region, what: str) -> BadInputError:
+        kind = "tile" if self._level.is_tiled else "strip"
+        page = f", page {item.page}" if len(self._level.pages) > 1 else ""
+        return BadInputError(
+            f"{self._name}: level {self._number}{page}, region {region}: {kind} {item.index} at {item.bounds} {what}"
+        )
+
+    def _read_rows(self, region: Region, planes: Sequence[tuple[int, int]]) -> Pixels:
+        level = self._level
+        assert level.raw is not None
+        out = np.empty((len(planes), *region.shape, level.contiguous), level.dtype)
+        pixel = level.contiguous * level.raw.itemsize
+        row_bytes = level.shape[1] * pixel
+        self._check_rows(region, planes, row_bytes)
+        height, width = region.shape
+        whole = width == level.shape[1]
+        step = max(1, BATCH_BYTES // (width * pixel))
+        for position, (page, separate) in enumerate(planes):
+            start = int(level.pages[page].offsets[separate]) + region.x0 * pixel
+            for row in range(0, height, step):
+                rows = min(step, height - row)
+                first = start + (region.y0 + row) * row_bytes
+                ranges = [(first, rows * row_bytes)] if whole else [
+                    (first + i * row_bytes, width * pixel) for i in range(rows)
+                ]  # fmt: skip
+                parts = self._reader.pread_many(ranges)
+                lines = out[position, row : row + rows].reshape(len(parts), -1)
+                for line, part in zip(lines, parts, strict=True):
+                    line[...] = np.frombuffer(part, level.raw)
+        convert = level.samples.convert
+        return out if convert is None else np.stack([convert(plane) for plane in out])
+
+    def _check_rows(self, region: Region, planes: Sequence[tuple[int, int]], row_bytes: int) -> None:
+        for page, separate in planes:
+            offset = int(self._level.pages[page].offsets[separate])
+            end = offset + region.y1 * row_bytes
+            if end > self._reader.size:
+                raise BadInputError(
+                    f"{self._name}: level {self._number}, region {region}: its rows end at byte {end}, "
+                    f"the file has {self._reader.size}: truncated; copy it again"
+                )
+
+
+def _paste(out: Pixels, region: Region, item: _Wanted, tile: Pixels) -> None:
+    target = item.part.shift(-region.y0, -region.x0).slices
+    source = item.part.shift(-item.bounds.y0, -item.bounds.x0).slices
+    out[item.plane][target] = tile[source]
+
+
+def _batches(items: list[_Wanted]) -> Iterator[list[_Wanted]]:
+    """Items in order, in groups of at most BATCH_BYTES of stored bytes (or of one item)."""
+    batch: list[_Wanted] = []
+    size = 0
+    for item in items:
+        if batch and size + item.count > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item.count
+    if batch:
+        yield batch
+
+
+def channel_planes(level: StoredLevel, channels: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """The planes (page, separate sample) that hold these channels, and each channel's place among their samples."""
+    samples = level.samples.count if level.separate == 1 else 1
+    planes: dict[tuple[int, int], int] = {}
+    places = []
+    for channel in channels:
+        if level.separate == 1:
+            key, sample = (channel // samples, 0), channel % samples
+        else:
+            key, sample = divmod(channel, level.separate), 0
+        places.append(planes.setdefault(key, len(planes)) * samples + sample)
+    return list(planes), places
+
+
+def arrange(planes: Pixels, places: Sequence[int]) -> Pixels:
+    """(planes, height, width, samples) to (height, width, channels), without a copy where the memory allows it."""
+    number, height, width, samples = planes.shape
+    if number == 1:
+        pixels = planes[0]
+    elif samples == 1:
+        pixels = np.moveaxis(planes[..., 0], 0, 2)
+    else:
+        pixels = planes.transpose(1, 2, 0, 3).reshape(height, width, number * samples)
+    if list(places) == list(range(math.prod((number, samples)))):
+        return pixels
+    first, last = places[0], places[-1]
+    if list(places) == list(range(first, last + 1)):
+        return pixels[:, :, first : last + 1]
+    return np.moveaxis(np.stack([pixels[:, :, place] for place in places]), 0, 2)
