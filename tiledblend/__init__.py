@@ -17,7 +17,7 @@ _EXPORTS = {
     "Alpha": "sources.base",
     "BadInputError": "errors",
     "Canvas": "composite",
-    "ClusterOptions": "run",
+    "ClusterOptions": "cluster",
     "Composite": "composite",
     "Feather": "composite",
     "Grid": "geometry",

@@ -1,3 +1,4 @@
+from tiledblend.cluster import ClusterOptions as ClusterOptions
 from tiledblend.composite import Canvas as Canvas
 from tiledblend.composite import Composite as Composite
 from tiledblend.composite import Feather as Feather
@@ -21,7 +22,6 @@ from tiledblend.plan import Plan as Plan
 from tiledblend.plan import plan as plan
 from tiledblend.preview import panel as panel
 from tiledblend.preview import preview as preview
-from tiledblend.run import ClusterOptions as ClusterOptions
 from tiledblend.run import ProgressEvent as ProgressEvent
 from tiledblend.run import RunReport as RunReport
 from tiledblend.run import write as write

@@ -82,10 +82,14 @@ class Feather:
         if self.unit == "px" or self.sigma == 0:
             return FeatherKernel(self.sigma)
         if pixel_size_um is None:
-            raise UsageError(f"feather {self.sigma:g}um needs a pixel size, and the canvas has none; give the feather in px")
+            raise UsageError(
+                f"feather {self.sigma:g}um needs a pixel size, and the canvas has none; give the feather in px"
+            )
         y, x = pixel_size_um
         if abs(y - x) > 0.01 * max(y, x):
-            raise UsageError(f"feather {self.sigma:g}um on pixels of {y:g} x {x:g} um, which are not square; give the feather in px")
+            raise UsageError(
+                f"feather {self.sigma:g}um on pixels of {y:g} x {x:g} um, which are not square; give the feather in px"
+            )
         return FeatherKernel(self.sigma / math.sqrt(y * x))
 
 
@@ -113,8 +117,10 @@ class Layer:
 
     image: the colours. mask: one-channel (or RGB) source, "alpha" for the image's own alpha channel, or None (opaque).
     mask_values: how the mask's numbers become 0..1. mask_frame: what the mask covers, this layer or the whole canvas.
-    feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's top-left pixel on the canvas,
-    may be negative; None: not placed, so the sizes must agree. fit: "canvas" resamples image and mask to the canvas's size.
+    feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's
+    top-left pixel on the canvas,
+    may be negative; None: not placed, so the sizes must agree. fit: "canvas" resamples image and mask to the canvas's
+    size.
     """
 
     image: RasterSource
@@ -138,18 +144,24 @@ class Layer:
         if self.feather_side not in (None, "both", "inside"):
             raise UsageError(f"layer {self.image.name}: feather_side {self.feather_side!r} must be both or inside")
         if self.mask == "alpha" and self.image.alpha is Alpha.NONE:
-            raise BadInputError(f"{self.image.name}: mask is alpha, but the image has {self.image.channels} channels and no alpha; give a mask file")
+            raise BadInputError(
+                f"{self.image.name}: mask is alpha, but the image has {self.image.channels} channels "
+                "and no alpha; give a mask file"
+            )
         self._check_mask_values()
 
     def _check_mask_values(self) -> None:
         values = self.mask_values
-        if isinstance(values, tuple) and not (len(values) == 2 and math.isfinite(values[0]) and math.isfinite(values[1]) and values[0] < values[1]):
+        if isinstance(values, tuple) and not (
+            len(values) == 2 and math.isfinite(values[0]) and math.isfinite(values[1]) and values[0] < values[1]
+        ):
             raise UsageError(f"mask_values {list(values)} must be [lo, hi] with lo below hi")
         if isinstance(values, str) and values not in ("auto", "binary"):
             raise UsageError(f"mask_values {values!r} must be auto, binary, [lo, hi] or labels")
         if isinstance(self.mask, RasterSource) and not (self.mask.channels == 1 or _is_rgb_mask(self.mask)):
             raise BadInputError(
-                f"mask {self.mask.name} has {self.mask.channels} channels; a mask has one (or is RGB, taken as luma): select one with channels"
+                f"mask {self.mask.name} has {self.mask.channels} channels; a mask has one (or is RGB, "
+                "taken as luma): select one with channels"
             )
 
     @property
@@ -199,7 +211,8 @@ class Composite:
     mode: "over" (bottom to top) or "average". background: a number for all channels or one per channel, in the
     dtype's units. canvas: the first layer's grid unless given; what it leaves open is filled in from the layers.
 
-    Raises BadInputError where layers do not agree (both sizes, dtypes or channel counts are named), UsageError for bad parameters.
+    Raises BadInputError where layers do not agree (both sizes, dtypes or channel counts are named), UsageError for bad
+    parameters.
     """
 
     layers: tuple[Layer, ...]
@@ -233,7 +246,8 @@ class Composite:
         channels = own_channels if given.channels is None else given.channels
         if channels not in (base.colours, base.colours + 1):
             raise BadInputError(
-                f"canvas has {channels} channels, but {base.image.name} has {base.colours} colour channels; give channels: {base.colours}"
+                f"canvas has {channels} channels, but {base.image.name} has {base.colours} colour "
+                f"channels; give channels: {base.colours}"
             )
         image = base.image
         return replace(
@@ -306,12 +320,18 @@ def _check_image(layer: Layer, base: Layer, composite: Composite) -> None:
     if image.info.problem:
         raise BadInputError(f"{image.name}: {image.info.problem}")
     if image.dtype.name not in SUPPORTED_DTYPES:
-        raise BadInputError(f"{image.name}: dtype {image.dtype.name} cannot be blended; convert it to one of {', '.join(SUPPORTED_DTYPES)}")
+        raise BadInputError(
+            f"{image.name}: dtype {image.dtype.name} cannot be blended; convert it to one of "
+            f"{', '.join(SUPPORTED_DTYPES)}"
+        )
     if image.dtype != composite.dtype:
-        raise BadInputError(f"{image.name} is {image.dtype.name}, but {base.image.name} is {composite.dtype.name}; convert one of them")
+        raise BadInputError(
+            f"{image.name} is {image.dtype.name}, but {base.image.name} is {composite.dtype.name}; convert one of them"
+        )
     if layer.colours != base.colours:
         raise BadInputError(
-            f"{image.name} has {layer.colours} colour channels, but {base.image.name} has {base.colours}; select channels so that they agree"
+            f"{image.name} has {layer.colours} colour channels, but {base.image.name} has "
+            f"{base.colours}; select channels so that they agree"
         )
 
 
@@ -324,7 +344,8 @@ def _check_placement(layer: Layer, composite: Composite) -> None:
         )
     if (composite.frame(layer) & Region.of_shape(canvas)).is_empty:
         raise BadInputError(
-            f"{layer.image.name} of {size[0]} x {size[1]} pixels at offset {layer.offset} lies wholly outside the canvas of {canvas[0]} x {canvas[1]}"
+            f"{layer.image.name} of {size[0]} x {size[1]} pixels at offset {layer.offset} lies "
+            f"wholly outside the canvas of {canvas[0]} x {canvas[1]}"
         )
 
 
@@ -334,7 +355,8 @@ def mask_shape_on_canvas(layer: Layer, composite: Composite) -> tuple[int, int]:
 
 
 def mask_scaling(layer: Layer, composite: Composite) -> int | None:
-    """How a raster mask lies in its frame: the power of two f by which each mask pixel is repeated, or None for the ratio of the sizes.
+    """How a raster mask lies in its frame: the power of two f by which each mask pixel is repeated, or None for the
+    ratio of the sizes.
 
     f is taken when |f * mask - frame| < f on both axes; else the aspect must agree to within one mask pixel
     (`fit` resamples to the canvas whatever the aspect). Raises BadInputError naming both sizes.
@@ -352,6 +374,7 @@ def mask_scaling(layer: Layer, composite: Composite) -> int | None:
     if abs(mask[0] - frame[0] * mask[1] / frame[1]) <= 1 or abs(mask[1] - frame[1] * mask[0] / frame[0]) <= 1:
         return None
     raise BadInputError(
-        f"mask {layer.mask.name} is {mask[0]} x {mask[1]} pixels (y x x), which does not match the {layer.mask_frame} of {frame[0]} x {frame[1]} "
+        f"mask {layer.mask.name} is {mask[0]} x {mask[1]} pixels (y x x), which does not match "
+        f"the {layer.mask_frame} of {frame[0]} x {frame[1]} "
         "at any scale; give a mask of the same field of view"
     )

@@ -117,7 +117,8 @@ class Grid:
         if self.shard < self.chunk or self.shard % self.chunk or ratio & (ratio - 1):
             better = self.chunk * (1 << max(0, min(ratio, 64).bit_length() - 1))
             raise UsageError(
-                f"shard {self.shard} is not a power of two times chunk {self.chunk}; use --shard {max(self.chunk, better)}"
+                f"shard {self.shard} is not a power of two times chunk {self.chunk}; use --shard "
+                f"{max(self.chunk, better)}"
             )
         if not 1 <= self.levels <= 40:
             raise UsageError(f"levels {self.levels} must be from 1 to 40")
@@ -181,7 +182,8 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Tile:
-    """One task's work: shard (row, column) of the first level of `stage`, and its own part of the stage's other levels."""
+    """One task's work: shard (row, column) of the first level of `stage`, and its own part of the stage's other
+    levels."""
 
     stage: int
     row: int

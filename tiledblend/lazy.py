@@ -22,10 +22,18 @@ Array = Any
 CHUNK = 2048
 
 
-def feather(mask: Array, sigma: float = 0.0, *, ksize: int | None = None, values: MaskValues = "auto", side: Literal["both", "inside"] = "both") -> Array:
+def feather(
+    mask: Array,
+    sigma: float = 0.0,
+    *,
+    ksize: int | None = None,
+    values: MaskValues = "auto",
+    side: Literal["both", "inside"] = "both",
+) -> Array:
     """Feathered weight of a mask: float32 in [0, 1], shape (y, x), lazy for dask and at once for numpy arrays.
 
-    mask: (y, x); bool, integers or floats in [0, 1]. sigma in pixels, or OpenCV's `ksize`. values: as in `Layer.mask_values`; "auto" computes the
+    mask: (y, x); bool, integers or floats in [0, 1]. sigma in pixels, or OpenCV's `ksize`. values: as in
+    `Layer.mask_values`; "auto" computes the
     maximum of an integer mask. side: "inside" is max(0, 2 G - 1).
 
     >>> feather(np.array([[False, True, True]]), sigma=0).tolist()
@@ -37,7 +45,9 @@ def feather(mask: Array, sigma: float = 0.0, *, ksize: int | None = None, values
     rule = _array_rule(mask, values)
     if isinstance(mask, np.ndarray):
         return _feather_whole(_units(mask, rule, kernel), kernel, side)
-    units = da.map_blocks(_units, mask, rule=rule, kernel=kernel, meta=np.empty((0, 0), _units_dtype(mask.dtype, rule, kernel)))
+    units = da.map_blocks(
+        _units, mask, rule=rule, kernel=kernel, meta=np.empty((0, 0), _units_dtype(mask.dtype, rule, kernel))
+    )
     return feather_units(units, kernel, side)
 
 
@@ -54,7 +64,10 @@ def _array_rule(mask: Array, values: MaskValues) -> MaskRule:
     if highest <= 1:
         return MaskRule("binary")
     if highest < np.iinfo(mask.dtype).max / 16:
-        raise BadInputError(f"mask maximum {highest} of {mask.dtype.name} looks like labels or a narrower range; pass values=(lo, hi), 'binary' or Labels")
+        raise BadInputError(
+            f"mask maximum {highest} of {mask.dtype.name} looks like labels or a narrower range; "
+            "pass values=(lo, hi), 'binary' or Labels"
+        )
     return MaskRule("scale")
 
 
@@ -63,7 +76,11 @@ def _units(values: NDArray[Any], rule: MaskRule, kernel: FeatherKernel) -> NDArr
 
 
 def _units_dtype(dtype: np.dtype[Any], rule: MaskRule, kernel: FeatherKernel) -> np.dtype[Any]:
-    return _units(np.zeros((1, 1), dtype), rule, kernel).dtype if rule.kind != "range" else np.dtype(np.float32 if kernel.is_identity else np.uint16)
+    return (
+        _units(np.zeros((1, 1), dtype), rule, kernel).dtype
+        if rule.kind != "range"
+        else np.dtype(np.float32 if kernel.is_identity else np.uint16)
+    )
 
 
 def _feather_whole(units: NDArray[Any], kernel: FeatherKernel, side: str) -> NDArray[np.float32]:
@@ -78,7 +95,8 @@ def feather_units(units: da.Array, kernel: FeatherKernel, side: str = "both") ->
     """`map_overlap` of the feather over a dask array of units; every block equals its part of the whole."""
     shape = units.shape
     depth = tuple(min(kernel.halo_px, max(n - 1, 0)) for n in shape)
-    # dask would merge chunks thinner than the depth by itself (dask#11580): do it here, and say where each block starts.
+    # dask would merge chunks thinner than the depth by itself (dask#11580): do it here, and say where each block
+    # starts.
     units = units.rechunk(tuple(_wide_enough(c, d) for c, d in zip(units.chunks, depth, strict=True)))
     before = units.chunks
     starts = [np.concatenate([[0], np.cumsum(c)]).tolist() for c in before]
@@ -99,7 +117,15 @@ def feather_units(units: da.Array, kernel: FeatherKernel, side: str = "both") ->
     if depth == (0, 0):
         return da.map_blocks(block, units, dtype=np.float32, meta=meta)
     out = da.map_overlap(
-        block, units, depth=dict(enumerate(depth)), boundary="none", trim=False, dtype=np.float32, meta=meta, chunks=before, allow_rechunk=False
+        block,
+        units,
+        depth=dict(enumerate(depth)),
+        boundary="none",
+        trim=False,
+        dtype=np.float32,
+        meta=meta,
+        chunks=before,
+        allow_rechunk=False,
     )
     if out.chunks != before:
         raise AssertionError(f"map_overlap changed the chunks from {before} to {out.chunks}")
@@ -117,13 +143,19 @@ def _wide_enough(chunks: tuple[int, ...], depth: int) -> tuple[int, ...]:
     return tuple(merged)
 
 
-def blend(base: Array, overlay: Array, weight: Array, *, axes: Literal["yx", "yxc", "cyx"], mode: Mode = "over") -> Array:
-    """`weight * overlay + (1 - weight) * base` per pixel and channel, float32 inside, rounded half to even; lazy for dask arrays.
+def blend(
+    base: Array, overlay: Array, weight: Array, *, axes: Literal["yx", "yxc", "cyx"], mode: Mode = "over"
+) -> Array:
+    """`weight * overlay + (1 - weight) * base` per pixel and channel, float32 inside, rounded half to even; lazy for
+    dask arrays.
 
-    base, overlay: same shape, axes and dtype (uint8, uint16, float32). weight: float32 (y, x) in [0, 1]. axes: of the images, stated.
+    base, overlay: same shape, axes and dtype (uint8, uint16, float32). weight: float32 (y, x) in [0, 1]. axes: of the
+    images, stated.
     """
     if base.shape != overlay.shape or base.dtype != overlay.dtype:
-        raise BadInputError(f"base is {base.shape} {base.dtype}, overlay is {overlay.shape} {overlay.dtype}; they must agree")
+        raise BadInputError(
+            f"base is {base.shape} {base.dtype}, overlay is {overlay.shape} {overlay.dtype}; they must agree"
+        )
     if axes not in ("yx", "yxc", "cyx") or base.ndim != len(axes):
         raise UsageError(f"axes {axes!r} do not describe an array of shape {base.shape}; use yx, yxc or cyx")
     plane = base.shape[:2] if axes != "cyx" else base.shape[1:]
@@ -137,18 +169,37 @@ def blend(base: Array, overlay: Array, weight: Array, *, axes: Literal["yx", "yx
     weight_chunks = base.chunks[1:] if axes == "cyx" else base.chunks[:2]
     weight = da.asarray(weight).rechunk(weight_chunks)
     return da.blockwise(
-        _blend_block, index, base, index, overlay, index, weight, "yx", axes=axes, mode=mode, dtype=base.dtype, meta=np.empty((0,) * base.ndim, base.dtype)
+        _blend_block,
+        index,
+        base,
+        index,
+        overlay,
+        index,
+        weight,
+        "yx",
+        axes=axes,
+        mode=mode,
+        dtype=base.dtype,
+        meta=np.empty((0,) * base.ndim, base.dtype),
     )
 
 
-def _blend_block(base: NDArray[Any], overlay: NDArray[Any], weight: NDArray[np.float32], *, axes: str, mode: Mode) -> NDArray[Any]:
+def _blend_block(
+    base: NDArray[Any], overlay: NDArray[Any], weight: NDArray[np.float32], *, axes: str, mode: Mode
+) -> NDArray[Any]:
     def to_yxc(array: NDArray[Any]) -> NDArray[Any]:
         return array[:, :, None] if axes == "yx" else np.moveaxis(array, 0, 2) if axes == "cyx" else array
 
     colours = to_yxc(base)
     layers = [Contribution(colours), Contribution(to_yxc(overlay), np.asarray(weight, np.float32))]
     pixels = blend_tile(layers, np.zeros(colours.shape[2], np.float32), base.dtype, mode).pixels
-    return pixels[:, :, 0] if axes == "yx" else np.ascontiguousarray(np.moveaxis(pixels, 2, 0)) if axes == "cyx" else pixels
+    return (
+        pixels[:, :, 0]
+        if axes == "yx"
+        else np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+        if axes == "cyx"
+        else pixels
+    )
 
 
 def to_dask(composite: Composite, *, chunk: int = CHUNK) -> da.Array:
@@ -159,7 +210,9 @@ def to_dask(composite: Composite, *, chunk: int = CHUNK) -> da.Array:
     readers = layer_readers(composite, decide_rules(composite))
     height, width = composite.shape
     canvas = da.core.normalize_chunks((chunk, chunk), (height, width))
-    masks = [mask for reader in readers if (mask := _canvas_mask_weight(reader, (height, width), canvas, chunk)) is not None]
+    masks = [
+        mask for reader in readers if (mask := _canvas_mask_weight(reader, (height, width), canvas, chunk)) is not None
+    ]
     block = _CanvasBlock(composite, readers)
     starts = [np.concatenate([[0], np.cumsum(c)]) for c in canvas]
 
@@ -171,7 +224,9 @@ def to_dask(composite: Composite, *, chunk: int = CHUNK) -> da.Array:
 
     chunks = ((composite.channels,), *canvas)
     lifted = [mask[None] for mask in masks]
-    return da.map_blocks(compute, *lifted, chunks=chunks, dtype=composite.dtype, meta=np.empty((0, 0, 0), composite.dtype))
+    return da.map_blocks(
+        compute, *lifted, chunks=chunks, dtype=composite.dtype, meta=np.empty((0, 0, 0), composite.dtype)
+    )
 
 
 def _canvas_mask_weight(reader: LayerReader, canvas: tuple[int, int], chunks: Any, chunk: int) -> da.Array | None:
@@ -185,14 +240,18 @@ def _canvas_mask_weight(reader: LayerReader, canvas: tuple[int, int], chunks: An
     def read(block_id: tuple[int, ...] | None = None) -> NDArray[Any]:
         assert block_id is not None
         y, x = block_id
-        return reader.mask_units(Region(int(starts[0][y]), int(starts[1][x]), int(starts[0][y + 1]), int(starts[1][x + 1])))
+        return reader.mask_units(
+            Region(int(starts[0][y]), int(starts[1][x]), int(starts[0][y + 1]), int(starts[1][x + 1]))
+        )
 
     dtype = reader.mask_units(Region(0, 0, 1, 1)).dtype
     units = da.map_blocks(read, chunks=mask_chunks, dtype=dtype, meta=np.empty((0, 0), dtype))
     weight = feather_units(units, reader.kernel, reader.layer.side)
     frame = reader.mask_frame
     y0, x0 = max(0, -frame.y0), max(0, -frame.x0)
-    seen = weight[y0 : y0 + min(frame.y1, canvas[0]) - max(frame.y0, 0), x0 : x0 + min(frame.x1, canvas[1]) - max(frame.x0, 0)]
+    seen = weight[
+        y0 : y0 + min(frame.y1, canvas[0]) - max(frame.y0, 0), x0 : x0 + min(frame.x1, canvas[1]) - max(frame.x0, 0)
+    ]
     top, left = max(0, frame.y0), max(0, frame.x0)
     padding = ((top, canvas[0] - top - seen.shape[0]), (left, canvas[1] - left - seen.shape[1]))
     if any(any(pair) for pair in padding):
@@ -210,7 +269,9 @@ class _CanvasBlock:
         masks = iter(weights)
         layers = [self._layer(reader, region, next(masks)[0] if reader.has_mask else None) for reader in self.readers]
         composite = self.composite
-        done = blend_tile(layers, composite.background_values(), composite.dtype, composite.mode, has_alpha=composite.has_alpha)
+        done = blend_tile(
+            layers, composite.background_values(), composite.dtype, composite.mode, has_alpha=composite.has_alpha
+        )
         return np.ascontiguousarray(np.moveaxis(done.pixels, 2, 0))
 
     def _layer(self, reader: LayerReader, region: Region, mask: NDArray[np.float32] | None) -> Contribution:

@@ -25,7 +25,8 @@ READ_BLOCK = 4096
 class MaskRule:
     """How a mask's numbers become units, decided once for the whole mask and checked in every region.
 
-    kind: "binary" (0 and 1 only), "nonzero", "scale" (by the dtype's maximum), "unit" (floats in [0, 1]), "range" (lo..hi), "labels".
+    kind: "binary" (0 and 1 only), "nonzero", "scale" (by the dtype's maximum), "unit" (floats in [0, 1]), "range"
+    (lo..hi), "labels".
     """
 
     kind: Literal["binary", "nonzero", "scale", "unit", "range", "labels"]
@@ -64,7 +65,8 @@ def _decide_integers(mask: RasterSource) -> MaskRule:
         log.info("mask %s: all values are 0 or 1, taken as binary", mask.name)
         return MaskRule("binary")
     raise BadInputError(
-        f"mask {mask.name}: its maximum is {highest} of {mask.dtype.name}'s {np.iinfo(mask.dtype).max}, so it holds labels or a narrower range; "
+        f"mask {mask.name}: its maximum is {highest} of {mask.dtype.name}'s "
+        f"{np.iinfo(mask.dtype).max}, so it holds labels or a narrower range; "
         f"give --mask-values '[0, {_next_full(highest)}]', --mask-values binary or --mask-values '{{labels: [...]}}'"
     )
 
@@ -83,7 +85,8 @@ def _blocks(source: RasterSource) -> list[Region]:
 
 
 def _one_channel(mask: RasterSource, pixels: NDArray[Any]) -> NDArray[Any]:
-    """(y, x) of a mask: its only channel, or BT.601 luma of RGB (0.299 R + 0.587 G + 0.114 B), an alpha channel left out."""
+    """(y, x) of a mask: its only channel, or BT.601 luma of RGB (0.299 R + 0.587 G + 0.114 B), an alpha channel left
+    out."""
     colours = pixels.shape[2] - (mask.alpha is not Alpha.NONE)
     if colours == 1:
         return pixels[:, :, 0]
@@ -94,7 +97,8 @@ def _one_channel(mask: RasterSource, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def apply_mask_rule(rule: MaskRule, values: NDArray[Any], *, keep_float: bool, where: str) -> Units:
-    """Mask numbers (y, x) to units: uint8 or uint16 of full scale, or float32 weights when `keep_float` and the values are not full-scale integers.
+    """Mask numbers (y, x) to units: uint8 or uint16 of full scale, or float32 weights when `keep_float` and the values
+    are not full-scale integers.
 
     Raises BadInputError saying `where` for NaN and for values that the rule does not allow.
     """
@@ -113,7 +117,10 @@ def apply_mask_rule(rule: MaskRule, values: NDArray[Any], *, keep_float: bool, w
     low, high = (0.0, float(np.iinfo(values.dtype).max)) if rule.kind == "scale" else (rule.low, rule.high)
     smallest, largest = float(values.min()), float(values.max())
     if smallest < low or largest > high:
-        raise BadInputError(f"{where}: mask values {smallest:g} to {largest:g} lie outside {low:g} to {high:g}; give --mask-values '[lo, hi]'")
+        raise BadInputError(
+            f"{where}: mask values {smallest:g} to {largest:g} lie outside {low:g} to {high:g}; "
+            "give --mask-values '[lo, hi]'"
+        )
     unit = (values.astype(np.float64) - low) / (high - low)
     return unit.astype(np.float32) if keep_float else np.rint(unit * 65535).astype(np.uint16)
 
@@ -163,7 +170,8 @@ class LayerReader:
     def read(self, region: Region) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
         """(colours, alpha) of a region of the canvas inside `visible`.
 
-        colours: (y, x, c), in the image's dtype, or float32 (unrounded) where resampled or un-multiplied. alpha: float32 (y, x) in [0, 1] or None.
+        colours: (y, x, c), in the image's dtype, or float32 (unrounded) where resampled or un-multiplied. alpha:
+        float32 (y, x) in [0, 1] or None.
         """
         region = region.shift(-self.frame.y0, -self.frame.x0)
         image = self.layer.image
@@ -212,7 +220,9 @@ class LayerReader:
             )
         values = _one_channel(mask, mask.read(native))
         keep_float = self.kernel.is_identity
-        units = apply_mask_rule(self.rule, values, keep_float=keep_float, where=f"mask {mask.name}: level 0, region {native}")
+        units = apply_mask_rule(
+            self.rule, values, keep_float=keep_float, where=f"mask {mask.name}: level 0, region {native}"
+        )
         if f == 1:
             return np.ascontiguousarray(units)
         if f is not None:

@@ -59,7 +59,9 @@ class LayerField:
         part = region & self.visible
         if part.is_empty or self.reader.layer.opacity == 0:
             return 0.0, 0.0
-        low, high = border_bounds(self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma)
+        low, high = border_bounds(
+            self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma
+        )
         if self._mask is not None:
             mask_low, mask_high = self._mask.bounds(self._in_mask(part))
             if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
@@ -94,7 +96,9 @@ class LayerField:
         mask = self._mask_weight(part)
         if mask is not None:
             weight = (opacity * mask if opacity != 1 else mask) if weight is None else weight * mask
-        border = border_weight(self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma)
+        border = border_weight(
+            self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma
+        )
         if border is not None:
             weight = opacity * border if weight is None else weight * border
         if weight is None and opacity != 1:
@@ -134,7 +138,7 @@ class ChunkClass:
 
     @property
     def kind(self) -> str:
-        """"empty", "copied" or "blended"."""
+        """ "empty", "copied" or "blended"."""
         return "empty" if not self.layers else "copied" if self.copy else "blended"
 
 
@@ -166,7 +170,8 @@ class TileRenderer:
         self.stats = TileStats()
 
     def chunk_row(self, region: Region, chunk: int) -> Pixels:
-        """Pixels (h, w, channels) of one row of chunks in the canvas's dtype; neighbours of one class are done together."""
+        """Pixels (h, w, channels) of one row of chunks in the canvas's dtype; neighbours of one class are done
+        together."""
         runs = list(self._runs(region, chunk))
         if len(runs) == 1:
             return self._run(*runs[0])
@@ -263,7 +268,9 @@ def chunk_rows(region: Region, chunk: int) -> Iterator[tuple[Region, bool]]:
         yield Region(y, region.x0, min(y + chunk, region.y1), region.x1), y + chunk >= region.y1
 
 
-def render_tile(composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile, sink: RowSink) -> TileStats:
+def render_tile(
+    composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile, sink: RowSink
+) -> TileStats:
     """Renders a tile of stage 0 with its part of the stage's levels into `sink`."""
     region = grid.tile_region(tile)
     renderer = TileRenderer(composite, rules, region)
@@ -290,5 +297,3 @@ def shrink_tile(grid: Grid, tile: Tile, read: ReadLevel, sink: RowSink, *, has_a
 def render_region(composite: Composite, rules: tuple[MaskRule | None, ...], region: Region) -> Pixels:
     """Pixels of any region of the canvas: the same bits as the stored result's."""
     return TileRenderer(composite, rules, region).chunk_row(region, max(region.shape[1], 1))
-
-

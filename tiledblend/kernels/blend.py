@@ -24,8 +24,10 @@ STRIP_SAMPLES = 32_768
 class Contribution:
     """What one layer brings to a region.
 
-    colour: (y, x, c) without alpha, in the canvas's dtype or float32. weight: float32 (y, x) in [0, 1] with everything in it, or None where it is 1.
-    alpha: float32 (y, x) of the image, or None; already part of `weight`. cover: the weight without the image's alpha, or None where it is 1; a canvas
+    colour: (y, x, c) without alpha, in the canvas's dtype or float32. weight: float32 (y, x) in [0, 1] with everything
+    in it, or None where it is 1.
+    alpha: float32 (y, x) of the image, or None; already part of `weight`. cover: the weight without the image's alpha,
+    or None where it is 1; a canvas
     with alpha needs both.
     """
 
@@ -64,14 +66,18 @@ def blend_tile(
 ) -> Blended:
     """Blends layers, bottom first, over the background (float32, one value per channel of the canvas).
 
-    over: out = w I + (1 - w) out (Porter and Duff 1984, over); with `has_alpha` the last channel of the result is straight alpha and colours are
+    over: out = w I + (1 - w) out (Porter and Duff 1984, over); with `has_alpha` the last channel of the result is
+    straight alpha and colours are
     composited premultiplied. average: sum(w I) / sum(w). Where no layer has weight the background stands.
     """
     if has_alpha:
         return _blend_alpha(layers, background, dtype, mode)
     colour = layers[0].colour
     if is_planar(colour):
-        planes = [_blend_flat([layer.colour[:, :, c] for layer in layers], layers, background[c : c + 1], dtype, mode) for c in range(colour.shape[2])]
+        planes = [
+            _blend_flat([layer.colour[:, :, c] for layer in layers], layers, background[c : c + 1], dtype, mode)
+            for c in range(colour.shape[2])
+        ]
         return Blended(np.moveaxis(np.stack(planes), 0, 2), _count_background(layers))
     height, width, channels = colour.shape
     flat = [np.ascontiguousarray(layer.colour).reshape(height, width * channels) for layer in layers]
@@ -114,7 +120,10 @@ def _blend_flat(
     ground = np.tile(background, samples // channels)[None]
     for y in range(0, height, rows):
         part = slice(y, min(y + rows, height))
-        weights = [None if layer.weight is None else _widen(np.ascontiguousarray(layer.weight[part]), channels) for layer in layers]
+        weights = [
+            None if layer.weight is None else _widen(np.ascontiguousarray(layer.weight[part]), channels)
+            for layer in layers
+        ]
         strip = one_strip([c[part] for c in colours], weights, ground, dtype.kind == "f")
         if dtype.kind != "f":
             np.rint(strip, out=strip)
@@ -129,7 +138,8 @@ def _over_strip(
     ground: NDArray[np.float32],
     select: bool,
 ) -> NDArray[np.float32]:
-    """select: float images keep NaN, infinities and signs of the layer that alone decides; integers are exact without."""
+    """select: float images keep NaN, infinities and signs of the layer that alone decides; integers are exact
+    without."""
     total: NDArray[np.float32] | None = None
     for colour, weight in zip(colours, weights, strict=True):
         if weight is None:
@@ -173,8 +183,11 @@ def _average_strip(
     return total
 
 
-def _blend_alpha(layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], mode: Mode) -> Blended:
-    """Canvas with straight alpha. Where the bottom layer alone has weight, undimmed, its colour and alpha come through as they are."""
+def _blend_alpha(
+    layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], mode: Mode
+) -> Blended:
+    """Canvas with straight alpha. Where the bottom layer alone has weight, undimmed, its colour and alpha come
+    through as they are."""
     full = np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
     shape = layers[0].colour.shape[:2]
     colour, alpha = (_over_alpha if mode == "over" else _average_alpha)(layers, background, full)
@@ -209,7 +222,9 @@ def _bottom_alone(layers: Sequence[Contribution], shape: tuple[int, ...]) -> NDA
     return alone
 
 
-def _over_alpha(layers: Sequence[Contribution], background: NDArray[np.float32], full: np.float32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _over_alpha(
+    layers: Sequence[Contribution], background: NDArray[np.float32], full: np.float32
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     shape = layers[0].colour.shape
     alpha = np.full(shape[:2], background[-1] / full, np.float32)
     premultiplied = np.broadcast_to(background[:-1] * (background[-1] / full), shape).astype(np.float32)
@@ -222,7 +237,9 @@ def _over_alpha(layers: Sequence[Contribution], background: NDArray[np.float32],
     return _unmultiplied(premultiplied, alpha, background), alpha
 
 
-def _average_alpha(layers: Sequence[Contribution], background: NDArray[np.float32], full: np.float32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _average_alpha(
+    layers: Sequence[Contribution], background: NDArray[np.float32], full: np.float32
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     shape = layers[0].colour.shape
     total = np.zeros(shape, np.float32)
     weight_sum = np.zeros(shape[:2], np.float32)
@@ -239,6 +256,10 @@ def _average_alpha(layers: Sequence[Contribution], background: NDArray[np.float3
     return colour, np.where(nothing, background[-1] / full, alpha).astype(np.float32)
 
 
-def _unmultiplied(premultiplied: NDArray[np.float32], alpha: NDArray[np.float32], background: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unmultiplied(
+    premultiplied: NDArray[np.float32], alpha: NDArray[np.float32], background: NDArray[np.float32]
+) -> NDArray[np.float32]:
     covered = (alpha > 0)[:, :, None]
-    return np.where(covered, premultiplied / np.where(covered, alpha[:, :, None], np.float32(1)), background[:-1]).astype(np.float32)
+    return np.where(
+        covered, premultiplied / np.where(covered, alpha[:, :, None], np.float32(1)), background[:-1]
+    ).astype(np.float32)

@@ -286,7 +286,9 @@ def _spline_coefficients(d: int, start: int, stop: int) -> tuple[NDArray[np.int6
     return cells, ((2 * (pixels - cells * d) + 1 - d) / (2 * d)).astype(np.float32)
 
 
-def _polynomial(before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+def _polynomial(
+    before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], ...]:
     """Coefficients c0, c1, c2 of the quadratic B-spline at + t * (...) with t in -1/2..1/2 (Unser 1999, eq. 7)."""
     both = before + after
     half = np.float32(0.5)
@@ -312,7 +314,9 @@ def _enlarge(cells: NDArray[np.float32], d: int, region: Region) -> NDArray[np.f
     return out
 
 
-def border_weight(region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigma: float) -> NDArray[np.float32] | None:
+def border_weight(
+    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigma: float
+) -> NDArray[np.float32] | None:
     """Fade of a layer to 0 at its own sides: the product of erf(d / (sigma sqrt 2)), snapped; None where it is 1.
 
     region: inside the layer's frame of `shape`. sides: (top, left, bottom, right), True where that side ends strictly
@@ -326,7 +330,9 @@ def border_weight(region: Region, shape: tuple[int, int], sides: tuple[bool, boo
     return snap(rows[:, None] * columns[None, :])
 
 
-def border_bounds(region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigma: float) -> tuple[float, float]:
+def border_bounds(
+    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigma: float
+) -> tuple[float, float]:
     """(lower, upper) bound of the border weight inside a region, from its distances alone."""
     if sigma == 0 or not any(sides):
         return 1.0, 1.0
@@ -348,5 +354,3 @@ def _fade(start: int, stop: int, size: int, low: bool, high: bool, sigma: float)
         for p in range(start, stop)
     ]
     return np.array(values, np.float32)
-
-

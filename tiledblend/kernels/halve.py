@@ -15,7 +15,8 @@ Pixels = NDArray[Any]
 def halve_tile(pixels: Pixels, *, has_alpha: bool = False) -> Pixels:
     """Pixels of the next level: shape (ceil(y / 2), ceil(x / 2), c), same dtype and memory order.
 
-    Integers: (a + b + c + d + 2) >> 2. Floats: ((a + b) + (c + d)) / 4, a and b in one row. With `has_alpha` the last channel is straight
+    Integers: (a + b + c + d + 2) >> 2. Floats: ((a + b) + (c + d)) / 4, a and b in one row. With `has_alpha` the last
+    channel is straight
     alpha and colours are weighted by it.
 
     >>> halve_tile(np.array([[[1], [2], [9]]], np.uint8)).ravel().tolist()

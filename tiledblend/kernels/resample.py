@@ -21,7 +21,8 @@ Method = Literal["linear", "nearest"]
 class AxisTaps:
     """Weighted taps of consecutive output pixels along one axis.
 
-    first, stop: the input pixels needed. index: (taps, outputs) relative to `first`. weight: the same shape, float32, summing to 1 along taps.
+    first, stop: the input pixels needed. index: (taps, outputs) relative to `first`. weight: the same shape, float32,
+    summing to 1 along taps.
     """
 
     first: int
@@ -74,7 +75,9 @@ def _area(start: int, stop: int, size_in: int, size_out: int) -> tuple[NDArray[n
     return np.minimum(index, size_in - 1), weight
 
 
-def source_region(region: Region, shape_in: tuple[int, int], shape_out: tuple[int, int], method: Method = "linear") -> Region:
+def source_region(
+    region: Region, shape_in: tuple[int, int], shape_out: tuple[int, int], method: Method = "linear"
+) -> Region:
     """The input pixels that a region of the resampled image depends on."""
     rows = axis_taps(region.y0, region.y1, shape_in[0], shape_out[0], method)
     columns = axis_taps(region.x0, region.x1, shape_in[1], shape_out[1], method)
@@ -82,11 +85,16 @@ def source_region(region: Region, shape_in: tuple[int, int], shape_out: tuple[in
 
 
 def resample_region(
-    pixels: NDArray[Any], region: Region, shape_in: tuple[int, int], shape_out: tuple[int, int], method: Method = "linear"
+    pixels: NDArray[Any],
+    region: Region,
+    shape_in: tuple[int, int],
+    shape_out: tuple[int, int],
+    method: Method = "linear",
 ) -> NDArray[Any]:
     """`region` of an image resampled from shape_in to shape_out.
 
-    pixels: the input's `source_region`, shape (y, x) or (y, x, c). Returns float32 (nearest: the input's dtype), not rounded.
+    pixels: the input's `source_region`, shape (y, x) or (y, x, c). Returns float32 (nearest: the input's dtype), not
+    rounded.
     """
     rows = axis_taps(region.y0, region.y1, shape_in[0], shape_out[0], method)
     columns = axis_taps(region.x0, region.x1, shape_in[1], shape_out[1], method)
@@ -100,7 +108,8 @@ def _weighted(pixels: NDArray[Any], taps: AxisTaps, axis: int) -> NDArray[np.flo
     shape[axis] = -1
     total: NDArray[np.float32] | None = None
     for index, weight in zip(taps.index, taps.weight, strict=True):
-        # NaN beyond an image's edge must not leak in through a tap of weight 0, so unused taps are not multiplied at all.
+        # NaN beyond an image's edge must not leak in through a tap of weight 0, so unused taps are not multiplied at
+        # all.
         term = np.take(pixels, index, axis).astype(np.float32) * weight.reshape(shape)
         if pixels.dtype.kind == "f":
             term = np.where(weight.reshape(shape) == 0, np.float32(0), term)

@@ -1,0 +1,125 @@
+"""Which dask cluster a run uses: an embedded one by default, or one that is already there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tiledblend.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where tasks run. All defaults: one process here, as many threads as CPUs that it may use.
+
+    workers: worker processes here (None: threads of this process). threads_per_worker. memory_limit: bytes per worker,
+    or "4GiB".
+    local_directory: for dask's files. scheduler: address of a running scheduler, such as tls://host:8786.
+    scheduler_file: the JSON file it wrote.
+    tls_*: PEM files, all three together. performance_report: HTML file to write.
+    """
+
+    workers: int | None = None
+    threads_per_worker: int | None = None
+    memory_limit: str | int | None = None
+    local_directory: str | None = None
+    scheduler: str | None = None
+    scheduler_file: str | None = None
+    tls_ca_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    performance_report: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads_per_worker"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1")
+        tls = (self.tls_ca_file, self.tls_cert, self.tls_key)
+        if any(tls) and not all(tls):
+            raise UsageError("--tls-ca-file, --tls-cert and --tls-key go together; give all three")
+        if self.scheduler and self.scheduler_file:
+            raise UsageError("--scheduler and --scheduler-file name the cluster twice; give one of them")
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_client(options: ClusterOptions) -> Iterator[Client]:
+    """A client of the chosen cluster, closed at the end; an embedded cluster ends with it.
+
+    Listens on 127.0.0.1 only.
+    """
+    import dask.config
+    from distributed import Client
+
+    address = _address(options)
+    settings: dict[str, Any] = {"distributed.admin.log-format": "%(message)s"}
+    with dask.config.set(settings):
+        if address is None:
+            with _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:
+                yield client
+            return
+        try:
+            client = Client(security=_security(options), set_as_default=False, **address)
+        except (OSError, TimeoutError, ValueError) as error:
+            where = options.scheduler or options.scheduler_file or "the configured scheduler"
+            raise ResourceError(
+                f"no dask scheduler answers at {where}: {' '.join(str(error).split())[:200]}"
+            ) from error
+        with client:
+            yield client
+
+
+def _address(options: ClusterOptions) -> dict[str, Any] | None:
+    import dask.config
+
+    if options.scheduler:
+        return {"address": options.scheduler}
+    if options.scheduler_file:
+        return {"scheduler_file": options.scheduler_file}
+    if configured := dask.config.get("scheduler-address", None):
+        return {"address": configured}
+    return None
+
+
+def _security(options: ClusterOptions) -> Any:
+    if not options.tls_ca_file:
+        return None
+    from distributed.security import Security
+
+    return Security(
+        tls_ca_file=options.tls_ca_file,
+        tls_client_cert=options.tls_cert,
+        tls_client_key=options.tls_key,
+        require_encryption=True,
+    )
+
+
+@contextmanager
+def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
+    from distributed import LocalCluster
+
+    threads = options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
+    cluster = LocalCluster(
+        n_workers=options.workers or 1,
+        threads_per_worker=threads,
+        processes=options.workers is not None,
+        # In one process dask would measure and kill the user's own program: the plan bounds the memory instead.
+        memory_limit=options.memory_limit if options.workers is not None and options.memory_limit else 0,
+        dashboard_address=None,
+        host="127.0.0.1" if options.workers is not None else None,
+        local_directory=options.local_directory,
+        silence_logs=40,
+    )
+    with cluster:
+        yield cluster

@@ -1,0 +1,88 @@
+"""What decides a result's bits: two runs with equal fingerprints make the same pixels. Worker counts are not in it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from tiledblend.composite import Composite, Labels, Layer
+from tiledblend.errors import BadInputError
+from tiledblend.sources.base import RasterSource
+
+ALGORITHM_REVISION = 1
+LIBRARIES = ("numpy", "opencv-python-headless", "imagecodecs", "tifffile", "zarr", "numcodecs")
+
+
+def fingerprint(composite: Composite) -> dict[str, Any]:
+    """Plain JSON values: algorithm revision, parameters, inputs, library versions."""
+    return {
+        "algorithm": ALGORITHM_REVISION,
+        "mode": composite.mode,
+        "background": composite.background_values().tolist(),
+        "canvas": {
+            "shape": list(composite.shape),
+            "channels": composite.channels,
+            "dtype": composite.dtype.name,
+            "pixel_size_um": list(composite.grid.pixel_size_um) if composite.grid.pixel_size_um else None,
+        },
+        "layers": [_layer(layer) for layer in composite.layers],
+        "inputs": input_fingerprints(composite),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "machine": platform.machine(),
+    }
+
+
+def sources_of(composite: Composite) -> list[RasterSource]:
+    """Every source once, bottom layer first."""
+    found: dict[int, RasterSource] = {}
+    for layer in composite.layers:
+        for source in (layer.image, layer.mask):
+            if isinstance(source, RasterSource):
+                found[id(source)] = source
+    return list(found.values())
+
+
+def input_fingerprints(composite: Composite) -> list[dict[str, Any]]:
+    """One per source, in the order of `sources_of`."""
+    return [source.fingerprint() for source in sources_of(composite)]
+
+
+def require_unchanged(composite: Composite, before: list[dict[str, Any]]) -> None:
+    """Raise BadInputError naming an input whose stored bytes are not the ones that were planned with."""
+    for source, known in zip(sources_of(composite), before, strict=True):
+        if source.fingerprint() != known:
+            raise BadInputError(
+                f"{source.name}: the input changed while the run was using it; run again on settled inputs"
+            )
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    values = layer.mask_values
+    return {
+        "image": _selection(layer.image),
+        "mask": _selection(layer.mask) if isinstance(layer.mask, RasterSource) else layer.mask,
+        "mask_values": {"labels": list(values.values)}
+        if isinstance(values, Labels)
+        else list(values)
+        if isinstance(values, tuple)
+        else values,
+        "mask_frame": layer.mask_frame,
+        "invert": layer.invert,
+        "feather": {"sigma": layer.feather.sigma, "unit": layer.feather.unit, "ksize": layer.feather.kernel_size},
+        "feather_side": layer.side,
+        "opacity": layer.opacity,
+        "offset": list(layer.offset or (0, 0)),
+        "fit": layer.fit,
+    }
+
+
+def _selection(source: RasterSource) -> dict[str, Any]:
+    spec = source.spec
+    return {
+        "path": spec.path,
+        "series": spec.series,
+        "level": spec.level,
+        "channels": list(spec.channels) if spec.channels is not None else None,
+        "plane": [list(item) for item in spec.plane],
+    }

@@ -1,0 +1,249 @@
+"""What a run would do: tiles, chunk classes, bytes, memory. Writes nothing and reads masks only."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from tiledblend.composite import Composite
+from tiledblend.errors import ResourceError, UsageError
+from tiledblend.geometry import Grid, Region, Tile, ceil_div
+from tiledblend.kernels.feather import STRIP_ROWS
+from tiledblend.reading import LayerReader, MaskRule, decide_rules, layer_readers
+from tiledblend.render import LayerField, classify
+from tiledblend.store.layout import ArrayLayout
+from tiledblend.store.spec import OutputSpec
+
+SAMPLED_TILES = 12
+PROCESS_BYTES = 240_000_000
+"""An idle worker process with every library loaded (measured: 150 to 200 MB)."""
+MAX_TILES = 50_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked composite, its layout and its cost. Made by `plan`.
+
+    rules: how each mask's values are read. classes: share of level-0 chunks that are "copied", "blended", "empty"
+    (0..1), from
+    `sampled_tiles` tiles. read_bytes: decoded bytes that the sources must yield (estimated from the classes).
+    raw_bytes: the result's, uncompressed.
+    tile_bytes: most memory that one tile's task holds.
+    """
+
+    composite: Composite
+    layout: ArrayLayout
+    rules: tuple[MaskRule | None, ...]
+    classes: dict[str, float]
+    layer_share: tuple[float, ...]
+    sampled_tiles: int
+    tile_bytes: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> Grid:
+        """How the canvas is cut."""
+        return self.layout.grid
+
+    @property
+    def tiles(self) -> int:
+        """Tasks of all stages."""
+        return sum(rows * columns for rows, columns in map(self.grid.tile_counts, range(self.grid.stages)))
+
+    @property
+    def pixels(self) -> int:
+        """Of level 0."""
+        return self.grid.shape[0] * self.grid.shape[1]
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of all levels, uncompressed."""
+        sample = self.layout.channels * self.composite.dtype.itemsize
+        levels = (self.grid.level_shape(level) for level in range(self.grid.levels))
+        return sum(height * width for height, width in levels) * sample
+
+    @property
+    def read_bytes(self) -> int:
+        """Decoded bytes that the images must yield."""
+        layers = zip(self.composite.layers, self.layer_share, strict=True)
+        return int(
+            sum(self.pixels * share * layer.image.channels * layer.image.dtype.itemsize for layer, share in layers)
+        )
+
+    def process_bytes(self, threads: int) -> int:
+        """Projected peak of one worker process with `threads` threads."""
+        return PROCESS_BYTES + threads * self.tile_bytes + _whole_images(self.composite)
+
+    def require_memory(self, threads: int, allowed: int | None) -> None:
+        """Raise ResourceError if a worker of `threads` threads cannot stay within `allowed` bytes."""
+        projected = self.process_bytes(threads)
+        if allowed is not None and projected > allowed:
+            raise ResourceError(
+                f"a worker needs up to {_megabytes(projected)} for {threads} threads, but is allowed "
+                f"{_megabytes(allowed)}; "
+                f"use fewer --threads-per-worker, a larger --memory-limit or a smaller --shard than {self.grid.shard}"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "shape": list(self.grid.shape),
+            "channels": self.composite.channels,
+            "dtype": self.composite.dtype.name,
+            "pixels": self.pixels,
+            "levels": self.grid.levels,
+            "chunk": self.grid.chunk,
+            "shard": self.grid.shard,
+            "tiles": self.tiles,
+            "objects": self.layout.object_count(),
+            "classes": self.classes,
+            "sampled_tiles": self.sampled_tiles,
+            "exact": self.sampled_tiles == self.grid.tile_counts()[0] * self.grid.tile_counts()[1],
+            "read_bytes": self.read_bytes,
+            "raw_bytes": self.raw_bytes,
+            "tile_bytes": self.tile_bytes,
+            "memory_bytes": {f"{threads}_threads": self.process_bytes(threads) for threads in (1, 2, 4, 8)},
+            "notes": list(self.notes),
+        }
+
+
+def _megabytes(value: int) -> str:
+    return f"{value / 1e6:,.0f} MB"
+
+
+def plan(composite: Composite, output: OutputSpec | None = None, *, exact: bool = False, threads: int = 2) -> Plan:
+    """Plan a composite. exact: classify every tile by its masks instead of a sample.
+
+    Raises BadInputError for masks whose values cannot be told, UsageError for a plan beyond 50 million tiles.
+    """
+    output = output or OutputSpec()
+    grid = output.grid(composite.shape)
+    is_rgb = bool(composite.grid.is_rgb) and composite.channels in (3, 4)
+    layout = ArrayLayout(grid, composite.channels, composite.dtype.name, is_rgb, output)
+    rows, columns = grid.tile_counts()
+    if rows * columns > MAX_TILES:
+        raise UsageError(f"{rows * columns} tiles are more than {MAX_TILES}; use a larger --shard than {grid.shard}")
+    rules = decide_rules(composite)
+    chosen = list(grid.tiles()) if exact else list(_sample(grid))
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        counts = list(pool.map(lambda tile: _classify_tile(composite, rules, grid, tile), chosen))
+    kinds = {name: sum(count[0][name] for count in counts) for name in ("copied", "blended", "empty")}
+    total = max(1, sum(kinds.values()))
+    shares = tuple(sum(count[1][i] for count in counts) / total for i in range(len(composite.layers)))
+    readers = layer_readers(composite, rules)
+    return Plan(
+        composite,
+        layout,
+        rules,
+        {name: count / total for name, count in kinds.items()},
+        shares,
+        len(chosen),
+        _tile_bytes(composite, readers, layout),
+        tuple(_notes(composite, readers)),
+    )
+
+
+def _sample(grid: Grid) -> Iterator[Tile]:
+    rows, columns = grid.tile_counts()
+    if rows * columns <= SAMPLED_TILES:
+        yield from grid.tiles()
+        return
+    places = random.Random(0).sample(range(rows * columns), SAMPLED_TILES)
+    yield from (Tile(0, place // columns, place % columns) for place in sorted(places))
+
+
+def _classify_tile(
+    composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile
+) -> tuple[dict[str, int], list[int]]:
+    region = grid.tile_region(tile)
+    fields = [LayerField(reader, region) for reader in layer_readers(composite, rules)]
+    kinds = {"copied": 0, "blended": 0, "empty": 0}
+    needed = [0] * len(fields)
+    for part in _chunks(region, grid.chunk):
+        kind = classify(fields, part, composite.mode, has_alpha=composite.has_alpha)
+        kinds[kind.kind] += 1
+        for layer in kind.layers:
+            needed[layer] += 1
+    return kinds, needed
+
+
+def _chunks(region: Region, chunk: int) -> Iterator[Region]:
+    for y in range(region.y0, region.y1, chunk):
+        for x in range(region.x0, region.x1, chunk):
+            yield Region(y, x, min(y + chunk, region.y1), min(x + chunk, region.x1))
+
+
+def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: ArrayLayout) -> int:
+    """Most that one task holds at once: rows of pixels, weights, masks, and the tile compressed (at worst not at
+    all)."""
+    grid, item = layout.grid, composite.dtype.itemsize
+    height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
+    row = min(grid.chunk, height) * width
+    encoded = height * width * layout.channels * item * 4 // 3
+    pixels = row * layout.channels * item * 4
+    layers = 0
+    for reader in readers:
+        source = row * reader.layer.image.channels * (item if reader.layer.image.shape == reader.frame.shape else 12)
+        halo = reader.kernel.halo_px
+        if not reader.has_mask:
+            mask = 0
+        elif reader.kernel.decimation == 1:
+            mask = (height + 2 * halo) * (width + 2 * halo) * 2 + (row + 2 * halo * (width + 2 * halo)) * 24
+        else:
+            d = reader.kernel.decimation
+            mask = (
+                STRIP_ROWS * (width + 2 * halo) * 12
+                + ceil_div(height + 2 * halo, d) * ceil_div(width + 2 * halo, d) * 24
+                + row * 16
+            )
+        tile_y, tile_x = reader.layer.image.levels[0].tile
+        stored_row = (
+            tile_y
+            * min(ceil_div(width, tile_x) * tile_x + tile_x, reader.layer.image.shape[1])
+            * reader.layer.image.channels
+            * item
+        )
+        layers += 2 * source + mask + row * 12 + min(stored_row, 64_000_000)
+    return encoded + pixels + layers
+
+
+def _whole_images(composite: Composite) -> int:
+    """Bytes of images that decode as a whole (PNG, JPEG, WebP) and stay in a process."""
+    sources = {
+        id(s): s
+        for layer in composite.layers
+        for s in (layer.image, layer.mask)
+        if s is not None and not isinstance(s, str)
+    }
+    whole = (s for s in sources.values() if s.levels[0].tile == s.shape)
+    return sum(s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize for s in whole)
+
+
+def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[str]:
+    icc = {layer.image.info.icc_digest for layer in composite.layers}
+    if len(icc) > 1:
+        yield "the layers' ICC profiles are unlike each other; colours are not converted"
+    for layer in composite.layers:
+        for source in (layer.image, layer.mask):
+            if source is not None and not isinstance(source, str):
+                yield from (f"{source.name}: {note}" for note in source.info.notes)
+                tile_y, tile_x = source.levels[0].tile
+                if (
+                    tile_x >= source.shape[1]
+                    and source.shape[1] > 4096
+                    and source.info.format.lower().startswith("tif")
+                ):
+                    yield (
+                        f"{source.name}: stored in strips of {tile_y} rows, each decoded again by every tile "
+                        "that it crosses; a tiled copy reads faster"
+                    )
+    for reader in islice(readers, 1, None):
+        if reader.frame & reader.visible != reader.frame:
+            yield (
+                f"{reader.layer.image.name}: only {reader.visible} of the canvas is covered; the rest "
+                "of the layer lies outside"
+            )

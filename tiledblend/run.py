@@ -1,0 +1,404 @@
+"""Runs a plan: hands its tiles to a dask cluster in a bounded window, keeps receipts, commits at the end."""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tiledblend.cluster import ClusterOptions, open_client
+from tiledblend.composite import Composite
+from tiledblend.errors import InterruptedRun, ResourceError, TiledblendError, UsageError
+from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
+from tiledblend.geometry import Region, Tile
+from tiledblend.plan import Plan, plan
+from tiledblend.reading import MaskRule
+from tiledblend.render import TileStats, render_tile, shrink_tile
+from tiledblend.store.commit import Output, begin, commit
+from tiledblend.store.layout import ArrayLayout, Receipt, TileWriter
+from tiledblend.store.ledger import Part
+from tiledblend.store.objects import ObjectStore
+from tiledblend.store.ome import ImageMetadata
+from tiledblend.store.spec import OutputSpec
+from tiledblend.store.stored import read_region
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+TASKS_PER_THREAD = 3
+LARGE_JOB = 1_000_000
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """How far a run is. pixels: of level 0, those of a resumed run's earlier drivers included. seconds: of this
+    driver."""
+
+    done_tiles: int
+    tiles: int
+    done_pixels: int
+    pixels: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did. chunks: level-0 chunks by class. background_pixels: where no layer had weight. resumed_tiles:
+    found done.
+
+    bytes_written: of the whole result. complete: False after one part of several.
+    """
+
+    uri: str
+    shape: tuple[int, int]
+    channels: int
+    dtype: str
+    levels: int
+    tiles: int
+    resumed_tiles: int
+    objects: int
+    bytes_written: int
+    pixels: int
+    seconds: float
+    chunks: dict[str, int]
+    background_pixels: int
+    complete: bool = True
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {**asdict(self), "shape": list(self.shape), "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """All that a task needs besides its tile. Pickled once per worker; sources reopen by name.
+
+    inputs: fingerprints that the sources must still have where they are opened.
+    """
+
+    composite: Composite
+    rules: tuple[MaskRule | None, ...]
+    layout: ArrayLayout
+    store: ObjectStore
+    inputs: tuple[dict[str, Any], ...]
+
+    def run(self, tile: Tile) -> TileResult:
+        """Render a tile and store its objects."""
+        sink = TileWriter(self.layout, self.store, tile)
+        if tile.stage == 0:
+            stats = render_tile(self.composite, self.rules, self.layout.grid, tile, sink)
+        else:
+            stats = TileStats()
+            shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.composite.has_alpha)
+        return TileResult(tile, sink.finish(), stats)
+
+    def _read(self, level: int, region: Region) -> Any:
+        return read_region(self.layout, self.store, level, region)
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What a task gives back to the driver: proof, not pixels."""
+
+    tile: Tile
+    receipts: tuple[Receipt, ...]
+    stats: TileStats
+
+
+def open_job(pickled: bytes) -> TileJob:
+    """A task of its own: unpickles the job once per worker and checks that the inputs are the planned ones."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    job: TileJob = pickle.loads(pickled)
+    require_unchanged(job.composite, list(job.inputs))
+    return job
+
+
+def run_tile(job: TileJob, tile: Tile) -> TileResult:
+    """A task: one tile."""
+    return job.run(tile)
+
+
+Progress = Callable[[ProgressEvent], None]
+
+
+@dataclass
+class _Tally:
+    """What the driver adds up while results come in."""
+
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    pixels: int = 0
+    stats: TileStats = field(default_factory=TileStats)
+
+    def add(self, result: TileResult, pixels: int) -> None:
+        self.done += 1
+        self.pixels += pixels
+        for name in ("copied", "blended", "empty", "background"):
+            setattr(self.stats, name, getattr(self.stats, name) + getattr(result.stats, name))
+
+
+def write(
+    composite: Composite,
+    uri: str,
+    *,
+    output: OutputSpec | None = None,
+    client: Client | None = None,
+    cluster: ClusterOptions | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+    replace: bool = False,
+    part: tuple[int, int] | None = None,
+    finish: bool = False,
+    job: dict[str, Any] | None = None,
+    planned: Plan | None = None,
+    stop: threading.Event | None = None,
+) -> RunReport:
+    """Write a composite as an OME-Zarr pyramid at a new path; a reader sees it when it is complete, or nothing.
+
+    client: a dask client to use (else `cluster` says which). resume: continue an unfinished run of the same job.
+    replace: exchange an older result
+    of tiledblend for this one. part: (i, n) from 1, this driver's share of the tiles, made here without dask; finish:
+    the upper levels and the
+    commit after all parts. job: the job's description, kept in the result. planned: a plan made before. stop: set to
+    interrupt.
+
+    Raises RefusedError, BadInputError, StorageError, ResourceError, InterruptedRun (the run can be resumed).
+    """
+    cluster = cluster or ClusterOptions()
+    planned = planned or plan(composite, output)
+    identity = fingerprint(composite)
+    shared = Part(*part) if part else None
+    opened = begin(
+        uri,
+        planned.layout,
+        job=identity,
+        inputs=[source.spec.path for source in sources_of(composite)],
+        resume=resume or finish,
+        replace=replace,
+        part=shared,
+    )
+    run = _Run(planned, opened, tuple(identity["inputs"]), progress, stop or threading.Event())
+    try:
+        if not opened.complete:
+            run.make_tiles(client, cluster, part, finish)
+        complete = part is None
+        if complete and not opened.complete:
+            require_unchanged(composite, identity["inputs"])
+            commit(opened, _metadata(composite, uri, job))
+        return run.report(complete)
+    finally:
+        opened.close()
+
+
+def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> ImageMetadata:
+    import tiledblend
+
+    canvas = composite.grid
+    names = canvas.channel_names if len(canvas.channel_names) == composite.channels else ()
+    colors = canvas.channel_colors if len(canvas.channel_colors) == composite.channels else ()
+    name = uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr").removesuffix(".ome") or "composite"
+    return ImageMetadata(
+        name, canvas.pixel_size_um, names, colors, tiledblend={"version": tiledblend.__version__, "description": job}
+    )
+
+
+class _Run:
+    """One driver's work on one output."""
+
+    def __init__(
+        self,
+        planned: Plan,
+        output: Output,
+        inputs: tuple[dict[str, Any], ...],
+        progress: Progress | None,
+        stop: threading.Event,
+    ) -> None:
+        self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
+        self.job = TileJob(planned.composite, planned.rules, planned.layout, output.store, inputs)
+        self.tally = _Tally()
+        self.resumed = 0 if output.ledger is None else len(output.ledger.receipts)
+        self.bytes = 0
+
+    def make_tiles(
+        self, client: Client | None, options: ClusterOptions, part: tuple[int, int] | None, finish: bool
+    ) -> None:
+        """Make every missing tile, stage by stage: a stage starts when the one before is stored whole."""
+        done = self.output.open_ledger().receipts
+        self.tally.pixels = sum(self.plan.grid.tile_region(tile).size for tile in done if tile.stage == 0)
+        grid = self.plan.grid
+        if part is not None:
+            index, count = part
+            if not 1 <= index <= count:
+                raise UsageError(f"--part {index}/{count}: the part must be from 1 to {count}")
+            mine = (
+                tile for number, tile in enumerate(grid.tiles()) if number % count == index - 1 and tile not in done
+            )
+            self._make_here(mine)
+            return
+        if finish and (missing := sum(tile not in done for tile in grid.tiles())):
+            raise ResourceError(
+                f"{self.output.uri}: {missing} tiles are not made yet; run their parts first, then --finish"
+            )
+        with ExitStack() as stack:
+            for stage in range(grid.stages):
+                missing_tiles = (tile for tile in grid.tiles(stage) if tile not in done)
+                if finish:
+                    self._make_here(missing_tiles)
+                    continue
+                if client is None:
+                    client = stack.enter_context(open_client(options))
+                    if options.performance_report:
+                        from distributed import performance_report
+
+                        stack.enter_context(_reported(client, performance_report(filename=options.performance_report)))
+                self._make_on(client, missing_tiles)
+
+    def _make_here(self, tiles: Iterator[Tile]) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)
+        for tile in tiles:
+            self._stop_if_asked()
+            self._take(self.job.run(tile))
+
+    def _make_on(self, client: Client, tiles: Iterator[Tile]) -> None:
+        """Hand out tiles in a bounded window: the scheduler never holds more than a few tasks per thread."""
+        self._check_memory(client)
+        window = max(1, sum(client.nthreads().values())) * TASKS_PER_THREAD
+        running: set[Future[Any]] = set()
+        finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        with _failures_told(), _shared_job(client, self.job) as job:
+            try:
+                while True:
+                    for tile in islice(tiles, window - len(running)):
+                        future = client.submit(run_tile, job, tile, key=_task_key(tile), pure=False)
+                        running.add(future)
+                        future.add_done_callback(finished.put)
+                    if not running:
+                        return
+                    future = self._next(finished)
+                    running.remove(future)
+                    self._take(future.result())
+            except BaseException:
+                _withdraw(client, running)
+                raise
+
+    def _next(self, finished: queue.SimpleQueue[Future[Any]]) -> Future[Any]:
+        """The next finished task; looks at `stop` twice a second."""
+        while True:
+            self._stop_if_asked()
+            with suppress(queue.Empty):
+                return finished.get(timeout=0.5)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.is_set():
+            raise InterruptedRun(f"{self.output.uri}: stopped; continue with --resume")
+
+    def _check_memory(self, client: Client) -> None:
+        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+            self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or None)
+
+    def _take(self, result: TileResult) -> None:
+        ledger = self.output.open_ledger()
+        ledger.record(result.tile, result.receipts)
+        self.bytes += sum(receipt.size for receipt in result.receipts)
+        pixels = self.plan.grid.tile_region(result.tile).size if result.tile.stage == 0 else 0
+        self.tally.add(result, pixels)
+        if self.progress is not None:
+            done = self.resumed + self.tally.done
+            seconds = time.monotonic() - self.tally.started
+            self.progress(ProgressEvent(done, self.plan.tiles, self.tally.pixels, self.plan.pixels, seconds))
+
+    def report(self, complete: bool) -> RunReport:
+        stats, composite = self.tally.stats, self.plan.composite
+        return RunReport(
+            self.output.uri,
+            composite.shape,
+            composite.channels,
+            composite.dtype.name,
+            self.plan.grid.levels,
+            self.tally.done,
+            self.resumed,
+            self.plan.layout.object_count(),
+            self.bytes,
+            self.plan.pixels,
+            time.monotonic() - self.tally.started,
+            {"copied": stats.copied, "blended": stats.blended, "empty": stats.empty},
+            stats.background,
+            complete,
+            (*self.plan.notes, *self.output.warnings),
+        )
+
+
+@contextmanager
+def _reported(client: Client, report: Any) -> Iterator[None]:
+    with client.as_current(), report:
+        yield
+
+
+def _task_key(tile: Tile) -> str:
+    return f"tile-{tile.stage}-{tile.row}-{tile.column}-{uuid.uuid4().hex[:12]}"
+
+
+@contextmanager
+def _shared_job(client: Client, job: TileJob) -> Iterator[Future[Any]]:
+    """The job as a task of its own: unpickled once per worker, and made again if its worker dies."""
+    pickled: Any = pickle.dumps(job)
+    if len(pickled) > LARGE_JOB:
+        # In-memory arrays as layers: too large for a task's arguments, so they are handed to the workers as data.
+        pickled = client.scatter(pickled, broadcast=True, hash=False)
+    future = client.submit(open_job, pickled, key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
+    try:
+        yield future
+    finally:
+        future.release()
+
+
+def _withdraw(client: Client, running: set[Future[Any]]) -> None:
+    """Cancel the tasks in flight and wait for those that workers have begun, so that nothing writes after we return."""
+    try:
+        client.cancel(list(running), force=True)
+        deadline = time.monotonic() + 60
+        keys = {future.key for future in running}
+        while time.monotonic() < deadline and keys & {k for ks in client.processing().values() for k in ks}:
+            time.sleep(0.05)
+    except Exception:
+        # The scheduler may be what was lost: the first error is the one to tell.
+        return
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """What dask raises when workers or the scheduler are lost, as one line of ours."""
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except TiledblendError:
+        raise
+    except KilledWorker as error:
+        raise ResourceError(
+            f"workers died {error.allowed_failures + 1} times on {error.task}: out of memory, or a "
+            "decoder crashed on damaged input; "
+            "give workers more memory or fewer threads and run again with --resume"
+        ) from error
+    except (CancelledError, FutureCancelledError, CommClosedError, TimeoutError) as error:
+        raise ResourceError(f"the dask scheduler was lost ({type(error).__name__}); run again with --resume") from error
+    except MemoryError as error:
+        raise ResourceError(
+            "a worker ran out of memory; use fewer threads or a smaller --shard and run again with --resume"
+        ) from error
