@@ -115,8 +115,9 @@ def feather_units(units: da.Array, kernel: FeatherKernel, side: str = "both") ->
 
     meta = np.empty((0, 0), np.float32)
     if depth == (0, 0):
-        return da.map_blocks(block, units, dtype=np.float32, meta=meta)
-    out = da.map_overlap(
+        direct: da.Array = da.map_blocks(block, units, dtype=np.float32, meta=meta)
+        return direct
+    out: da.Array = da.map_overlap(
         block,
         units,
         depth=dict(enumerate(depth)),
@@ -224,9 +225,9 @@ def to_dask(composite: Composite, *, chunk: int = CHUNK) -> da.Array:
 
     chunks = ((composite.channels,), *canvas)
     lifted = [mask[None] for mask in masks]
-    return da.map_blocks(
-        compute, *lifted, chunks=chunks, dtype=composite.dtype, meta=np.empty((0, 0, 0), composite.dtype)
-    )
+    meta = np.empty((0, 0, 0), composite.dtype)
+    result: da.Array = da.map_blocks(compute, *lifted, chunks=chunks, dtype=composite.dtype, meta=meta)
+    return result
 
 
 def _canvas_mask_weight(reader: LayerReader, canvas: tuple[int, int], chunks: Any, chunk: int) -> da.Array | None:
@@ -256,7 +257,8 @@ def _canvas_mask_weight(reader: LayerReader, canvas: tuple[int, int], chunks: An
     padding = ((top, canvas[0] - top - seen.shape[0]), (left, canvas[1] - left - seen.shape[1]))
     if any(any(pair) for pair in padding):
         seen = da.pad(seen, padding)
-    return seen.rechunk(chunks)
+    laid: da.Array = seen.rechunk(chunks)
+    return laid
 
 
 class _CanvasBlock:

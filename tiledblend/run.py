@@ -384,7 +384,7 @@ def _failures_told() -> Iterator[None]:
 
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         yield
