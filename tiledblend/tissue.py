@@ -88,7 +88,9 @@ def _nuclei(random: np.random.Generator, spacing: int, radii: tuple[float, float
 
 def _fibres(random: np.random.Generator) -> Pixels:
     """Periodic texture of wavy strands along x, 0 to 255."""
-    strands = 0.65 * _periodic_noise(random, _TEXTURE, 2.2, stretch=14) + 0.5 * _periodic_noise(random, _TEXTURE, 6, stretch=9)
+    strands = 0.65 * _periodic_noise(random, _TEXTURE, 2.2, stretch=14) + 0.5 * _periodic_noise(
+        random, _TEXTURE, 6, stretch=9
+    )
     cracks = _smoothstep(1.25, 2.0, -strands)
     return np.clip(118 + 62 * strands - 190 * cracks, 0, 255).astype(np.uint8)
 
@@ -122,12 +124,14 @@ class Tissue:
         random = np.random.default_rng(seed)
         self._noise = [_periodic_noise(random, 512, sigma) for sigma in (10, 10, 10, 10, 10, 10)]
         self._cells = _cell_traits(random)
-        self._texture = np.dstack([
-            _nuclei(random, 17, (6.6, 5.0), 60),  # epithelium: round, close
-            _nuclei(random, 44, (12.0, 2.6), 12),  # stroma: spindles along the fibres
-            _fibres(random),
-            np.clip(128 + 40 * _periodic_noise(random, _TEXTURE, 0.7), 0, 255).astype(np.uint8),
-        ])
+        self._texture = np.dstack(
+            [
+                _nuclei(random, 17, (6.6, 5.0), 60),  # epithelium: round, close
+                _nuclei(random, 44, (12.0, 2.6), 12),  # stroma: spindles along the fibres
+                _fibres(random),
+                np.clip(128 + 40 * _periodic_noise(random, _TEXTURE, 0.7), 0, 255).astype(np.uint8),
+            ]
+        )
 
     def _field(self, which: int, y: Floats, x: Floats, wavelength: float, octaves: int = 2) -> Floats:
         """Smooth noise, about N(0, 1), at positions y (h, 1) and x (1, w) in px; features of about `wavelength`."""

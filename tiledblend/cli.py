@@ -1,0 +1,528 @@
+"""The `tiledblend` command. Flags become a job's mapping; what is heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tiledblend import __version__
+from tiledblend.errors import InterruptedRun, TiledblendError, UsageError
+
+if TYPE_CHECKING:
+    from tiledblend.cluster import ClusterOptions
+    from tiledblend.job import Job
+    from tiledblend.run import RunReport
+
+NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".yaml", ".yml", ".json")
+
+
+def main() -> None:
+    """Entry point: runs the command and exits with its code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code. Every error is one line on stderr."""
+    state = {"debug": False}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = cli.main(args=list(arguments), prog_name="tiledblend", standalone_mode=False, obj=state)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `tiledblend info … | head`: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BaseException as error:
+        code, line = _explained(error)
+        if state["debug"]:
+            traceback.print_exc()
+        click.echo(f"tiledblend: error: {line}", err=True)
+        return code
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
+    """Exit code and one line."""
+    if isinstance(error, TiledblendError):
+        return error.exit_code, _one_line(str(error))
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        verb = context.command_path.partition(" ")[2] if context is not None else ""
+        return 2, _one_line(f"{verb}: {error.format_message()}" if verb else error.format_message())
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return InterruptedRun.exit_code, "interrupted; if it was writing a result, run the same command with --resume"
+    if isinstance(error, MemoryError):
+        return 6, "out of memory; use fewer threads or a smaller --shard"
+    reason = _one_line(str(error))
+    return 1, f"unexpected {type(error).__name__}{f': {reason}' if reason else ''}; run again with --debug to see where"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+# --- options
+
+
+def _debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().obj["debug"] = True
+
+
+def _stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_debug, help="Show a traceback on errors."
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+_layer_options = _stacked(
+    click.argument("base", required=False),
+    click.argument("overlay", required=False),
+    click.option("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
+    click.option("--mask", metavar="PATH|alpha", help="Where the top image shows: 0 hides it, full shows it."),
+    click.option("--mask-values", metavar="auto|binary|LO,HI|labels:A,B", help="What the mask's numbers mean."),
+    click.option("--mask-frame", type=click.Choice(["layer", "canvas"]), help="What the mask covers."),
+    click.option("--invert-mask", is_flag=True, default=None, help="Swap inside and outside of the mask."),
+    click.option("--feather", metavar="16px|8um|ksize:5", help="Width of the mask's soft edge (a Gaussian's sigma)."),
+    click.option("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
+    click.option("--opacity", type=float, metavar="0..1", help="Of the top image."),
+    click.option("--offset", metavar="Y,X", help="Where the top image's corner lies on the canvas, in pixels."),
+    click.option("--fit", type=click.Choice(["canvas", "none"]), help="Resample images and mask to the canvas."),
+    click.option(
+        "--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."
+    ),
+    click.option("--mode", type=click.Choice(["over", "average"]), help="Bottom to top, or weighted average."),
+    click.option("--canvas", metavar="PATH|Y,X|YAML", help="The result's pixel grid (default: the first image's)."),
+    click.option("--background", metavar="N[,N…]", help="Value where no image is."),
+)
+_output_options = _stacked(
+    click.option("-o", "--output", metavar="OUT", help="New OME-Zarr, or a small .png, .jpg or .tif."),
+    click.option("--chunk", type=int, metavar="PX", help="Side of what is compressed at once. [512]"),
+    click.option("--shard", type=int, metavar="PX", help="Side of one stored object. [4096]"),
+    click.option("--levels", metavar="auto|N", help="Pyramid levels. [auto]"),
+    click.option("--codec", metavar="NAME:LEVEL", help="Lossless compression. [zstd:1]"),
+    click.option("--ome-zarr", type=click.Choice(["0.5", "0.4"]), help="Version of the format. [0.5]"),
+    click.option("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
+)
+_cluster_options = _stacked(
+    click.option("--workers", type=int, metavar="N", help="Worker processes here. [threads of this process]"),
+    click.option("--threads-per-worker", type=int, metavar="N", help="[CPUs / workers]"),
+    click.option("--memory-limit", metavar="SIZE", help="Of each worker process, such as 4GiB."),
+    click.option("--local-directory", metavar="DIR", help="For dask's temporary files."),
+    click.option("--scheduler", metavar="ADDRESS", help="Running dask scheduler: tcp://… or tls://…"),
+    click.option("--scheduler-file", metavar="FILE", help="JSON file that the scheduler wrote."),
+    click.option("--tls-ca-file", metavar="PEM", help="With --tls-cert and --tls-key: encrypted cluster."),
+    click.option("--tls-cert", metavar="PEM"),
+    click.option("--tls-key", metavar="PEM"),
+    click.option("--performance-report", metavar="HTML", help="Write dask's report of the run (needs bokeh)."),
+)
+_CLUSTER_KEYS = (
+    *("workers", "threads_per_worker", "memory_limit", "local_directory", "scheduler", "scheduler_file"),
+    *("tls_ca_file", "tls_cert", "tls_key", "performance_report"),
+)
+_LAYER_KEYS = {
+    "mask": "mask",
+    "mask_values": "mask_values",
+    "mask_frame": "mask_frame",
+    "invert_mask": "invert",
+    "feather": "feather",
+    "feather_side": "feather_side",
+    "opacity": "opacity",
+    "offset": "offset",
+    "fit": "fit",
+}
+_OUTPUT_KEYS = ("chunk", "shard", "levels", "codec", "ome_zarr", "layout")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tiledblend", message="%(prog)s %(version)s")
+@_debug_option
+def cli() -> None:
+    """Blend gigapixel images by masks, tile by tile on a dask cluster, into an OME-Zarr pyramid."""
+
+
+# --- flags to a job's mapping
+
+
+def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
+    """The job's mapping that these flags say, every path absolute. Raises UsageError."""
+    from tiledblend import job as jobs
+
+    if flags["job_path"]:
+        given = [name for name in (*_LAYER_KEYS, "base", "layers", "mode", "canvas", "background") if flags[name]]
+        if given:
+            raise UsageError(f"--job says the layers already; leave out {', '.join(_flag(name) for name in given)}")
+        mapping = jobs.load_job(flags["job_path"])
+    else:
+        mapping = jobs.with_absolute_paths(_mapping_of_layer_flags(flags), Path.cwd())
+    output = dict(mapping.get("output", {}))
+    output |= {key: flags[key] for key in _OUTPUT_KEYS if flags[key] is not None}
+    if flags["levels"] is not None:
+        output["levels"] = _levels(flags["levels"])
+    if flags["output"] is not None:
+        output["path"] = _absolute(flags["output"])
+    return mapping | ({"output": output} if output else {})
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _flag(name: str) -> str:
+    names = {"base": "BASE", "layers": "--layer"}
+    return names.get(name, "--" + name.replace("_", "-"))
+
+
+def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    from tiledblend import job as jobs
+
+    images = [path for path in (flags["base"], flags["overlay"]) if path]
+    layers: list[dict[str, Any]] = [{"image": path} for path in images]
+    top = {key: flags[flag] for flag, key in _LAYER_KEYS.items() if flags[flag] is not None}
+    if top and not layers:
+        raise UsageError(
+            f"{_flag(next(f for f in _LAYER_KEYS if flags[f] is not None))} belongs to an image; give BASE"
+        )
+    if "offset" in top:
+        top["offset"] = _numbers(top["offset"], "--offset", int, 2)
+    if "mask_values" in top:
+        top["mask_values"] = _mask_values(top["mask_values"])
+    if layers:
+        layers[-1] |= top
+    if flags["fit"] and flags["canvas"] and len(layers) > 1:
+        layers[0]["fit"] = flags["fit"]
+    for number, text in enumerate(flags["layers"], 1):
+        layer = jobs.parse_mapping(text, where=f"--layer {number}")
+        jobs.check_layer(layer, where=f"--layer {number}")
+        layers.append(layer)
+    if not layers:
+        raise UsageError("nothing to blend; give BASE and OVERLAY, --layer, or --job FILE")
+    mapping: dict[str, Any] = {"layers": layers}
+    if flags["mode"]:
+        mapping["mode"] = flags["mode"]
+    if flags["canvas"]:
+        mapping["canvas"] = _canvas(flags["canvas"])
+    if flags["background"] is not None:
+        values = _numbers(flags["background"], "--background", float, None)
+        mapping["background"] = values[0] if len(values) == 1 else values
+    return mapping
+
+
+def _numbers(text: str, flag: str, kind: type[int] | type[float], count: int | None) -> list[Any]:
+    try:
+        values = [kind(part) for part in text.strip("[] ").split(",")]
+    except ValueError:
+        values = []
+    if not values or (count is not None and len(values) != count):
+        form = "Y,X in whole pixels" if count == 2 and kind is int else "numbers with commas between"
+        raise UsageError(f"{flag} {text!r} is not of the form {form}")
+    return values
+
+
+def _mask_values(text: str) -> Any:
+    if text in ("auto", "binary"):
+        return text
+    if text.startswith("labels:"):
+        return {"labels": _numbers(text.removeprefix("labels:"), "--mask-values", int, None)}
+    if text.lstrip().startswith("{"):
+        from tiledblend.job import parse_mapping
+
+        return parse_mapping(text, where="--mask-values")
+    try:
+        return _numbers(text, "--mask-values", float, 2)
+    except UsageError:
+        raise UsageError(f"--mask-values {text!r} is not understood; use auto, binary, LO,HI or labels:2,5") from None
+
+
+def _canvas(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        from tiledblend.job import parse_mapping
+
+        return parse_mapping(text, where="--canvas")
+    parts = text.split(",")
+    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+        return {"shape": [int(part) for part in parts]}
+    return {"like": text}
+
+
+def _levels(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdigit():
+        raise UsageError(f"--levels {text!r} must be auto or a number from 1 to 40")
+    return int(text)
+
+
+def _built(flags: dict[str, Any]) -> Job:
+    from tiledblend import job as jobs
+
+    return jobs.build(job_mapping(flags), where=flags["job_path"] or "flags")
+
+
+def _cluster(flags: dict[str, Any]) -> ClusterOptions:
+    from tiledblend.cluster import ClusterOptions
+
+    return ClusterOptions(**{key: flags[key] for key in _CLUSTER_KEYS})
+
+
+# --- verbs
+
+
+@cli.command()
+@click.option("--size", type=int, default=8192, show_default=True, metavar="PX", help="Side of the slides.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New folder. [tiledblend-demo]")
+@click.option("--seed", type=int, default=7, show_default=True)
+@_cluster_options
+@_json_option
+@_debug_option
+def demo(size: int, out: Path | None, seed: int, as_json: bool, **flags: Any) -> None:
+    """Make two stained slides and a mask, blend them, and draw the result."""
+    from tiledblend import report
+    from tiledblend.demo import run_demo
+
+    report.start_logging()
+    with _stoppable() as stop, report.progress() as progress:
+        done = run_demo(
+            out, size=size, seed=seed, cluster=_cluster(flags), say=report.say, progress=progress, stop=stop
+        )
+    click.echo(json.dumps(done.as_dict()) if as_json else report.demo_text(done))
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_json_option
+@_debug_option
+def info(paths: tuple[str, ...], as_json: bool) -> int:
+    """What a source is: format, size, levels, pixel size; whether it can be a layer, or why not."""
+    from tiledblend.errors import BadInputError
+    from tiledblend.info import describe, render_info
+
+    entries: list[dict[str, Any]] = []
+    code = 0
+    for path in paths:
+        try:
+            found = describe(path)
+        except BadInputError as error:
+            click.echo(f"tiledblend: error: {_one_line(str(error))}", err=True)
+            code = error.exit_code
+            continue
+        entries += found
+        if not as_json:
+            click.echo(render_info(found))
+    if as_json:
+        click.echo(json.dumps({"images": entries}, default=str))
+    return code
+
+
+@cli.command("plan")
+@_layer_options
+@_output_options
+@_cluster_options
+@click.option("--exact", is_flag=True, help="Classify every tile by its masks instead of a sample.")
+@_json_option
+@_debug_option
+def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
+    """What blend would do: tiles, chunk classes, bytes, memory. Writes nothing."""
+    from tiledblend import report
+    from tiledblend.plan import plan
+
+    report.start_logging()
+    cluster = _cluster(flags)
+    job = _built(flags)
+    planned = plan(job.composite, job.output, exact=exact)
+    click.echo(json.dumps(planned.as_dict()) if as_json else report.plan_text(planned, cluster))
+
+
+@cli.command()
+@_layer_options
+@_output_options
+@click.option("--resume", is_flag=True, help="Continue an unfinished run of the same job.")
+@click.option("--replace", is_flag=True, help="Exchange an older result of tiledblend for this one.")
+@click.option("--part", metavar="I/N", help="Make only this share of the tiles, without dask (a SLURM array).")
+@click.option("--finish", is_flag=True, help="After all parts: upper levels and metadata.")
+@_cluster_options
+@_json_option
+@_debug_option
+def blend(resume: bool, replace: bool, part: str | None, finish: bool, as_json: bool, **flags: Any) -> None:
+    """Blend OVERLAY over BASE where MASK is set, into a new OME-Zarr pyramid.
+
+    out = w * OVERLAY + (1 - w) * BASE, w = feathered MASK. BASE alone is converted.
+    """
+    from tiledblend import report
+
+    report.start_logging()
+    share = _part(part) if part else None
+    if share and finish:
+        raise UsageError("--part and --finish are separate steps; run --finish when all parts are done")
+    cluster = _cluster(flags)
+    job = _built(flags)
+    path = _checked_output(job.path)
+    if _is_image(path):
+        if resume or replace or share or finish:
+            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
+        result = _blend_to_image(job, path)
+        click.echo(json.dumps(result) if as_json else report.image_text(result))
+        return
+    done = _blend_to_zarr(job, path, cluster, {"resume": resume, "replace": replace, "part": share, "finish": finish})
+    for warning in done.warnings:
+        report.say(f"note: {warning}")
+    click.echo(json.dumps(done.as_dict()) if as_json else report.run_text(done))
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--part {text!r} is not of the form I/N with I from 1 to N, such as 1/8")
+    return int(index), int(count)
+
+
+def _checked_output(path: str | None) -> str:
+    if path is None:
+        raise UsageError("no output; give -o OUT.ome.zarr")
+    if path.lower().endswith(NOT_OUTPUTS):
+        raise UsageError(
+            f"{path}: cannot be written in this format; use .ome.zarr, or .png, .jpg, .tif for small results"
+        )
+    return path
+
+
+def _is_image(path: str) -> bool:
+    from tiledblend.export import is_image_path
+
+    return is_image_path(path)
+
+
+def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
+    import time
+
+    from tiledblend.export import check_image_output, write_image
+    from tiledblend.lazy import to_array
+
+    composite = job.composite
+    check_image_output(path, composite.shape, composite.channels, composite.dtype)
+    started = time.perf_counter()
+    size = write_image(to_array(composite), path, composite.grid.pixel_size_um)
+    height, width = composite.shape
+    return {
+        "uri": path,
+        "shape": [height, width],
+        "channels": composite.channels,
+        "dtype": composite.dtype.name,
+        "bytes_written": size,
+        "pixels": height * width,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]) -> RunReport:
+    from tiledblend import report
+    from tiledblend.plan import plan
+    from tiledblend.run import write
+
+    planned = plan(job.composite, job.output)
+    with _stoppable() as stop, report.progress() as progress:
+        try:
+            return write(
+                job.composite,
+                path,
+                output=job.output,
+                cluster=cluster,
+                progress=progress,
+                job=job.mapping,
+                planned=planned,
+                stop=stop,
+                **how,
+            )
+        except KeyboardInterrupt:
+            raise InterruptedRun(f"{path}: interrupted; continue with --resume") from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[Event]:
+    """The first Ctrl-C or SIGTERM sets the event, so that tiles in flight are waited for; the second interrupts."""
+    stop = Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
+        click.echo("tiledblend: stopping; waiting for the tiles in flight (once more: at once)", err=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@cli.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("out", metavar="OUT.png")
+@click.option("--max-size", type=int, default=1024, show_default=True, metavar="PX", help="Of the longer side.")
+@_json_option
+@_debug_option
+def preview(source: str, out: str, max_size: int, as_json: bool) -> None:
+    """Draw a result or any source as a small PNG."""
+    from tiledblend.preview import preview as draw
+
+    done = draw(source, out, max_size)
+    click.echo(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
+
+
+@cli.command()
+@click.argument("result", metavar="OUT")
+@click.option("--full", is_flag=True, help="Hash and decode every object instead of comparing lengths.")
+@_json_option
+@_debug_option
+def verify(result: str, full: bool, as_json: bool) -> None:
+    """Check every stored object of a result against its run's manifest."""
+    from tiledblend.store.verify import verify as check
+
+    found = check(result, "full" if full else "fast")
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    found.require_ok()
+    if not as_json:
+        click.echo(found.summary())
+
+
+@cli.command()
+@click.argument("result", metavar="OUT")
+@_json_option
+@_debug_option
+def clean(result: str, as_json: bool) -> None:
+    """Remove what an unfinished run left behind. A complete result stays."""
+    from dataclasses import asdict
+
+    from tiledblend.store.commit import clean as remove
+
+    done = remove(result)
+    if as_json:
+        click.echo(json.dumps(asdict(done)))
+    elif done.finished:
+        click.echo(f"{result}: the result is complete and stays; its ledger was removed")
+    else:
+        kept = f"; kept {len(done.kept)} files that are not of the run" if done.kept else ""
+        click.echo(f"{result}: removed {done.removed} objects of an unfinished run{kept}")

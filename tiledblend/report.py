@@ -1,0 +1,182 @@
+"""What the command says while it works and when it is done: lines, a progress bar, summaries."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tiledblend.cluster import ClusterOptions
+    from tiledblend.demo import DemoReport
+    from tiledblend.plan import Plan
+    from tiledblend.run import ProgressEvent, RunReport
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(f"tiledblend: {line}", err=True)
+
+
+class _StderrLog(logging.Handler):
+    """Looks stderr up at every line: a progress bar puts its own in place while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(" ".join(record.getMessage().split()))
+
+
+def start_logging() -> None:
+    """Show tiledblend's own log lines (what was decided about a mask, how it lies on its layer)."""
+    log = logging.getLogger("tiledblend")
+    if not any(isinstance(handler, _StderrLog) for handler in log.handlers):
+        log.addHandler(_StderrLog())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[ProgressEvent], None]]:
+    """A callback for `write`: a bar on a terminal, else a line every few seconds."""
+    if sys.stderr.isatty():
+        with _bar() as update:
+            yield update
+    else:
+        yield _Lines()
+
+
+class Pace:
+    """Rate and time left, from what this run has done itself (a resumed one begins with pixels done)."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def describe(self, event: ProgressEvent) -> str:
+        """Such as "412 of 1,074 Mpx, 85 Mpx/s, 0:08 left"."""
+        if self._first is None:
+            one_tile = event.done_pixels / max(1, event.done_tiles)
+            self._first = (round(event.done_pixels - one_tile), 0.0)
+        done = event.done_pixels - self._first[0]
+        rate = done / event.seconds if event.seconds > 0 else 0.0
+        text = f"{event.done_pixels / 1e6:,.0f} of {event.pixels / 1e6:,.0f} Mpx, {rate / 1e6:,.1f} Mpx/s"
+        left = event.pixels - event.done_pixels
+        return f"{text}, {clock(left / rate)} left" if rate > 0 and left else text
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._pace = Pace()
+        self._last = time.monotonic()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        text = self._pace.describe(event)
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            say(f"{100 * event.done_tiles // max(1, event.tiles)} %, {text}")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[ProgressEvent], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    pace = Pace()
+    columns = (TextColumn("blending"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[pace]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("blending", total=None, pace="", visible=False)
+
+        def update(event: ProgressEvent) -> None:
+            bar.update(task, total=event.tiles, completed=event.done_tiles, pace=pace.describe(event), visible=True)
+
+        yield update
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> clock(8.2), clock(3725)
+    ('0:08', '1:02:05')
+    """
+    whole = round(seconds)
+    minutes, hours = whole // 60 % 60, whole // 3600
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def amount(count: float) -> str:
+    """Bytes for people, in decimal units.
+
+    >>> amount(512), amount(4.3e9)
+    ('512 B', '4.3 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def run_text(done: RunReport) -> str:
+    """What a run did, a few lines."""
+    rate = done.pixels / max(done.seconds, 1e-9) / 1e6
+    chunks = done.chunks
+    lines = [
+        done.uri,
+        f"  size     {done.shape[0]:,} x {done.shape[1]:,} px (y x x), {done.channels} channels of {done.dtype}, {done.levels} levels",
+        f"  time     {done.pixels / 1e6:,.1f} Mpx in {done.seconds:,.1f} s, {rate:,.0f} Mpx/s",
+        f"  chunks   {chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} skipped (empty)",
+        f"  stored   {done.objects:,} objects, {amount(done.bytes_written)}",
+    ]
+    if done.resumed_tiles:
+        lines.append(f"  resumed  {done.resumed_tiles:,} tiles were there already, {done.tiles:,} made now")
+    if done.background_pixels:
+        lines.append(f"  bare     {done.background_pixels:,} px where no layer had weight: background")
+    if not done.complete:
+        lines.append("  not complete yet: run the other parts, then the same command with --finish")
+    return "\n".join(lines)
+
+
+def demo_text(done: DemoReport) -> str:
+    """What the demo did."""
+    return "\n".join(
+        [
+            f"slides made in {done.making_seconds:.1f} s",
+            run_text(done.run),
+            f"preview  {done.preview}",
+        ]
+    )
+
+
+def image_text(result: dict[str, Any]) -> str:
+    """What a blend into one image file did."""
+    height, width = result["shape"]
+    return (
+        f"{result['uri']}: {width:,} x {height:,} px, {result['channels']} channels of {result['dtype']}, "
+        f"{amount(result['bytes_written'])} in {result['seconds']:.1f} s"
+    )
+
+
+def plan_text(planned: Plan, cluster: ClusterOptions) -> str:
+    """What a run would do."""
+    from tiledblend.cluster import cpu_count
+
+    facts = planned.as_dict()
+    threads = cluster.threads_per_worker or max(1, cpu_count() // (cluster.workers or 1))
+    processes = cluster.workers or 1
+    classes = ", ".join(f"{100 * share:.1f} % {name}" for name, share in facts["classes"].items())
+    how = "all tiles" if facts["exact"] else f"{facts['sampled_tiles']} sampled tiles"
+    lines = [
+        f"size     {facts['shape'][0]:,} x {facts['shape'][1]:,} px (y x x), {facts['channels']} channels of {facts['dtype']}, "
+        f"{facts['levels']} levels",
+        f"tasks    {facts['tiles']:,} tiles of {facts['shard']} px, {facts['objects']:,} objects, chunks of {facts['chunk']} px",
+        f"chunks   {classes} (from {how})",
+        f"reads    about {amount(facts['read_bytes'])} of pixels",
+        f"writes   {amount(facts['raw_bytes'])} before compression",
+        f"memory   up to {amount(planned.process_bytes(threads))} in each of {processes} processes of {threads} threads",
+    ]
+    return "\n".join([*lines, *(f"note     {note}" for note in facts["notes"])])
