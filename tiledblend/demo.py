@@ -65,9 +65,7 @@ def run_demo(
     base, overlay = open_source(slides.base), open_source(slides.overlay)
     mask = open_source(slides.mask, mask=True)
     composite = Composite([Layer(base), Layer(overlay, mask=mask, feather=Feather.px(FEATHER_PX))])
-    say(
-        f"blending {slides.overlay.name} over {slides.base.name} where {slides.mask.name} is set, {FEATHER_PX} px feather"
-    )
+    say(f"blending {slides.overlay.name} over {slides.base.name} by {slides.mask.name}, {FEATHER_PX} px feather")
     result = folder / "blended.ome.zarr"
     run = write(composite, str(result), cluster=cluster, progress=progress, stop=stop)
     picture = folder / "preview.png"

@@ -97,7 +97,7 @@ def _tiff(pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None) -> me
     return file.getbuffer()
 
 
-def write_new(path: str | os.PathLike[str], data: bytes | memoryview) -> int:
+def write_new(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> int:
     """Create the file `path` with this content, whole or not at all, only if the name is still free.
 
     Returns the number of bytes. Raises RefusedError when `path` exists, StorageError when the disk refuses.

@@ -108,7 +108,11 @@ def _over_white(mean: Floats, source: RasterSource) -> Pixels:
     if source.alpha is Alpha.PREMULTIPLIED:
         colours = colours / np.maximum(alpha, 1e-6)
     picture = _coloured(colours, source) * alpha + 255 * (1 - alpha)
-    return np.rint(picture).astype(np.uint8)
+    return _rounded(picture)
+
+
+def _rounded(values: Floats) -> Pixels:
+    return np.asarray(np.rint(values), np.uint8)
 
 
 def _reduced(source: RasterSource, level: int, max_size: int) -> Floats:
@@ -150,15 +154,15 @@ def _coloured(mean: Floats, source: RasterSource) -> Pixels:
     channels = mean.shape[2]
     if source.is_rgb and channels == 3:
         if source.dtype == np.uint8:
-            return np.rint(np.clip(mean, 0, 255)).astype(np.uint8)
-        return np.rint(255 * _stretched(mean)).astype(np.uint8)
+            return _rounded(np.clip(mean, 0, 255))
+        return _rounded(255 * _stretched(mean))
     if channels == 1 and source.dtype == np.uint8 and mean.max() >= 16:
-        return np.repeat(np.rint(np.clip(mean, 0, 255)).astype(np.uint8), 3, axis=2)
+        return np.repeat(_rounded(np.clip(mean, 0, 255)), 3, axis=2)
     colours = _colours(source, channels)
     picture = np.zeros((*mean.shape[:2], 3), np.float32)
     for channel in range(channels):
         picture += _stretched(mean[:, :, channel])[:, :, None] * colours[channel]
-    return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+    return _rounded(255 * np.clip(picture, 0, 1))
 
 
 def _stretched(values: Floats) -> Floats:
@@ -167,7 +171,7 @@ def _stretched(values: Floats) -> Floats:
         low, high = float(values.min()), float(values.max())
     if high <= low:
         low, high = min(0.0, float(low)), max(1.0, float(high))
-    return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((values - low) / (high - low), 0, 1), np.float32)
 
 
 def _colours(source: RasterSource, channels: int) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -121,13 +121,21 @@ def amount(count: float) -> str:
     raise AssertionError
 
 
+def _size(shape: Sequence[int], channels: int, dtype: str) -> str:
+    return f"{shape[0]:,} x {shape[1]:,} px (y x x), {_count(channels, 'channel', 'channels')} of {dtype}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def run_text(done: RunReport) -> str:
     """What a run did, a few lines."""
     rate = done.pixels / max(done.seconds, 1e-9) / 1e6
     chunks = done.chunks
     lines = [
         done.uri,
-        f"  size     {done.shape[0]:,} x {done.shape[1]:,} px (y x x), {done.channels} channels of {done.dtype}, {done.levels} levels",
+        f"  size     {_size(done.shape, done.channels, done.dtype)}, {done.levels} levels",
         f"  time     {done.pixels / 1e6:,.1f} Mpx in {done.seconds:,.1f} s, {rate:,.0f} Mpx/s",
         f"  chunks   {chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} skipped (empty)",
         f"  stored   {done.objects:,} objects, {amount(done.bytes_written)}",
@@ -171,12 +179,12 @@ def plan_text(planned: Plan, cluster: ClusterOptions) -> str:
     classes = ", ".join(f"{100 * share:.1f} % {name}" for name, share in facts["classes"].items())
     how = "all tiles" if facts["exact"] else f"{facts['sampled_tiles']} sampled tiles"
     lines = [
-        f"size     {facts['shape'][0]:,} x {facts['shape'][1]:,} px (y x x), {facts['channels']} channels of {facts['dtype']}, "
-        f"{facts['levels']} levels",
-        f"tasks    {facts['tiles']:,} tiles of {facts['shard']} px, {facts['objects']:,} objects, chunks of {facts['chunk']} px",
+        f"size     {_size(facts['shape'], facts['channels'], facts['dtype'])}, {facts['levels']} levels",
+        f"tasks    {facts['tiles']:,} tiles of {facts['shard']} px in chunks of {facts['chunk']} px",
+        f"objects  {facts['objects']:,}",
         f"chunks   {classes} (from {how})",
         f"reads    about {amount(facts['read_bytes'])} of pixels",
         f"writes   {amount(facts['raw_bytes'])} before compression",
-        f"memory   up to {amount(planned.process_bytes(threads))} in each of {processes} processes of {threads} threads",
+        f"memory   up to {amount(planned.process_bytes(threads))} in {_count(processes, 'process', 'processes')} of {_count(threads, 'thread', 'threads')}",
     ]
     return "\n".join([*lines, *(f"note     {note}" for note in facts["notes"])])

@@ -44,10 +44,10 @@ _BLOCK = 2048  # one thread's work; eight TIFF tiles wide, so that three reduced
 _BLOCK_LEVELS = 4
 
 
-def _smoothstep(low: float, high: float, x: Floats) -> Floats:
+def _smoothstep(low: float | Floats, high: float | Floats, x: Floats) -> Floats:
     """0 below `low`, 1 above `high`, smooth between; `high` may be the smaller."""
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    t: Floats = np.clip((x - low) / (high - low), 0, 1).astype(np.float32, copy=False)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
 def _periodic_noise(random: np.random.Generator, size: int, sigma: float, stretch: float = 1) -> Floats:
@@ -57,7 +57,7 @@ def _periodic_noise(random: np.random.Generator, size: int, sigma: float, stretc
     x = np.fft.rfftfreq(size)[None, :]
     transfer = np.exp(-2 * np.pi**2 * sigma**2 * (y**2 + (x * stretch) ** 2))
     noise = np.fft.irfft2(np.fft.rfft2(white) * transfer, (size, size))
-    return ((noise - noise.mean()) / noise.std()).astype(np.float32)
+    return np.asarray((noise - noise.mean()) / noise.std(), np.float32)
 
 
 def _nuclei(random: np.random.Generator, spacing: int, radii: tuple[float, float], spread: float) -> Pixels:
@@ -240,7 +240,7 @@ class Tissue:
         at_y = high[..., 2] + (np.arange(height, dtype=np.float32) + region.y0 % _TEXTURE)[:, None]
         at_x = high[..., 3] + (np.arange(width, dtype=np.float32) + region.x0 % _TEXTURE)[None, :]
         texture = cv2.remap(self._texture, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        epithelial, spindle, fibre, grain = (cv2.multiply(c, 1 / 255, dtype=cv2.CV_32F) for c in cv2.split(texture))
+        epithelial, spindle, fibre, grain = (np.multiply(c, np.float32(1 / 255)) for c in cv2.split(texture))
         nuclei = low[..., 2] * epithelial + low[..., 3] * spindle
         grey = 1 + 0.45 * (grain - 0.5)
         strands = high[..., 0] * fibre
@@ -272,7 +272,7 @@ class _Spool:
     """Encoded tiles of one slide, in a temporary file until their level is written; fed by several threads."""
 
     def __init__(self, folder: Path) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._places: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._end = 0
         self._lock = Lock()
