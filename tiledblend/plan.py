@@ -115,8 +115,15 @@ def _megabytes(value: int) -> str:
     return f"{value / 1e6:,.0f} MB"
 
 
-def plan(composite: Composite, output: OutputSpec | None = None, *, exact: bool = False, threads: int = 2) -> Plan:
-    """Plan a composite. exact: classify every tile by its masks instead of a sample.
+def plan(
+    composite: Composite,
+    output: OutputSpec | None = None,
+    *,
+    exact: bool = False,
+    samples: int = SAMPLED_TILES,
+    threads: int = 2,
+) -> Plan:
+    """Plan a composite. samples: tiles whose chunks are classified by their masks; exact: all of them.
 
     Raises BadInputError for masks whose values cannot be told, UsageError for a plan beyond 50 million tiles.
     """
@@ -128,7 +135,7 @@ def plan(composite: Composite, output: OutputSpec | None = None, *, exact: bool 
     if rows * columns > MAX_TILES:
         raise UsageError(f"{rows * columns} tiles are more than {MAX_TILES}; use a larger --shard than {grid.shard}")
     rules = decide_rules(composite)
-    chosen = list(grid.tiles()) if exact else list(_sample(grid))
+    chosen = list(grid.tiles()) if exact else list(_sample(grid, samples))
     with ThreadPoolExecutor(max_workers=threads) as pool:
         counts = list(pool.map(lambda tile: _classify_tile(composite, rules, grid, tile), chosen))
     kinds = {name: sum(count[0][name] for count in counts) for name in ("copied", "blended", "empty")}
@@ -147,12 +154,12 @@ def plan(composite: Composite, output: OutputSpec | None = None, *, exact: bool 
     )
 
 
-def _sample(grid: Grid) -> Iterator[Tile]:
+def _sample(grid: Grid, samples: int) -> Iterator[Tile]:
     rows, columns = grid.tile_counts()
-    if rows * columns <= SAMPLED_TILES:
+    if rows * columns <= samples:
         yield from grid.tiles()
         return
-    places = random.Random(0).sample(range(rows * columns), SAMPLED_TILES)
+    places = random.Random(0).sample(range(rows * columns), samples)
     yield from (Tile(0, place // columns, place % columns) for place in sorted(places))
 
 

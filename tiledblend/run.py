@@ -175,7 +175,7 @@ def write(
     Raises RefusedError, BadInputError, StorageError, ResourceError, InterruptedRun (the run can be resumed).
     """
     cluster = cluster or ClusterOptions()
-    planned = planned or plan(composite, output)
+    planned = planned or plan(composite, output, samples=0)
     identity = fingerprint(composite)
     shared = Part(*part) if part else None
     opened = begin(
