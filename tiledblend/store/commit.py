@@ -35,8 +35,6 @@ from tiledblend.store.ome import (
     ROOT_KEYS,
     ImageMetadata,
     array_documents,
-    read_attributes,
-    result_layout,
     root_attributes,
     root_documents,
     with_manifest,
@@ -109,10 +107,11 @@ def begin(
     """
     final = open_store(uri)
     refuse_overlap(final, inputs)
-    document = {"layout": layout.as_dict(), "job": job, "building": ""}
+    document = {"layout": layout.as_dict(), "job": job, "building": "", "older": None}
     stored = ledgers.stored_job(final)
     if stored is not None and (resume or part):
-        return _continue(final, layout, {**document, "building": stored.get("building", "")}, part)
+        kept = {"building": stored.get("building", ""), "older": stored.get("older")}
+        return _continue(final, layout, {**document, **kept}, part)
     if stored is not None:
         # Says who is at work, if somebody is; otherwise what can be done.
         refuse_living(beside(final, ledgers.SUFFIX), "lock.")
@@ -127,7 +126,7 @@ def begin(
         raise RefusedError(_existing(final, replace))
     if older:
         refuse_foreign(final, older.layout)
-        document["building"] = _BUILDING
+        document |= {"building": _BUILDING, "older": older.layout.as_dict()}
     return _start(final, layout, document, part)
 
 
@@ -152,7 +151,7 @@ def commit(output: Output, image: ImageMetadata) -> str:
     receipts += [Receipt(key, len(data), digest(data)) for key, data in documents.items()]
     attributes = root_attributes(output.layout, _described(output, image))
     manifest = dump_manifest(attributes, receipts)
-    _put_beside(output.store, SUFFIX, manifest)
+    ledger.publish(SUFFIX, manifest, output.store)
     ledger.lock.check()
     for key, data in root_documents(output.layout, with_manifest(attributes, digest(manifest))).items():
         output.store.put(key, data)
@@ -208,10 +207,10 @@ def clean(uri: str | os.PathLike[str]) -> CleanReport:
             ledger.remove()
             return CleanReport(0, (), finished=True)
         if building.uri != final.uri and _settle(final, building, ledger):
-            kept = _discard_old(building)
+            kept = _discard_old(building, ledger)
             ledger.remove()
             return CleanReport(0, kept, finished=True)
-        removed, kept = _remove_objects(building, ArrayLayout.from_dict(document["layout"]))
+        removed, kept = _remove_objects(building, _layout_of(ledger))
         parent, name = split_parent(building)
         if parse_manifest(parent.get(name + SUFFIX) or b"") is not None:
             parent.delete(name + SUFFIX)
@@ -244,7 +243,7 @@ def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any],
         building = _building(final, document)
         output = Output(final.uri, layout, final, building, ledger)
         if output.replaces and _settle(final, building, ledger):
-            output.warnings += _warn_kept(_discard_old(building), building)
+            output.warnings += _warn_kept(_discard_old(building, ledger), building)
             ledger.remove()
             output.ledger = None
         elif not output.replaces and _is_finished(final):
@@ -272,6 +271,8 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
     tiles = sum(rows * columns for rows, columns in map(layout.grid.tile_counts, range(layout.grid.stages)))
     documents = all(final.get(key) == data for key, data in array_documents(layout).items())
     if result.manifest and not result.problems and documents and len(sound) == tiles:
+        # A death at the very end leaves an empty ledger.
+        ledgers.remove_ledger(beside(final, ledgers.SUFFIX))
         return Output(final.uri, layout, final, final, None)
     ledger = Ledger.create(final, document)
     _hide(final)
@@ -319,7 +320,7 @@ def _finish(output: Output) -> None:
     ledger = output.open_ledger()
     if output.replaces:
         _settle(output.final, output.store, ledger)
-        output.warnings += _warn_kept(_discard_old(output.store), output.store)
+        output.warnings += _warn_kept(_discard_old(output.store, ledger), output.store)
     ledger.remove()
     output.ledger = None
 
@@ -334,6 +335,10 @@ def _settle(final: ObjectStore, building: ObjectStore, ledger: Ledger) -> bool:
     settle_aside(new, old)
     if not ledger.has_note(_EXCHANGED):
         waiting = _manifest_digest(building)
+        if waiting is None and not _occupied(building) and _is_finished(final):
+            # All was done, and the ledger was half removed; or nothing was, and the old result is of this very job.
+            result = read_result(final)
+            return result is not None and result.job == ledger.job["job"] and result.layout == _layout_of(ledger)
         if waiting is None or waiting not in (root_manifest(building), root_manifest(final)):
             return False
         if root_manifest(final) != waiting:
@@ -345,13 +350,16 @@ def _settle(final: ObjectStore, building: ObjectStore, ledger: Ledger) -> bool:
     return True
 
 
-def _discard_old(old: ObjectStore) -> tuple[str, ...]:
+def _discard_old(old: ObjectStore, ledger: Ledger) -> tuple[str, ...]:
     """Remove the older result after the exchange, its root first; returns what was not its own and stays."""
-    layout = result_layout(read_attributes(old))
-    return _remove_objects(old, layout)[1]
+    return _remove_objects(old, ArrayLayout.from_dict(ledger.job["older"]))[1]
 
 
-def _remove_objects(store: ObjectStore, layout: ArrayLayout | None) -> tuple[int, tuple[str, ...]]:
+def _layout_of(ledger: Ledger) -> ArrayLayout:
+    return ArrayLayout.from_dict(ledger.job["layout"])
+
+
+def _remove_objects(store: ObjectStore, layout: ArrayLayout) -> tuple[int, tuple[str, ...]]:
     """Delete the objects of a layout, metadata first, and folders left empty: (number deleted, keys kept)."""
     found = [key for key, _ in store.list()]
     own = [key for key in found if _is_own(key, layout)]
@@ -368,9 +376,9 @@ def _prune(root: Path) -> None:
             os.rmdir(folder)
 
 
-def _is_own(key: str, layout: ArrayLayout | None) -> bool:
+def _is_own(key: str, layout: ArrayLayout) -> bool:
     temporary = key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
-    return temporary or key in ROOT_KEYS or (layout is not None and layout.owns(key))
+    return temporary or key in ROOT_KEYS or layout.owns(key)
 
 
 def _hide(store: ObjectStore) -> None:
@@ -430,11 +438,6 @@ def _manifest_digest(store: ObjectStore) -> str | None:
 def _is_finished(store: ObjectStore) -> bool:
     waiting = _manifest_digest(store)
     return waiting is not None and waiting == root_manifest(store)
-
-
-def _put_beside(store: ObjectStore, suffix: str, data: bytes) -> None:
-    parent, name = split_parent(store)
-    parent.put(name + suffix, data)
 
 
 def _warn_kept(kept: tuple[str, ...], store: ObjectStore) -> list[str]:

@@ -26,6 +26,7 @@ from tiledblend.store.objects import (
     DirectoryStore,
     ObjectStore,
     beside,
+    split_parent,
     storage_error,
     sync_folder,
     write_fully,
@@ -159,6 +160,20 @@ class Ledger:
         """True if this mark was left by this driver or one before it."""
         return self.store.size(f"note.{name}") is not None
 
+    def publish(self, name: str, data: bytes, output: ObjectStore) -> None:
+        """Put the sibling `name` of `output`, atomically. A death in between leaves nothing outside the ledger."""
+        parent, output_name = split_parent(output)
+        staged, target = self.store.local_path("staged"), parent.local_path(output_name + name)
+        if staged is None or target is None:
+            parent.put(output_name + name, data)
+            return
+        self.store.put("staged", data)
+        try:
+            os.replace(staged, target)
+            sync_folder(target.parent)
+        except OSError as error:
+            raise storage_error(error, "write", target) from error
+
     def _remember(self, tile: Tile, receipts: Receipts, *, pending: bool) -> None:
         known = self.receipts.setdefault(tile, receipts)
         if known != receipts:
@@ -198,9 +213,13 @@ def stored_job(output: ObjectStore) -> dict[str, Any] | None:
 
 
 def remove_ledger(store: ObjectStore) -> None:
-    """Delete a ledger's own objects, the job last, and its folders if that leaves them empty."""
+    """Delete a ledger's own objects, and its folders if that leaves them empty.
+
+    Receipts go first and the job last, so that after a death in between the next driver finds a ledger without some
+    receipts, never receipts without their job or a used generation that looks free.
+    """
     keys = [key for key, _ in store.list() if is_ledger_key(key)]
-    for key in sorted(keys, key=lambda key: key == _JOB):
+    for key in sorted(keys, key=_removal_rank):
         store.delete(key)
     root = store.local_path()
     if root is not None:
@@ -209,10 +228,15 @@ def remove_ledger(store: ObjectStore) -> None:
                 folder.rmdir()
 
 
+def _removal_rank(key: str) -> int:
+    ranks = {"lock": 1, "note": 2, "job": 3}
+    return ranks.get(key.rpartition("/")[2].split(".")[0], 0)
+
+
 def is_ledger_key(key: str) -> bool:
     """True for the names that a ledger uses."""
     folder, _, name = key.rpartition("/")
-    known = name == _JOB or name.startswith(("lock.", "receipts.", "note.", TEMPORARY_PREFIX))
+    known = name in (_JOB, "staged") or name.startswith(("lock.", "receipts.", "note.", TEMPORARY_PREFIX))
     return known and (not folder or folder.startswith("part-"))
 
 

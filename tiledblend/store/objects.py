@@ -145,7 +145,7 @@ class DirectoryStore:
 
     def local_path(self, key: str = "") -> Path:
         """The file of a key; the directory itself for ""."""
-        return self.path / checked_key(key) if key else self.path
+        return self._file(key) if key else self.path
 
     def put(self, key: str, data: Blob) -> None:
         """Store or replace one file."""
@@ -155,7 +155,7 @@ class DirectoryStore:
         """Store files; each folder is synced once, at the end."""
         folders = dict[Path, None]()
         for key, data in items:
-            path = self.local_path(key)
+            path = self._file(key)
             with _mapped_errors("write", path):
                 temporary = self._write_temporary(path, data)
                 try:
@@ -170,7 +170,7 @@ class DirectoryStore:
 
     def put_new(self, key: str, data: Blob) -> bool:
         """Create a file; False if the name is taken. `link` fails on an existing name on every file system."""
-        path = self.local_path(key)
+        path = self._file(key)
         with _mapped_errors("create", path):
             if os.path.lexists(path):
                 return False
@@ -184,7 +184,7 @@ class DirectoryStore:
 
     def get(self, key: str) -> bytes | None:
         """Content of a file, or None."""
-        path = self.local_path(key)
+        path = self._file(key)
         with _mapped_errors("read", path):
             try:
                 return path.read_bytes()
@@ -193,7 +193,7 @@ class DirectoryStore:
 
     def size(self, key: str) -> int | None:
         """Length of a file, or None."""
-        path = self.local_path(key)
+        path = self._file(key)
         with _mapped_errors("read", path):
             try:
                 return path.stat().st_size if path.is_file() else None
@@ -217,9 +217,12 @@ class DirectoryStore:
 
     def delete(self, key: str) -> None:
         """Remove a file if it is there."""
-        path = self.local_path(key)
+        path = self._file(key)
         with _mapped_errors("delete", path), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+
+    def _file(self, key: str) -> Path:
+        return self.path / checked_key(key)
 
     def _write_temporary(self, path: Path, data: Blob) -> Path:
         self._make_folder(path.parent)

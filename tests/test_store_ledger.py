@@ -1,0 +1,241 @@
+"""Receipts outlive their driver; one driver at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiledblend.errors import RefusedError, StorageError
+from tiledblend.geometry import Tile
+from tiledblend.store import ledger as ledgers
+from tiledblend.store.layout import Receipt
+from tiledblend.store.ledger import Ledger, Part, differences
+from tiledblend.store.lock import Holder, Lock
+from tiledblend.store.objects import DirectoryStore
+
+JOB = {"sigma": 16, "inputs": [{"uri": "a", "size": 3}]}
+
+
+def receipt(number: int, digest: str = "ab") -> tuple[Receipt, ...]:
+    return (Receipt(f"0/c/0/0/{number}", 10 + number, digest * 32),)
+
+
+def tile(number: int) -> Tile:
+    return Tile(0, 0, number)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "out")
+
+
+def test_receipts_come_back(output: DirectoryStore) -> None:
+    with Ledger.create(output, JOB) as first:
+        for number in range(5):
+            first.record(tile(number), receipt(number))
+    with Ledger.resume(output, JOB) as second:
+        assert second.receipts == {tile(number): receipt(number) for number in range(5)}
+        second.record(tile(5), receipt(5))
+    with Ledger.resume(output) as third:
+        assert len(third.receipts) == 6
+        assert (third.lock.generation, third.job, third.conflicts) == (3, JOB, [])
+        third.remove()
+    assert not Path(output.uri + ".ledger").exists()
+    assert not ledgers.exists(output)
+
+
+def test_nothing_is_durable_before_flush_and_all_after(output: DirectoryStore) -> None:
+    ledger = Ledger.create(output, JOB)
+    file = Path(output.uri + ".ledger/receipts.000001")
+    ledger.record(tile(0), receipt(0))
+    assert file.read_bytes() == b""
+    ledger.flush()
+    assert file.read_bytes().count(b"\n") == 1
+    ledger.close()
+    ledger.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_torn_last_line_loses_one_tile_only(output: DirectoryStore, cut: int) -> None:
+    with Ledger.create(output, JOB) as ledger:
+        for number in range(3):
+            ledger.record(tile(number), receipt(number))
+    file = Path(output.uri + ".ledger/receipts.000001")
+    file.write_bytes(file.read_bytes()[:-cut])
+    with Ledger.resume(output) as resumed:
+        # Without its newline alone the last line is whole.
+        assert set(resumed.receipts) == {tile(number) for number in range(2 + (cut == 1))}
+        resumed.record(tile(2), receipt(2))
+    with Ledger.resume(output) as again:
+        assert len(again.receipts) == 3
+
+
+def test_flipped_bits_never_make_a_wrong_receipt(output: DirectoryStore) -> None:
+    with Ledger.create(output, JOB) as ledger:
+        for number in range(3):
+            ledger.record(tile(number), receipt(number))
+    file = Path(output.uri + ".ledger/receipts.000001")
+    good = file.read_bytes()
+    for position in range(0, len(good), 7):
+        damaged = bytearray(good)
+        damaged[position] ^= 4
+        file.write_bytes(damaged)
+        with Ledger.resume(output) as resumed:
+            assert all(resumed.receipts[key] == receipt(key.column) for key in resumed.receipts)
+            assert len(resumed.receipts) >= 1
+
+
+def test_failed_append_does_not_spoil_the_next(output: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.create(output, JOB)
+    ledger.record(tile(0), receipt(0))
+
+    def half(descriptor: int, parts: list[bytes]) -> None:
+        os.write(descriptor, parts[-1][:20])
+        raise OSError(28, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledgers, "write_fully", half)
+        with pytest.raises(StorageError, match="no space left"):
+            ledger.flush()
+    ledger.close()
+    with Ledger.resume(output) as resumed:
+        assert (set(resumed.receipts), resumed.damaged_lines) == ({tile(0)}, 1)
+
+
+def test_conflicts_are_kept(output: DirectoryStore) -> None:
+    with Ledger.create(output, JOB) as ledger:
+        ledger.record(tile(0), receipt(0))
+        ledger.record(tile(0), receipt(0))
+        assert ledger.conflicts == []
+        ledger.record(tile(0), receipt(0, "cd"))
+        assert ledger.conflicts[0].keys == ("0/c/0/0/0",)
+        assert ledger.receipts[tile(0)] == receipt(0)
+
+
+def test_only_the_same_job_resumes(output: DirectoryStore) -> None:
+    Ledger.create(output, JOB).close()
+    with pytest.raises(RefusedError, match="sigma was 16, is now 8"):
+        Ledger.resume(output, {**JOB, "sigma": 8})
+    with pytest.raises(RefusedError, match=r"inputs\[0\].size was 3, is now 4"):
+        Ledger.resume(output, {**JOB, "inputs": [{"uri": "a", "size": 4}]})
+    with pytest.raises(RefusedError, match="continue with --resume"):
+        Ledger.create(output, JOB)
+    with pytest.raises(RefusedError, match="no run to resume"):
+        Ledger.resume(DirectoryStore(output.uri + "2"), JOB)
+
+
+def test_damaged_job_is_told(output: DirectoryStore) -> None:
+    Ledger.create(output, JOB).close()
+    Path(output.uri + ".ledger/job.json").write_bytes(b"{")
+    with pytest.raises(StorageError, match=r"job\.json is damaged"):
+        Ledger.resume(output, JOB)
+
+
+def test_differences_name_new_and_gone_keys() -> None:
+    assert differences({"a": 1}, {"b": 1}) == ["a was 1, is now null", "b was null, is now 1"]
+    assert differences({"a": [1, 2]}, {"a": [1]}) == ["a was [1, 2], is now [1]"]
+    assert differences(JOB, json.loads(json.dumps(JOB))) == []
+
+
+def test_living_driver_is_refused_here(output: DirectoryStore) -> None:
+    with Ledger.create(output, JOB), pytest.raises(RefusedError, match=f"process {os.getpid()} on"):
+        Ledger.resume(output, JOB)
+    Ledger.resume(output, JOB).close()
+
+
+def test_killed_driver_is_not_waited_for(output: DirectoryStore) -> None:
+    code = (
+        "import os, sys\nfrom tiledblend.store.ledger import Ledger\n"
+        "from tiledblend.store.objects import DirectoryStore\n"
+        "ledger = Ledger.create(DirectoryStore(sys.argv[1]), {'sigma': 16})\nprint('ready', flush=True)\n"
+        "sys.stdin.readline()\nos._exit(1)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, output.uri],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        with pytest.raises(RefusedError, match=f"process {child.pid} on"):
+            Ledger.resume(output)
+    finally:
+        child.communicate("\n")
+    Ledger.resume(output).close()
+
+
+def test_another_machine_is_the_users_word(output: DirectoryStore) -> None:
+    ledger = Ledger.create(output, JOB)
+    file = Path(output.uri + ".ledger/lock.000001")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "machine": "elsewhere"}))
+    newer = Ledger.resume(output, JOB)
+    ledger.record(tile(0), receipt(0))
+    with pytest.raises(RefusedError, match=f"taken over by process {os.getpid()}"):
+        ledger.flush()
+    ledger.close()
+    assert Path(output.uri + ".ledger/receipts.000001").read_bytes() == b""
+    newer.flush()
+    newer.close()
+
+
+def test_reused_process_number_is_another_process() -> None:
+    mine = Holder.this_process()
+    assert mine.alive is False  # not entered as held
+    other = dataclasses.replace(mine, started="1")
+    assert other.alive is False
+    assert dataclasses.replace(mine, machine="elsewhere").alive is None
+
+
+def test_lock_notices_that_the_ledger_is_gone(output: DirectoryStore) -> None:
+    lock = Lock.acquire(output)
+    output.delete("lock.000001")
+    with pytest.raises(RefusedError, match="ledger is gone"):
+        lock.check()
+    lock.forget()
+
+
+def test_parts_share_a_ledger(output: DirectoryStore) -> None:
+    parts = [Ledger.create(output, JOB, Part(index, 2)) for index in (1, 2)]
+    for number, ledger in enumerate(parts):
+        ledger.record(tile(number), receipt(number))
+        ledger.flush()
+    with pytest.raises(RefusedError, match="is writing this output"):
+        Ledger.resume(output, JOB)
+    with pytest.raises(RefusedError, match="sigma"):
+        Ledger.create(output, {**JOB, "sigma": 1}, Part(2, 2))
+    for ledger in parts:
+        ledger.close()
+    with Ledger.resume(output, JOB) as finish:
+        assert set(finish.receipts) == {tile(0), tile(1)}
+        with pytest.raises(RefusedError, match="is writing this output"):
+            Ledger.create(output, JOB, Part(1, 2))
+        finish.remove()
+    assert not Path(output.uri + ".ledger").exists()
+
+
+def test_batches_where_nothing_can_be_appended(output: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "_open_log", ledgers._BatchLog)
+    with Ledger.create(output, JOB) as ledger:
+        for number in range(4):
+            ledger.record(tile(number), receipt(number))
+            ledger.flush()
+    assert len(list(Path(output.uri + ".ledger").glob("receipts.000001.*"))) == 4
+    with Ledger.resume(output) as resumed:
+        assert len(resumed.receipts) == 4
+
+
+def test_remove_keeps_foreign_files(output: DirectoryStore) -> None:
+    ledger = Ledger.create(output, JOB)
+    foreign = Path(output.uri + ".ledger/notes.txt")
+    foreign.write_text("mine")
+    ledger.remove()
+    assert list(foreign.parent.iterdir()) == [foreign]
