@@ -169,7 +169,7 @@ def store_level(series: tifffile.TiffPageSeries, numbers: list[int], name: str, 
         else:
             tile = (height, width)
     level = StoredLevel(
-        (height, width), tile, separate, contiguous, page.dtype, page.is_tiled, raw,
+        (height, width), tile, separate, contiguous, np.dtype(page.dtype), page.is_tiled, raw,
         int(page.compression), page.decode, page.jpegheader, pages, samples,
     )  # fmt: skip
     _check_table(level, name)
@@ -214,7 +214,7 @@ def _page_tables(series: tifffile.TiffPageSeries, numbers: list[int], name: str)
     tables = []
     for number in numbers:
         page = series[number] if number < len(series) else None
-        if page is None or page.keyframe.hash != key.hash:
+        if page is None or page.keyframe is None or page.keyframe.hash != key.hash:
             raise BadInputError(
                 f"{name}: plane {number} is not in this file (it is missing, or kept in a companion file)"
             )
@@ -357,7 +357,8 @@ def _palette(page: tifffile.TiffPage, name: str) -> Samples:
 
     def expand(pixels: Pixels) -> Pixels:
         index = pixels[:, :, 0]
-        return lookup[index.view(np.uint8) if is_bool else index]
+        expanded: Pixels = lookup[index.view(np.uint8) if is_bool else index]
+        return expanded
 
     return Samples(np.dtype(np.uint8), 3, Alpha.NONE, True, expand, ("palette: expanded to RGB",))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -128,9 +127,11 @@ class LevelReader:
 
     def _one(self, item: _Wanted) -> Pixels | None:
         kept = self._cache.take((self._number, item.page, item.index), item.part.size)
-        if kept is None and self._check_place(item, item.part):
-            kept = self._decode(self._fetch([item])[0], item, item.part)
-        return kept
+        if kept is not None:
+            return kept.copy()  # another thread may be pasting from it, and what is returned is the caller's
+        if self._check_place(item, item.part):
+            return self._decode(self._fetch([item])[0], item, item.part)
+        return None
 
     def _wanted(self, region: Region, planes: Sequence[tuple[int, int]]) -> Iterator[_Wanted]:
         level = self._level
@@ -270,14 +271,13 @@ def channel_planes(level: StoredLevel, channels: Sequence[int]) -> tuple[list[tu
 def arrange(planes: Pixels, places: Sequence[int]) -> Pixels:
     """(planes, height, width, samples) to (height, width, channels), without a copy where the memory allows it."""
     number, height, width, samples = planes.shape
+    pixels: Pixels
     if number == 1:
         pixels = planes[0]
     elif samples == 1:
         pixels = np.moveaxis(planes[..., 0], 0, 2)
     else:
         pixels = planes.transpose(1, 2, 0, 3).reshape(height, width, number * samples)
-    if list(places) == list(range(math.prod((number, samples)))):
-        return pixels
     first, last = places[0], places[-1]
     if list(places) == list(range(first, last + 1)):
         return pixels[:, :, first : last + 1]
