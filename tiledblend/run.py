@@ -21,7 +21,7 @@ from tiledblend.geometry import Region, Tile
 from tiledblend.plan import Plan, plan
 from tiledblend.reading import MaskRule
 from tiledblend.render import TileStats, render_tile, shrink_tile
-from tiledblend.store.commit import Output, begin, commit
+from tiledblend.store.commit import Output, begin, clean, commit
 from tiledblend.store.layout import ArrayLayout, Receipt, TileWriter
 from tiledblend.store.ledger import Part
 from tiledblend.store.objects import ObjectStore
@@ -196,8 +196,20 @@ def write(
             require_unchanged(composite, identity["inputs"])
             commit(opened, _metadata(composite, uri, job))
         return run.report(complete)
+    except BaseException:
+        _remove_if_empty(opened, shared)
+        raise
     finally:
         opened.close()
+
+
+def _remove_if_empty(opened: Output, part: Part | None) -> None:
+    """After a failure before the first tile was stored there is nothing to resume: leave nothing behind."""
+    if part is not None or opened.ledger is None or opened.ledger.receipts or opened.replaces:
+        return
+    opened.close()
+    with suppress(TiledblendError):
+        clean(opened.uri)
 
 
 def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> ImageMetadata:
