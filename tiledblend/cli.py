@@ -91,6 +91,10 @@ def _stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+def _is_debugging() -> bool:
+    return bool(click.get_current_context().find_root().obj["debug"])
+
+
 _debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_debug, help="Show a traceback on errors."
 )
@@ -301,7 +305,7 @@ def demo(size: int, out: Path | None, seed: int, as_json: bool, **flags: Any) ->
     from tiledblend import report
     from tiledblend.demo import run_demo
 
-    report.start_logging()
+    report.start_logging(debug=_is_debugging())
     with _stoppable() as stop, report.progress() as progress:
         done = run_demo(
             out, size=size, seed=seed, cluster=_cluster(flags), say=report.say, progress=progress, stop=stop
@@ -347,7 +351,7 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     from tiledblend import report
     from tiledblend.plan import plan
 
-    report.start_logging()
+    report.start_logging(debug=_is_debugging())
     cluster = _cluster(flags)
     job = _built(flags)
     planned = plan(job.composite, job.output, exact=exact)
@@ -371,7 +375,7 @@ def blend(resume: bool, replace: bool, part: str | None, finish: bool, as_json: 
     """
     from tiledblend import report
 
-    report.start_logging()
+    report.start_logging(debug=_is_debugging())
     share = _part(part) if part else None
     if share and finish:
         raise UsageError("--part and --finish are separate steps; run --finish when all parts are done")
@@ -440,7 +444,7 @@ def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, 
     from tiledblend.plan import plan
     from tiledblend.run import write
 
-    planned = plan(job.composite, job.output)
+    planned = plan(job.composite, job.output, samples=0)
     with _stoppable() as stop, report.progress() as progress:
         try:
             return write(

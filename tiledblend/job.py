@@ -287,27 +287,26 @@ def _unknown_keys_first(error: ValidationError) -> tuple[bool, list[str]]:
 def _reason(error: ValidationError) -> str:
     error = _likeliest(error)
     keyword: Any = error.validator_value
-    allowed_here: Any = error.schema
+    given: Any = error.instance
+    rules: Any = error.schema
     place = _place(error.absolute_path)
     if error.validator == "additionalProperties":
-        known = allowed_here["properties"]
-        unknown = next(str(key) for key in error.instance if key not in known)
+        known = rules["properties"]
+        unknown = next(str(key) for key in given if key not in known)
         close = difflib.get_close_matches(unknown, known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"unknown key {unknown!r}{f' in {place}' if place else ''}; {hint}"
     if error.validator == "required":
-        missing = next(key for key in keyword if key not in error.instance)
+        missing = next(key for key in keyword if key not in given)
         return f"{place or 'the job'} has no {missing!r}"
     if error.validator == "enum":
         allowed = ", ".join(str(value) for value in keyword if value is not None)
-        return f"{place} is {_shown(error.instance)}; it must be one of {allowed}"
+        return f"{place} is {_shown(given)}; it must be one of {allowed}"
     if error.validator == "oneOf":
-        return (
-            f"{place} {_shown(error.instance)} is not understood; see `{place.split('[')[0]}` in the job file's table"
-        )
+        return f"{place} {_shown(given)} is not understood; give {rules['x-forms']}"
     if error.validator == "type":
         wanted = " or ".join(keyword) if isinstance(keyword, list) else keyword
-        return f"{place or 'the job'} is {_shown(error.instance)}; it must be of type {wanted}"
+        return f"{place or 'the job'} is {_shown(given)}; it must be of type {wanted}"
     return f"{place}: {' '.join(error.message.split())[:200]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +33,14 @@ class _StderrLog(logging.Handler):
         say(" ".join(record.getMessage().split()))
 
 
-def start_logging() -> None:
-    """Show tiledblend's own log lines (what was decided about a mask, how it lies on its layer)."""
+def start_logging(*, debug: bool = False) -> None:
+    """Show tiledblend's own log lines (what was decided about a mask, how it lies on its layer), and not dask's.
+
+    Called before dask is imported: its loggers, and those of the workers that it starts, are set up from there.
+    """
+    if not debug:
+        # A worker's own log of a failed task is a traceback; the command tells the same in one line.
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     log = logging.getLogger("tiledblend")
     if not any(isinstance(handler, _StderrLog) for handler in log.handlers):
         log.addHandler(_StderrLog())
@@ -175,16 +182,16 @@ def plan_text(planned: Plan, cluster: ClusterOptions) -> str:
 
     facts = planned.as_dict()
     threads = cluster.threads_per_worker or max(1, cpu_count() // (cluster.workers or 1))
-    processes = cluster.workers or 1
+    where = f"{_count(cluster.workers or 1, 'process', 'processes')} of {_count(threads, 'thread', 'threads')}"
     classes = ", ".join(f"{100 * share:.1f} % {name}" for name, share in facts["classes"].items())
     how = "all tiles" if facts["exact"] else f"{facts['sampled_tiles']} sampled tiles"
     lines = [
         f"size     {_size(facts['shape'], facts['channels'], facts['dtype'])}, {facts['levels']} levels",
-        f"tasks    {facts['tiles']:,} tiles of {facts['shard']} px in chunks of {facts['chunk']} px",
+        f"tasks    {_count(facts['tiles'], 'tile', 'tiles')} of {facts['shard']} px in chunks of {facts['chunk']} px",
         f"objects  {facts['objects']:,}",
         f"chunks   {classes} (from {how})",
         f"reads    about {amount(facts['read_bytes'])} of pixels",
         f"writes   {amount(facts['raw_bytes'])} before compression",
-        f"memory   up to {amount(planned.process_bytes(threads))} in {_count(processes, 'process', 'processes')} of {_count(threads, 'thread', 'threads')}",
+        f"memory   up to {amount(planned.process_bytes(threads))} in {where}",
     ]
     return "\n".join([*lines, *(f"note     {note}" for note in facts["notes"])])

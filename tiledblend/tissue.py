@@ -53,10 +53,9 @@ def _smoothstep(low: float | Floats, high: float | Floats, x: Floats) -> Floats:
 def _periodic_noise(random: np.random.Generator, size: int, sigma: float, stretch: float = 1) -> Floats:
     """Gaussian noise (size, size), wrapping at its edges, mean 0, standard deviation 1."""
     white = random.standard_normal((size, size), np.float32)
-    y = np.fft.fftfreq(size)[:, None]
-    x = np.fft.rfftfreq(size)[None, :]
-    transfer = np.exp(-2 * np.pi**2 * sigma**2 * (y**2 + (x * stretch) ** 2))
-    noise = np.fft.irfft2(np.fft.rfft2(white) * transfer, (size, size))
+    margin = int(4 * sigma * stretch) + 1
+    noise = cv2.GaussianBlur(np.pad(white, margin, "wrap"), (0, 0), sigmaX=sigma * stretch, sigmaY=sigma)
+    noise = noise[margin:-margin, margin:-margin]
     return np.asarray((noise - noise.mean()) / noise.std(), np.float32)
 
 
@@ -242,13 +241,13 @@ class Tissue:
         texture = cv2.remap(self._texture, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         epithelial, spindle, fibre, grain = (np.multiply(c, np.float32(1 / 255)) for c in cv2.split(texture))
         nuclei = low[..., 2] * epithelial + low[..., 3] * spindle
-        grey = 1 + 0.45 * (grain - 0.5)
-        strands = high[..., 0] * fibre
+        grey: Floats = np.float32(0.775) + np.float32(0.45) * grain
+        strands: Floats = high[..., 0] * fibre
         hematoxylin = (low[..., 0] + nuclei) * grey
         eosin = (low[..., 1] + strands * 1.15) * grey * (1 - 0.35 * np.minimum(nuclei, 1))
         he = _stained(hematoxylin * 0.92, eosin * 0.68, HEMATOXYLIN, EOSIN, grain)
         counterstain = hematoxylin * 0.62 + eosin * 0.17
-        dab = high[..., 1] * grey * (1.10 + 0.25 * epithelial) + strands * 0.07
+        dab: Floats = high[..., 1] * grey * (1.10 + 0.25 * epithelial) + strands * 0.07
         return he, _stained(counterstain, dab, HEMATOXYLIN, DAB, grain)
 
     def mask(self) -> Pixels:
