@@ -100,10 +100,14 @@ def check_regions(source: TiffSource, pixels: Any, level: int = 0, number: int =
 
 def refused(path: Path, *, mask: bool = False, read: bool = False, **spec: Any) -> str:
     """The one line that opening (or reading all of) a file is refused with."""
-    with pytest.raises(BadInputError) as caught:
+
+    def attempt() -> None:
         source = open_path(path, mask=mask, **spec)
         if read:
             whole(source)
+
+    with pytest.raises(BadInputError) as caught:
+        attempt()
     message = str(caught.value)
     assert path.name in message
     assert "\n" not in message
@@ -262,11 +266,13 @@ def test_palette_is_rgb_and_labels_as_a_mask(tmp_path: Path, compression: str | 
 def test_bilevel_masks(tmp_path: Path) -> None:
     bits = make_pixels("uint8", 1) > 128
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, bits[:, :, 0], rowsperstrip=50)
+    tifffile.imwrite(path, bits[:, :, 0], photometric="minisblack", rowsperstrip=50)
     assert "dtype bool" in refused(path)
     check_regions(open_path(path, mask=True), bits)
-    tifffile.imwrite(path, bits[:, :, 0], photometric="miniswhite")
+    tifffile.imwrite(path, bits[:, :, 0], photometric="miniswhite", software="scanner")
     check_regions(open_path(path, mask=True), ~bits)
+    tifffile.imwrite(path, bits[:, :, 0])  # which says min-is-white of every bool array
+    check_regions(open_path(path, mask=True), bits)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "int32", "float64", "float16", "uint64", "int64"])
@@ -791,7 +797,7 @@ def test_byte_flips_never_escape(tmp_path: Path) -> None:
     with tifffile.TiffFile(path) as file:
         places = [(page.offset, 250) for page in (file.pages.first, file.pages.first.pages[0])]
     rng = np.random.default_rng(5)
-    opened = 0
+    messages: list[str] = []
     for _ in range(300):
         start, length = places[int(rng.integers(2))]
         broken = bytearray(data)
@@ -802,10 +808,10 @@ def test_byte_flips_never_escape(tmp_path: Path) -> None:
             source = open_path(path)
             if source.shape[0] * source.shape[1] * source.channels < 1e7:
                 whole(source)
-                opened += 1
         except BadInputError as error:
-            assert "\n" not in str(error)
-    assert 0 < opened < 300
+            messages.append(str(error))
+    assert 0 < len(messages) < 300
+    assert not any("\n" in message for message in messages)
 
 
 def test_not_a_tiff(tmp_path: Path) -> None:
@@ -841,10 +847,11 @@ def ndpi_bytes(pixels: Any) -> bytes:
     table = at + len(jpeg)
     bits, unit = table + 4 * len(starts), 3
     resolution = bits + 6
-    directory = resolution + 8
+    make = resolution + 8
+    directory = make + 10
     tags = [
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 7), (262, 3, 1, 6),
-        (271, 2, 4, int.from_bytes(b"Ham\0", "little")), (273, 4, 1, at), (277, 3, 1, 3), (278, 4, 1, height),
+        (271, 2, 10, make), (273, 4, 1, at), (277, 3, 1, 3), (278, 4, 1, height),
         (279, 4, 1, len(jpeg)), (282, 5, 1, resolution), (283, 5, 1, resolution), (296, 3, 1, unit),
         (65420, 4, 1, 1), (65426, 4, len(starts), table),
     ]  # fmt: skip
@@ -853,7 +860,7 @@ def ndpi_bytes(pixels: Any) -> bytes:
     head = struct.pack("<2sHQ", b"II", 42, directory).ljust(at, b"\0")
     return b"".join(
         [head, jpeg, struct.pack(f"<{len(starts)}I", *starts), struct.pack("<3H", 8, 8, 8),
-         struct.pack("<2I", 45000, 1), struct.pack("<H", len(tags)), entries, tail]
+         struct.pack("<2I", 45000, 1), b"Hamamatsu\0", struct.pack("<H", len(tags)), entries, tail]
     )  # fmt: skip
 
 

@@ -256,10 +256,10 @@ def _merge_rows(table: PageTable, separate: int, height: int, rows: int, row_byt
 def interpret(page: tifffile.TiffPage, name: str, *, mask: bool) -> Samples:
     """What the samples of a page mean as an image or a mask. Raises BadInputError naming what is not read.
 
-    Min-is-white is inverted to min-is-black. Palette images become RGB (uint8, the high bytes of the colour map);
-    as a mask they keep their indices, which are labels. YCbCr becomes RGB where the codec does it (JPEG, WebP) and
-    for Aperio's JPEG 2000. One extra sample of RGB without a stated meaning is taken as straight alpha, as OpenCV
-    and many others write it; other extra samples are channels.
+    Min-is-white is inverted to min-is-black, but not bool masks that tifffile wrote: True stays True. Palette images
+    become RGB (uint8, the high bytes of the colour map); as a mask they keep their indices, which are labels. YCbCr
+    becomes RGB where the codec does it (JPEG, WebP) and for Aperio's JPEG 2000. One extra sample of RGB without a
+    stated meaning is taken as straight alpha, as OpenCV and many others write it; other extra samples are channels.
     """
     if page.dtype is None:
         raise BadInputError(f"{name}: samples of {page.bitspersample} bits (format {page.sampleformat}) are not read")
@@ -282,7 +282,9 @@ def _colour_samples(page: tifffile.TiffPage, photometric: int, name: str, *, mas
     if photometric in (RGB, YCBCR) and count >= 3:
         return _rgb(page, photometric, name)
     if photometric in (MIN_IS_BLACK, MIN_IS_WHITE, TRANSPARENCY_MASK) or (photometric == RGB and count < 3):
-        convert = _inversion(page, name) if photometric == MIN_IS_WHITE else None
+        # tifffile labels every bool array min-is-white, and True is 1 all the same.
+        by_tifffile = dtype.kind == "b" and page.software.startswith("tifffile.py")
+        convert = _inversion(page, name) if photometric == MIN_IS_WHITE and not by_tifffile else None
         notes = ("min-is-white: inverted",) if convert else ()
         extra = _extra_samples(page, 1)
         alpha = _stated_alpha(extra)
