@@ -270,6 +270,11 @@ def test_commit_stops_at_unlike_attempts(tmp_path: Path) -> None:
         commit(output, IMAGE)
     output.close()
     assert not list((tmp_path / "o").rglob("zarr.json"))
+    resumed = begin(str(tmp_path / "o"), LAYOUT, job=JOB, resume=True)
+    assert list(resumed.missing_tiles()) == [tile]
+    write_missing(resumed, LEVELS)
+    commit(resumed, IMAGE)
+    assert verify(str(tmp_path / "o"), "full").ok
 
 
 def test_clean_removes_only_its_own(tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ class Ledger:
         known = self.receipts.setdefault(tile, receipts)
         if known != receipts:
             self.conflicts.append(Conflict(tile, known, receipts))
-        elif pending:
+        if pending:
+            # A contradicting receipt is written too: whoever resumes must not believe the first one.
             self._pending.append((tile, receipts))
 
     def _load(self) -> None:
