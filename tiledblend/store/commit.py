@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -285,13 +287,18 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
 def _sound_tiles(
     store: ObjectStore, layout: ArrayLayout, expected: dict[str, Receipt]
 ) -> dict[Tile, tuple[Receipt, ...]]:
+    """Receipts of the tiles whose every object is right."""
+
+    def check(tile: Tile) -> tuple[Tile, list[Receipt | None]]:
+        return tile, [checked_receipt(store, layout, key, expected.get(key)) for key in layout.tile_objects(tile)]
+
+    tiles = (tile for stage in range(layout.grid.stages) for tile in layout.grid.tiles(stage))
     sound = {}
-    for stage in range(layout.grid.stages):
-        for tile in layout.grid.tiles(stage):
-            keys = layout.tile_objects(tile)
-            receipts = [checked_receipt(store, layout, key, expected.get(key)) for key in keys]
-            if None not in receipts:
-                sound[tile] = tuple(receipt for receipt in receipts if receipt)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        while batch := list(islice(tiles, 1024)):
+            for tile, receipts in pool.map(check, batch):
+                if None not in receipts:
+                    sound[tile] = tuple(receipt for receipt in receipts if receipt)
     return sound
 
 

@@ -126,12 +126,17 @@ def find_damaged(
 
 
 def checked_receipt(store: ObjectStore, layout: ArrayLayout, key: str, expected: Receipt | None) -> Receipt | None:
-    """The receipt of a pixel object that is there and right; None if it must be made again."""
+    """The receipt of a pixel object that is there and right; None if it must be made again.
+
+    expected: the manifest's receipt; without one the object has to decode.
+    """
     data = store.get(key)
-    if data is None or object_problem(layout, key, data) is not None:
+    if data is None:
         return None
     receipt = Receipt(key, len(data), digest(data))
-    return receipt if expected in (None, receipt) else None
+    if expected is None:
+        return receipt if object_problem(layout, key, data) is None else None
+    return receipt if receipt == expected else None
 
 
 def object_problem(layout: ArrayLayout, key: str, data: bytes) -> str | None:
