@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiledblend import __version__
-from tiledblend.errors import InterruptedRun, TiledblendError, UsageError
+from tiledblend.errors import BadInputError, InterruptedRun, TiledblendError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
     from tiledblend.job import Job
+    from tiledblend.recompute import RecomputeReport
     from tiledblend.run import RunReport
 
 NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".yaml", ".yml", ".json")
@@ -497,19 +498,55 @@ def preview(source: str, out: str, max_size: int, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("result", metavar="OUT")
-@click.option("--full", is_flag=True, help="Hash and decode every object instead of comparing lengths.")
+@click.option("--fast/--full", default=False, help="Compare lengths only, or hash and decode every object (default).")
+@click.option(
+    "--against-inputs", metavar="N|all", help="Also render N tiles (or all) again from the inputs and compare them."
+)
 @_json_option
 @_debug_option
-def verify(result: str, full: bool, as_json: bool) -> None:
+def verify(result: str, fast: bool, against_inputs: str | None, as_json: bool) -> None:
     """Check every stored object of a result against its run's manifest."""
     from tiledblend.store.verify import verify as check
 
-    found = check(result, "full" if full else "fast")
+    count = _tile_count(against_inputs)
+    found = check(result, "fast" if fast else "full")
+    document = found.as_dict()
+    again = _recomputed(result, count) if found.ok and against_inputs is not None else None
+    if again is not None:
+        document["recomputed_tiles"], document["differing"] = again.tiles, list(again.differing)
+        document["ok"] = not again.differing
     if as_json:
-        click.echo(json.dumps(found.as_dict()))
+        click.echo(json.dumps(document))
     found.require_ok()
+    if again is not None and again.differing:
+        raise VerificationError(
+            f"{result}: {len(again.differing)} objects are not what the inputs give (first: {again.differing[0]})"
+        )
     if not as_json:
-        click.echo(found.summary())
+        click.echo(found.summary() + (f"; {again.tiles} tiles rendered again are the same" if again else ""))
+
+
+def _tile_count(text: str | None) -> int | None:
+    if text is None or text == "all":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--against-inputs {text!r} must be a number of tiles or all")
+    return int(text)
+
+
+def _recomputed(result: str, count: int | None) -> RecomputeReport:
+    from tiledblend.cluster import cpu_count
+    from tiledblend.job import build
+    from tiledblend.recompute import recompute
+    from tiledblend.store.objects import open_store
+    from tiledblend.store.ome import read_attributes, result_layout
+
+    store = open_store(result)
+    attributes = read_attributes(store) or {}
+    layout, job = result_layout(attributes), attributes["tiledblend"].get("description")
+    if layout is None or not job:
+        raise BadInputError(f"{result}: does not say from what it was made; it was not written by the command line")
+    return recompute(store, layout, build(job).composite, count, threads=cpu_count())
 
 
 @cli.command()

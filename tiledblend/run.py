@@ -53,7 +53,7 @@ class RunReport:
     """What a run did. chunks: level-0 chunks by class. background_pixels: where no layer had weight. resumed_tiles:
     found done.
 
-    bytes_written: of the whole result. complete: False after one part of several.
+    bytes_written: of the whole result; chunks: of this driver's tiles. complete: False after one part of several.
     """
 
     uri: str
@@ -238,8 +238,9 @@ class _Run:
         self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
         self.job = TileJob(planned.composite, planned.rules, planned.layout, output.store, inputs)
         self.tally = _Tally()
-        self.resumed = 0 if output.ledger is None else len(output.ledger.receipts)
-        self.bytes = 0
+        done = {} if output.ledger is None else output.ledger.receipts
+        self.resumed = len(done)
+        self.bytes = sum(receipt.size for of_tile in done.values() for receipt in of_tile)
 
     def make_tiles(
         self, client: Client | None, options: ClusterOptions, part: tuple[int, int] | None, finish: bool
