@@ -91,15 +91,23 @@ def mask_values(unit: Array, kind: str) -> tuple[Array, Any]:
     return unit, "auto"
 
 
-def image(rng: np.random.Generator, shape: tuple[int, int], channels: int, dtype: str, alpha: str) -> Array:
+def image(
+    rng: np.random.Generator, shape: tuple[int, int], channels: int, dtype: str, alpha: str, odd: bool = False
+) -> Array:
+    """odd: float colours with NaN, infinities and negative zeros among them."""
     full = full_scale(dtype)
     pixels = rng.random((*shape, channels)) * full
+    if odd and dtype == "float32":
+        chosen = rng.integers(0, 12, pixels.shape)
+        for number, value in enumerate((np.nan, np.inf, -np.inf, -0.0)):
+            colours = pixels[..., : channels - (alpha != "none")]
+            colours[chosen[..., : colours.shape[2]] == number] = value
     if alpha != "none":
         opacity = pixels[..., -1:] / full
         opacity = np.where(opacity < 0.3, 0, np.where(opacity > 0.6, 1, opacity))
         pixels[..., -1:] = opacity * full
         if alpha == "premultiplied":
-            pixels[..., :-1] *= opacity
+            pixels[..., :-1] *= np.where(opacity == 0, np.nextafter(0, 1), opacity) if odd else opacity
     return pixels.astype(dtype) if dtype == "float32" else np.rint(pixels).astype(dtype)
 
 
@@ -122,7 +130,7 @@ def mask_shapes(draw: st.DrawFn, frame: tuple[int, int], fit: bool) -> tuple[int
 
 @st.composite
 def pictures(
-    draw: st.DrawFn, rng: np.random.Generator, canvas: tuple[int, int], colours: int, dtype: str, bottom_alpha: bool
+    draw: st.DrawFn, rng: np.random.Generator, canvas: tuple[int, int], colours: int, dtype: str, bottom_alpha: bool, odd: bool
 ) -> Picture:
     alpha = draw(st.sampled_from(["none", "none", "straight", "premultiplied"])) if not bottom_alpha else "straight"
     fit = draw(st.integers(0, 5)) == 0
@@ -133,7 +141,7 @@ def pictures(
         shape = tuple(draw(st.integers(1, n + 20)) for n in canvas)  # type: ignore[assignment]
         offset = tuple(draw(st.integers(1 - n, c - 1)) for n, c in zip(shape, canvas, strict=True))  # type: ignore
         offset = (0, 0) if fit else offset
-    pixels = image(rng, shape, colours + (alpha != "none"), dtype, alpha)
+    pixels = image(rng, shape, colours + (alpha != "none"), dtype, alpha, odd)
     feathering = draw(st.sampled_from(["none", "sigma", "sigma", "ksize"]))
     layer = Picture(
         pixels,
@@ -179,15 +187,15 @@ def layer_of(picture: Picture, number: int) -> Layer:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Ragged canvases, 1 to 4 layers of every kind."""
+def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
+    """Ragged canvases, 1 to 4 layers of every kind. odd_floats: NaN, infinities and negative zeros in float images."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = (draw(st.integers(1, 100)), draw(st.integers(1, 100)))
     colours = draw(st.sampled_from([1, 3, 3, 7]))
     dtype = draw(st.sampled_from(["uint8", "uint8", "uint16", "float32"]))
     has_alpha = draw(st.integers(0, 3)) == 0
     count = draw(st.sampled_from([1, 2, 2, 3, 4]))
-    stack = [draw(pictures(rng, shape, colours, dtype, has_alpha and i == 0)) for i in range(count)]
+    stack = [draw(pictures(rng, shape, colours, dtype, has_alpha and i == 0, odd_floats)) for i in range(count)]
     for picture in stack:
         if picture.mask is None:
             picture.invert = False

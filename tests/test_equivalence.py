@@ -48,7 +48,8 @@ def assert_same_bits(actual: Array, expected: Array) -> None:
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     if actual.dtype == np.float32:
-        actual, expected = (np.ascontiguousarray(a).view(np.uint32) for a in (actual, expected))
+        # Every NaN is one value here: its sign and payload depend on the order of a processor's operands.
+        actual, expected = (np.where(np.isnan(a), np.float32(np.nan), a).view(np.uint32) for a in (actual, expected))
     np.testing.assert_array_equal(actual, expected)
 
 
@@ -145,7 +146,7 @@ def write_here(composite: Composite, path: Path, output: OutputSpec) -> Any:
 
 
 @examples(70)
-@given(case=cases(), lazy_chunk=st.sampled_from([13, 16, 40, 200]), data=st.data())
+@given(case=cases(odd_floats=True), lazy_chunk=st.sampled_from([13, 16, 40, 200]), data=st.data())
 def test_whole_lazy_and_fused_are_the_same_bits(case: Case, lazy_chunk: int, data: st.DataObject) -> None:
     composite, grid = case.composite, case.grid
     rules = decide_rules(composite)

@@ -90,7 +90,9 @@ def _one_channel(mask: RasterSource, pixels: NDArray[Any]) -> NDArray[Any]:
     colours = pixels.shape[2] - (mask.alpha is not Alpha.NONE)
     if colours == 1:
         return pixels[:, :, 0]
-    luma = pixels[:, :, :3] @ np.array([0.299, 0.587, 0.114])
+    # Term by term: a matrix product may add in another order on another tile, and then round a tie differently.
+    red, green, blue = (pixels[:, :, i].astype(np.float64) for i in range(3))
+    luma = red * 0.299 + green * 0.587 + blue * 0.114
     if pixels.dtype.kind == "b":
         return luma >= 0.5
     return np.rint(luma).astype(pixels.dtype) if pixels.dtype.kind in "ui" else luma.astype(np.float32)

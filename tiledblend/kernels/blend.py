@@ -70,8 +70,16 @@ def blend_tile(
     straight alpha and colours are
     composited premultiplied. average: sum(w I) / sum(w). Where no layer has weight the background stands.
     """
-    if has_alpha:
-        return _blend_alpha(layers, background, dtype, mode)
+    # Float images may hold NaN and infinities: they come through or spread as IEEE 754 says, without a warning.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if has_alpha:
+            return _blend_alpha(layers, background, dtype, mode)
+        return _blend_opaque(layers, background, dtype, mode)
+
+
+def _blend_opaque(
+    layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], mode: Mode
+) -> Blended:
     colour = layers[0].colour
     if is_planar(colour):
         planes = [
@@ -231,8 +239,10 @@ def _over_alpha(
     for layer in layers:
         weight = _weight_of(layer, shape[:2])
         rest = np.float32(1) - weight
-        colour = np.where((weight == 0)[:, :, None], np.float32(0), layer.colour.astype(np.float32))
-        premultiplied = colour * weight[:, :, None] + premultiplied * rest[:, :, None]
+        own = layer.colour.astype(np.float32)
+        mixed = own * weight[:, :, None] + premultiplied * rest[:, :, None]
+        mixed = np.where((weight == 1)[:, :, None], own, mixed)
+        premultiplied = np.where((weight == 0)[:, :, None], premultiplied, mixed)
         alpha = weight + rest * alpha
     return _unmultiplied(premultiplied, alpha, background), alpha
 
@@ -246,8 +256,10 @@ def _average_alpha(
     cover_sum = np.zeros(shape[:2], np.float32)
     for layer in layers:
         weight = _weight_of(layer, shape[:2])
-        colour = np.where((weight == 0)[:, :, None], np.float32(0), layer.colour.astype(np.float32))
-        total += colour * weight[:, :, None]
+        term = layer.colour.astype(np.float32) * weight[:, :, None]
+        # The first term is taken as it is, so that a negative zero survives.
+        grown = np.where((weight_sum == 0)[:, :, None], term, total + term)
+        total = np.where((weight == 0)[:, :, None], total, grown)
         weight_sum += weight
         cover_sum += _cover_of(layer, shape[:2])
     alpha = np.divide(weight_sum, cover_sum, out=np.zeros_like(weight_sum), where=cover_sum > 0)

@@ -65,8 +65,9 @@ def _halve_into(pixels: Pixels, out: Pixels) -> None:
 
 
 def _halve_float(pixels: Pixels) -> Pixels:
-    top = pixels[0::2, 0::2] + pixels[0::2, 1::2]
-    top += pixels[1::2, 0::2] + pixels[1::2, 1::2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        top = pixels[0::2, 0::2] + pixels[0::2, 1::2]
+        top += pixels[1::2, 0::2] + pixels[1::2, 1::2]
     top *= pixels.dtype.type(0.25)
     return top
 
@@ -81,8 +82,10 @@ def _halve_alpha(pixels: Pixels) -> Pixels:
     alphas = _quads(wide[:, :, -1:])
     colours = _quads(wide[:, :, :-1])
     total = (alphas[0] + alphas[1]) + (alphas[2] + alphas[3])
-    weighted = [a * c for a, c in zip(alphas, colours, strict=True)]
-    summed = (weighted[0] + weighted[1]) + (weighted[2] + weighted[3])
+    # A hidden colour may be infinite or NaN: it must not come back as 0 x NaN.
+    with np.errstate(invalid="ignore"):
+        weighted = [np.where(a == 0, 0, a * c) for a, c in zip(alphas, colours, strict=True)]
+        summed = (weighted[0] + weighted[1]) + (weighted[2] + weighted[3])
     safe = np.where(total == 0, 1, total)
     out = np.empty((*total.shape[:2], pixels.shape[2]), pixels.dtype)
     out[:, :, :-1] = np.where(total == 0, 0, summed / safe if is_float else (summed + total // 2) // safe)

@@ -107,12 +107,12 @@ def _weighted(pixels: NDArray[Any], taps: AxisTaps, axis: int) -> NDArray[np.flo
     shape = [1] * pixels.ndim
     shape[axis] = -1
     total: NDArray[np.float32] | None = None
-    for index, weight in zip(taps.index, taps.weight, strict=True):
-        # NaN beyond an image's edge must not leak in through a tap of weight 0, so unused taps are not multiplied at
-        # all.
-        term = np.take(pixels, index, axis).astype(np.float32) * weight.reshape(shape)
-        if pixels.dtype.kind == "f":
-            term = np.where(weight.reshape(shape) == 0, np.float32(0), term)
-        total = term if total is None else total + term
+    with np.errstate(invalid="ignore", over="ignore"):
+        for index, weight in zip(taps.index, taps.weight, strict=True):
+            term = np.take(pixels, index, axis).astype(np.float32) * weight.reshape(shape)
+            if pixels.dtype.kind == "f":
+                # NaN and infinity must not leak in through a tap of weight 0.
+                term = np.where(weight.reshape(shape) == 0, np.float32(0), term)
+            total = term if total is None else total + term
     assert total is not None
     return total
