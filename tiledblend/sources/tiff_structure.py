@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from tiledblend.errors import BadInputError
 from tiledblend.sources.bytes import ByteReader, SeekableBytes
 
-MAX_DIRECTORIES = 50_000
+# Grouping pages into images costs a parser their number squared: these take some 15 s at worst.
+MAX_DIRECTORIES = 20_000
 MAX_TAGS = 4096
 MAX_TAG_BYTES = 1 << 30
 
