@@ -1,0 +1,336 @@
+"""The command itself, as a user runs it: verbs, exit codes, one-line errors, nothing written on bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from conftest import ROOT, Command, Ran
+from PIL import Image
+
+from tiledblend.tissue import Slides
+
+
+def write_png(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def left_over(folder: Path, before: set[Path]) -> set[str]:
+    return {path.name for path in set(folder.iterdir()) - before}
+
+
+# --- the main job
+
+
+def test_blend_writes_a_pyramid_that_zarr_opens(slides: Slides, tiledblend: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out.ome.zarr"
+    flags = ("--mask", slides.mask, "--feather", "8um", "--chunk", 128, "--shard", 512)
+    ran = tiledblend("blend", slides.base, slides.overlay, *flags, "-o", out, "--json")
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    assert (report["uri"], report["shape"], report["pixels"]) == (str(out), [1000, 1000], 1_000_000)
+    assert sum(report["chunks"].values()) == 64
+    assert report["chunks"]["blended"] > 0
+    group = zarr.open_group(str(out), mode="r")
+    assert group["0"].shape == (3, 1000, 1000)
+    base, overlay = tifffile.imread(slides.base), tifffile.imread(slides.overlay)
+    inside = np.kron(tifffile.imread(slides.mask) > 0, np.ones((16, 16), bool))[:1000, :1000]
+    pixels = np.moveaxis(np.asarray(group["0"]), 0, 2)
+    assert np.array_equal(pixels[:32, :32], base[:32, :32])  # a corner without mask comes through bit for bit
+    deep = (
+        inside & np.roll(inside, 150, 0) & np.roll(inside, -150, 0) & np.roll(inside, 150, 1) & np.roll(inside, -150, 1)
+    )
+    assert deep.any()
+    assert np.array_equal(pixels[deep], overlay[deep])
+
+    again = tiledblend("blend", slides.base, slides.overlay, *flags, "-o", out)
+    assert again.code == 3
+    assert "exists" in again.error
+
+    checked = tiledblend("verify", out, "--full", "--json")
+    assert (checked.code, json.loads(checked.out)["ok"]) == (0, True)
+    drawn = tiledblend("preview", out, "p.png", "--max-size", 200)
+    assert drawn.code == 0
+    assert Image.open(tmp_path / "p.png").size == (200, 200)
+
+    shard = next(path for path in (out / "0" / "c").rglob("*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    broken = tiledblend("verify", out)
+    assert broken.code == 7
+    assert "torn" in broken.error
+
+
+def test_job_file_gives_the_same_pixels_as_flags(slides: Slides, tiledblend: Command, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"layers:\n - image: {slides.base}\n - {{image: {slides.overlay}, mask: {slides.mask}, feather: 5px}}\n"
+        "output: {path: from_job.ome.zarr, chunk: 128, shard: 256}\n"
+    )
+    assert tiledblend("blend", "--job", job).code == 0
+    flags = ("--mask", slides.mask, "--feather", "5px", "--chunk", 256, "--shard", 512, "--workers", 2)
+    assert tiledblend("blend", slides.base, slides.overlay, *flags, "-o", "from_flags.ome.zarr").code == 0
+    one, other = (zarr.open_group(str(tmp_path / f"from_{name}.ome.zarr"), mode="r")["0"] for name in ("job", "flags"))
+    assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_parts_then_finish(slides: Slides, command: Command, tmp_path: Path) -> None:
+    flags = (slides.base, "-o", "out.ome.zarr", "--chunk", 128, "--shard", 256)
+    assert "not complete yet" in command("blend", *flags, "--part", "1/2").out
+    early = command("blend", *flags, "--finish")
+    assert early.code == 6
+    assert "run their parts first" in early.error
+    assert command("blend", *flags, "--part", "2/2").code == 0
+    assert not (tmp_path / "out.ome.zarr" / "zarr.json").exists()
+    assert command("blend", *flags, "--finish").code == 0
+    pixels = np.asarray(zarr.open_group(str(tmp_path / "out.ome.zarr"), mode="r")["0"])
+    assert np.array_equal(np.moveaxis(pixels, 0, 2), tifffile.imread(slides.base))
+
+
+def test_plan_says_what_would_happen_and_writes_nothing(slides: Slides, command: Command, tmp_path: Path) -> None:
+    flags = (slides.base, slides.overlay, "--mask", slides.mask, "--chunk", 128, "--shard", 256)
+    facts = json.loads(command("plan", *flags, "--json", "--exact").out)
+    assert (facts["shape"], facts["exact"]) == ([1000, 1000], True)
+    assert sum(facts["classes"].values()) == pytest.approx(1)
+    text = command("plan", *flags).out
+    assert "1,000 x 1,000 px" in text
+    assert "memory" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- small results as one image file
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "jpg"])
+def test_small_results_as_one_image(ending: str, slides: Slides, command: Command, tmp_path: Path) -> None:
+    out = tmp_path / f"out.{ending}"
+    ran = command("blend", slides.base, slides.overlay, "--mask", slides.mask, "-o", out, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["bytes_written"] == out.stat().st_size
+    pixels = tifffile.imread(out) if ending == "tif" else np.asarray(Image.open(out))
+    base, overlay = tifffile.imread(slides.base), tifffile.imread(slides.overlay)
+    inside = np.kron(tifffile.imread(slides.mask) > 0, np.ones((16, 16), bool))[:1000, :1000]
+    expected = np.where(inside[:, :, None], overlay, base)
+    assert np.abs(pixels.astype(int) - expected).mean() <= (2 if ending == "jpg" else 0)
+    if ending == "tif":
+        with tifffile.TiffFile(out) as tiff:
+            assert tiff.pages[0].tags["XResolution"].value == (20000, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {out.name}
+    assert command("blend", slides.base, "-o", out).code == 3
+
+
+def test_formats_that_cannot_hold_the_result(command: Command, tmp_path: Path) -> None:
+    deep = tmp_path / "deep.tif"
+    tifffile.imwrite(deep, np.zeros((8, 8), np.float32))
+    assert "PNG holds" in command("blend", deep, "-o", "o.png").error
+    assert "JPEG holds" in command("blend", deep, "-o", "o.jpg").error
+    assert "cannot be written in this format" in command("blend", deep, "-o", "o.svs").error
+    assert command("blend", deep, "-o", "o.tif").code == 0
+    assert tifffile.imread(tmp_path / "o.tif").dtype == np.float32
+
+
+# --- bad input: one line, the right code, nothing written
+
+
+Case = Callable[[Path, Slides], list[object]]
+
+BAD_INPUT: dict[str, tuple[int, str, Case]] = {
+    "missing file": (4, "no such file", lambda d, s: ["none.tif"]),
+    "missing mask": (4, "no such file", lambda d, s: [s.base, s.overlay, "--mask", "none.tif"]),
+    "not an image": (4, "not an image", lambda d, s: [text_file(d)]),
+    "a directory": (4, "without zarr metadata", lambda d, s: [d]),
+    "sizes": (4, "1000 x 1000", lambda d, s: [s.base, small(d, (30, 40, 3))]),
+    "channels": (4, "colour channels", lambda d, s: [s.base, small(d, (1000, 1000))]),
+    "dtypes": (4, "uint16", lambda d, s: [s.base, small(d, (1000, 1000, 3), np.uint16)]),
+    "unsupported dtype": (4, "int32", lambda d, s: [small(d, (16, 16), np.int32)]),
+    "mask of another aspect": (4, "63 x 20", lambda d, s: [s.base, s.overlay, "--mask", small(d, (63, 20))]),
+    "NaN mask": (4, "region", lambda d, s: [s.base, s.overlay, "--mask", nan_mask(d)]),
+    "12-bit mask in 16 bits": (4, "--mask-values", lambda d, s: [s.base, s.overlay, "--mask", twelve_bit(d)]),
+    "alpha that is not there": (4, "no alpha", lambda d, s: [s.base, s.overlay, "--mask", "alpha"]),
+    "negative sigma": (2, "sigma", lambda d, s: [s.base, "--feather", "-3px"]),
+    "even kernel": (2, "ksize", lambda d, s: [s.base, "--feather", "ksize:4"]),
+    "opacity": (2, "opacity", lambda d, s: [s.base, "--opacity", "1.5"]),
+    "chunk and shard": (2, "--shard 1000", lambda d, s: [s.base, "--chunk", "500", "--shard", "1200"]),
+    "codec": (2, "codec", lambda d, s: [s.base, "--codec", "zip"]),
+    "unknown flag": (2, "--fether", lambda d, s: [s.base, "--fether", "3"]),
+    "flag without value": (2, "--feather", lambda d, s: [s.base, "--feather"]),
+    "not a number": (2, "--chunk", lambda d, s: [s.base, "--chunk", "big"]),
+    "unknown layer key": (2, "'fether'", lambda d, s: ["--layer", f"{{image: {s.base}, fether: 3}}"]),
+    "unknown job key": (2, "'layer'", lambda d, s: ["--job", job_file(d, "layer: []")]),
+    "missing job": (4, "cannot be read", lambda d, s: ["--job", "none.yaml"]),
+    "part": (2, "--part", lambda d, s: [s.base, "--part", "3/2"]),
+    "TLS by halves": (2, "--tls-cert", lambda d, s: [s.base, "--tls-ca-file", "ca.pem"]),
+    "nothing": (2, "nothing to blend", lambda d, s: []),
+    "umlaut and blanks": (4, "ä b\u00a0c.tif: no such file", lambda d, s: ["ä b\u00a0c.tif"]),
+}
+
+
+def text_file(folder: Path) -> Path:
+    path = folder / "text.tif"
+    path.write_text("not\nan\nimage\n" * 10)
+    return path
+
+
+def small(folder: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> Path:
+    path = folder / "small.tif"
+    tifffile.imwrite(path, np.full(shape, 255, dtype), photometric="rgb" if shape[-1] == 3 else "minisblack")
+    return path
+
+
+def nan_mask(folder: Path) -> Path:
+    mask = np.ones((1000, 1000), np.float32)
+    mask[700, 300] = np.nan
+    path = folder / "nan.tif"
+    tifffile.imwrite(path, mask, tile=(256, 256))
+    return path
+
+
+def twelve_bit(folder: Path) -> Path:
+    mask = np.zeros((1000, 1000), np.uint16)
+    mask[200:300] = 4095
+    path = folder / "twelve.tif"
+    tifffile.imwrite(path, mask)
+    return path
+
+
+def job_file(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input(case: str, slides: Slides, tiledblend: Command, command: Command, tmp_path: Path) -> None:
+    code, says, make = BAD_INPUT[case]
+    arguments = make(tmp_path, slides)
+    before = set(tmp_path.iterdir())
+    # what only shows in a tile's task needs the cluster, in a process of its own
+    run = tiledblend if case == "NaN mask" else command
+    ran = run("blend", *arguments, "-o", "out.ome.zarr")
+    assert (ran.code, says in ran.error) == (code, True), ran.err
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+    if case != "NaN mask":  # met while tiles are made: what is done can be resumed or cleaned, and is no result
+        assert left_over(tmp_path, before) == set()
+    assert not (tmp_path / "out.ome.zarr" / "zarr.json").exists()
+
+
+def test_unreadable_slides(shared_data: Path, tiledblend: Command, tmp_path: Path) -> None:
+    damaged = tiledblend("blend", shared_data / "unreadable.svs", "-o", "a.ome.zarr")
+    assert damaged.code == 4
+    assert re.search(r"unreadable\.svs: level 0, region \[.*cannot be decoded", damaged.error)
+    assert not (tmp_path / "a.ome.zarr" / "zarr.json").exists()
+    refused = tiledblend("blend", shared_data / "unopenable.tiff", "-o", "b.ome.zarr")
+    assert refused.code == 4
+    assert "compression 52479" in refused.error
+    assert not (tmp_path / "b.ome.zarr").exists()
+
+
+def test_outputs_that_are_refused(slides: Slides, command: Command, tmp_path: Path) -> None:
+    source = zarr.open_group(str(tmp_path / "in.zarr"), mode="w", zarr_format=3)
+    source.create_array("0", data=np.zeros((64, 64), np.uint8), chunks=(32, 32))
+    inside = command("blend", tmp_path / "in.zarr" / "0", "-o", tmp_path / "in.zarr" / "0" / "out.ome.zarr")
+    assert inside.code == 3
+    assert "lies inside" in inside.error
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    taken = command("blend", slides.base, "-o", tmp_path / "mine", "--replace")
+    assert taken.code == 3
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    assert command("blend", slides.base, "-o", slides.mask).code == 3
+    assert command("blend", slides.base).code == 2
+    assert command("blend", slides.base, "-o", "none/out.png").code == 5
+
+
+# --- the command's manners
+
+
+def test_info(slides: Slides, command: Command) -> None:
+    text = command("info", slides.base, slides.mask)
+    assert text.code == 0
+    assert "OME-TIFF" in text.out
+    assert "0.5 x 0.5 µm" in text.out
+    ran = command("info", slides.base, "none.tif", "--json")
+    assert ran.code == 4
+    assert "none.tif" in ran.error
+    (image,) = json.loads(ran.out)["images"]
+    assert (image["shape"], image["channels"], image["pixel_size_um"]) == ([1000, 1000], 3, [0.5, 0.5])
+
+
+def test_help_names_every_verb_and_is_quick(tiledblend: Command) -> None:
+    started = time.perf_counter()
+    ran = tiledblend("--help")
+    assert time.perf_counter() - started < 2  # 0.1 s on an idle machine; far below what any library would add
+    for verb in ("demo", "info", "plan", "blend", "preview", "verify", "clean"):
+        assert f"\n  {verb} " in ran.out
+        assert tiledblend(verb, "--help").code == 0
+
+
+def test_version_usage_and_unknown_verbs(command: Command) -> None:
+    assert re.fullmatch(r"tiledblend \d+\.\d+\.\d+\n", command("--version").out)
+    assert command("nothing").code == 2
+    assert "No such command" in command("nothing").error
+    assert command("preview", "a").code == 2
+    assert "Missing argument" in command("preview", "a").error
+
+
+def test_debug_shows_where(command: Command) -> None:
+    ran = command("info", "x", "--debug")
+    assert ran.code == 4
+    traced = command("preview", "none.tif", "p.png", "--debug")
+    assert traced.code == 4
+    assert "Traceback" in traced.err
+
+
+def test_unexpected_errors_are_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("some\nthing")
+
+    monkeypatch.setattr("tiledblend.preview.preview", fail)
+    ran = command("preview", "a.tif", "b.png")
+    assert ran.code == 1
+    assert ran.error == "tiledblend: error: unexpected ValueError: some thing; run again with --debug to see where"
+
+
+def test_a_reader_that_leaves_early_is_no_error(slides: Slides) -> None:
+    line = f"'{sys.executable}' -m tiledblend info {'{} ' * 40}| head -n 1".format(*[slides.base] * 40)
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_runs_say_how_to_go_on(number: signal.Signals, slides: Slides, tmp_path: Path) -> None:
+    big = tmp_path / "big.tif"
+    tifffile.imwrite(big, np.random.default_rng(0).integers(0, 256, (6000, 6000), np.uint8), tile=(256, 256))
+    command = [sys.executable, "-m", "tiledblend", "blend", str(big), "-o", "out.ome.zarr", "--codec", "zstd:19"]
+    command += ["--chunk", "128", "--shard", "256"]
+    run = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out.ome.zarr" / "0").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(number)
+    out, err = run.communicate(timeout=60)
+    done = Ran(run.returncode, out, err)
+    assert done.code == 75, err
+    assert "--resume" in done.error
+    assert "Traceback" not in err
+    assert not (tmp_path / "out.ome.zarr" / "zarr.json").exists()
