@@ -14,6 +14,7 @@ import pytest
 import zarr
 from PIL import Image
 
+from tiledblend.buckets import _client
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.info import describe, render_info
@@ -117,10 +118,13 @@ def test_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["s3://bucket/a.zarr", "gs://bucket/a.zarr", "az://c/a.svs", "https://example.org/a.svs"]
 )
-def test_urls_name_the_extra(url: str) -> None:
+def test_urls_name_the_extra_where_it_is_not_installed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    _client.cache_clear()
     with pytest.raises(BadInputError) as caught:
         open_source(url)
-    assert "needs the cloud extra" in one_line(caught)
+    assert "need the cloud extra" in one_line(caught)
 
 
 def test_file_url_and_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Stored bytes by offset: local files (object stores can join), and a file-like view for parsers."""
+"""Stored bytes by offset: local files, objects by URL (`remote`), and a file-like view for parsers."""
 
 from __future__ import annotations
 
@@ -202,11 +202,13 @@ class SeekableBytes(io.RawIOBase):
 
 
 def open_bytes(path_or_url: str | os.PathLike[str]) -> ByteReader:
-    """The bytes of a local path or file:// URL. Raises BadInputError when it cannot be read."""
+    """The bytes of a local path or URL. Raises BadInputError when it cannot be read."""
     path = os.fspath(path_or_url)
     scheme, separator, _ = path.partition("://")
     if separator and scheme.lower() == "file":
         return LocalFile(unquote(urlsplit(path).path))
     if separator and scheme.isalnum():
-        raise BadInputError(f"{path}: reading {scheme}:// needs the cloud extra, which this version does not have yet")
+        from tiledblend.sources.remote import RemoteFile
+
+        return RemoteFile(path)
     return LocalFile(path)

@@ -16,7 +16,7 @@ from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources.base import RasterSource, SourceSpec
 from tiledblend.sources.views import select
 
-READS = "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP"
+READS = "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP, outlines in GeoJSON or ASAP XML"
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHED_SOURCES = 32
@@ -143,9 +143,12 @@ _CACHE = _SourceCache(CACHED_SOURCES)
 
 
 def _stored_state(path: str) -> Any:
-    """Something that changes when the file (or the metadata of a directory) does; None for what cannot be asked."""
+    """Something that changes when the file or object (or a directory's metadata) does; None for what is not there."""
     if is_remote(path):
-        return None
+        from tiledblend.sources.remote import stored_state
+
+        places = (path, f"{path.rstrip('/')}/zarr.json", f"{path.rstrip('/')}/.zattrs")
+        return next((state for state in map(stored_state, places) if state is not None), None)
     names = [path, *(os.path.join(path, name) for name in ZARR_METADATA)] if os.path.isdir(path) else [path]
     states = []
     for name in names:
@@ -160,7 +163,10 @@ def _stored_state(path: str) -> Any:
 
 
 def recognise(path: str) -> str:
-    """ "tiff", "image" (PNG, JPEG, WebP) or "zarr": what a local path holds. Raises BadInputError for anything else."""
+    """What a local path holds: "tiff", "image" (PNG, JPEG, WebP), "zarr" or "polygons" (JSON or XML text).
+
+    Raises BadInputError for anything else.
+    """
     if os.path.isdir(path):
         if any(os.path.isfile(os.path.join(path, name)) for name in ZARR_METADATA):
             return "zarr"
@@ -170,6 +176,8 @@ def recognise(path: str) -> str:
         return "tiff"
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<") and Path(path).name not in ZARR_METADATA:
+        return "polygons"
     raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
 
 
@@ -190,14 +198,42 @@ def _open_local(spec: SourceSpec, mask: bool) -> RasterSource:
         from tiledblend.sources.image import open_image
 
         return open_image(spec, mask=mask)
+    if kind == "polygons":
+        from tiledblend.sources.polygons import open_polygons
+
+        return open_polygons(spec)
     from tiledblend.sources.tiff import open_tiff
 
     return open_tiff(spec, mask=mask)
 
 
 def open_remote(spec: SourceSpec, mask: bool) -> RasterSource:
-    """Open a URL. The one place where object stores are plugged in; not built yet."""
-    raise BadInputError(f"{spec.path}: reading URLs needs the cloud extra, which this version does not have yet")
+    """Open a URL: a TIFF by range requests, or zarr.
+
+    A web server may answer a directory's address with a page, so zarr's documents are looked for unless it is a TIFF.
+    """
+    from tiledblend.sources.remote import RemoteFile, read_object, stored_state
+
+    path = spec.path
+    head = b""
+    if stored_state(path) is not None:
+        reader = RemoteFile(path)
+        head = reader.pread(0, min(16, reader.size))
+    if head.startswith(TIFF_MAGIC):
+        from tiledblend.sources.tiff import open_tiff
+
+        return open_tiff(spec, mask=mask)
+    if any(read_object(f"{path.rstrip('/')}/{name}", 64 << 20) is not None for name in ZARR_METADATA):
+        from tiledblend.sources.zarr import open_zarr
+
+        return open_zarr(spec, mask=mask)
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")):
+        raise BadInputError(
+            f"{path}: a PNG, JPEG or WebP is not read by URL; convert it to a tiled TIFF or copy it here"
+        )
+    if not head:
+        raise BadInputError(f"{path}: no such object, and no zarr metadata below it")
+    raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
 
 
 def _why_no_zarr(path: str) -> str:

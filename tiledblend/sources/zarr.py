@@ -27,6 +27,7 @@ from tiledblend.sources.zarr_metadata import (
     list_children,
     ome_attributes,
     read_array_facts,
+    read_document,
     read_node,
     series_of,
 )
@@ -104,7 +105,7 @@ def read_image(spec: SourceSpec, called: str) -> ZarrImage:
     documents = list(node.files)
     if "bioformats2raw.layout" in ome and "multiscales" not in ome:
         child = os.path.join(node.path, str(series or 0))
-        if not os.path.isdir(child):
+        if "://" not in child and not os.path.isdir(child):
             raise BadInputError(f"{called}: has no series {series or 0}; it has {len(series_of(node))}")
         node, series = read_node(child, called=called), None
         ome = ome_attributes(node)
@@ -280,12 +281,11 @@ class ZarrSource(RasterSource):
         digest = hashlib.sha256(str(self.spec.plane).encode())
         modified = 0.0
         for path in self._image.documents:
-            try:
-                with open(path, "rb") as file:
-                    content = file.read()
-                modified = max(modified, os.stat(path).st_mtime)
-            except OSError as error:
-                raise BadInputError(f"{self.name}: {path} cannot be read: {error.strerror}") from error
+            content = read_document(path)
+            if content is None:
+                raise BadInputError(f"{self.name}: {path} is not there any more; restore it and run again")
+            # An object's time is not asked for: its bytes are in the digest.
+            modified = modified if "://" in path else max(modified, os.stat(path).st_mtime)
             digest.update(f"{os.path.relpath(path, self.spec.path)} {len(content)}\n".encode())
             digest.update(content)
         return {"uri": self.spec.path, "size": None, "modified": modified, "structure": digest.hexdigest()}
@@ -330,8 +330,14 @@ def _open_array(node: ZarrNode, called: str) -> AsyncArray[Any]:
     from zarr.storage import LocalStore
 
     try:
-        store = LocalStore(node.path, read_only=True)
+        store: Any = LocalStore(node.path, read_only=True) if "://" not in node.path else _remote_path(node.path)
         return run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInputError(f"{called}: array {node.path} cannot be opened: {reason}") from error
+
+
+def _remote_path(url: str) -> Any:
+    from tiledblend.sources.remote import zarr_path
+
+    return zarr_path(url)

@@ -44,19 +44,20 @@ class ArrayFacts:
 def read_node(path: str, *, called: str) -> ZarrNode:
     """The array or group at a directory. Raises BadInputError when there is none or its documents are malformed."""
     v3 = os.path.join(path, "zarr.json")
-    if os.path.isfile(v3):
-        document = _read_json(v3)
+    document = _read_json(v3)
+    if document is not None:
         kind = document.get("node_type")
         if kind not in ("array", "group"):
             raise BadInputError(f"{v3}: node_type is {kind!r}, not array or group")
         return ZarrNode(path, 3, kind, document, _mapping(document.get("attributes") or {}, v3), (v3,))
     attrs = os.path.join(path, ".zattrs")
-    attributes = _read_json(attrs) if os.path.isfile(attrs) else {}
+    attributes = _read_json(attrs) or {}
     for name, kind in ((".zarray", "array"), (".zgroup", "group")):
         file = os.path.join(path, name)
-        if os.path.isfile(file):
+        document = _read_json(file)
+        if document is not None:
             files = (file, attrs) if attributes else (file,)
-            return ZarrNode(path, 2, kind, _read_json(file), attributes, files)
+            return ZarrNode(path, 2, kind, document, attributes, files)
     if attributes:
         return ZarrNode(path, 2, "group", {}, attributes, (attrs,))
     raise BadInputError(f"{called}: not a complete zarr: {path} has no zarr.json, .zarray or .zgroup")
@@ -164,17 +165,43 @@ def _item_bytes(dtype: str) -> int:
     return max(1, int(digits[:6]) // 8) if digits else 1
 
 
-def _read_json(path: str) -> Mapping[str, Any]:
+def _read_json(path: str) -> Mapping[str, Any] | None:
+    """A document, or None if there is none."""
+    text = read_document(path)
     try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_DOCUMENT_BYTES + 1)
-        if len(text) > MAX_DOCUMENT_BYTES:
-            raise BadInputError(f"{path}: metadata of more than {MAX_DOCUMENT_BYTES >> 20} MiB")
-        return _mapping(json.loads(text), path)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+        return None if text is None else _mapping(json.loads(text), path)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: not valid JSON: {' '.join(str(error).split())}") from error
+
+
+def read_document(path: str) -> bytes | None:
+    """The bytes of a metadata document at a path or URL, or None if there is none. Raises BadInputError."""
+    if "://" in path:
+        from tiledblend.sources.remote import read_object
+
+        return read_object(path, MAX_DOCUMENT_BYTES)
+    try:
+        if not os.path.isfile(path):
+            return None
+        with open(path, "rb") as file:
+            text = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise BadInputError(f"{path}: metadata of more than {MAX_DOCUMENT_BYTES >> 20} MiB")
+    return text
+
+
+def names_below(path: str) -> list[str]:
+    """Names right inside a directory or below a URL, sorted; none if it cannot be listed."""
+    if "://" in path:
+        from tiledblend.sources.remote import list_names
+
+        return list_names(path)
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
 
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
@@ -226,17 +253,17 @@ def series_of(node: ZarrNode) -> list[int]:
     """The image indices of a group: numbered children of a bioformats2raw layout, or its multiscales."""
     ome = ome_attributes(node)
     if "bioformats2raw.layout" in ome and "multiscales" not in ome:
-        return sorted(int(n) for n in os.listdir(node.path) if n.isdecimal() and n.isascii())
+        return sorted(int(n) for n in names_below(node.path) if n.isdecimal() and n.isascii())
     multiscales = ome.get("multiscales")
     return list(range(len(multiscales))) if isinstance(multiscales, list) else []
 
 
 def list_children(node: ZarrNode, limit: int = 8) -> Sequence[str]:
     """Names of the arrays and groups right inside a group, at most `limit`, for an error's hint."""
-    try:
-        names = sorted(os.listdir(node.path))
-    except OSError:
-        return ()
     documents = ("zarr.json", ".zarray", ".zgroup")
-    inside = (n for n in names if any(os.path.isfile(os.path.join(node.path, n, d)) for d in documents))
+    inside = (
+        name
+        for name in names_below(node.path)
+        if any(read_document(os.path.join(node.path, name, document)) is not None for document in documents)
+    )
     return [name for name, _ in zip(inside, range(limit), strict=False)]

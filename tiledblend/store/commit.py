@@ -108,6 +108,8 @@ def begin(
     With resume and nothing there, a new run begins. Raises RefusedError, StorageError, UsageError.
     """
     final = open_store(uri)
+    if replace:
+        _local(final)
     refuse_overlap(final, inputs)
     document = {"layout": layout.as_dict(), "job": job, "building": "", "older": None}
     stored = ledgers.stored_job(final)
@@ -156,9 +158,17 @@ def commit(output: Output, image: ImageMetadata) -> str:
     ledger.publish(SUFFIX, manifest, output.store)
     ledger.lock.check()
     for key, data in root_documents(output.layout, with_manifest(attributes, digest(manifest))).items():
-        output.store.put(key, data)
+        _reveal(output, key, data)
     _finish(output)
     return digest(manifest)
+
+
+def _reveal(output: Output, key: str, data: bytes) -> None:
+    """Put a root document: in a bucket by a conditional create, which tells when another run has put its own."""
+    if output.store.local_path() is not None:
+        output.store.put(key, data)
+    elif not output.store.put_new(key, data) and output.store.get(key) != data:
+        raise RefusedError(f"{output.uri}/{key}: another run has committed here; this run's result stays hidden")
 
 
 def refuse_overlap(output: ObjectStore, inputs: Sequence[str]) -> None:

@@ -57,13 +57,18 @@ class ObjectStore(Protocol):
 
 
 def open_store(uri: str | os.PathLike[str]) -> ObjectStore:
-    """The store at a local path or file: URL. Touches nothing. Raises UsageError for other schemes."""
+    """The store at a local path, a file: URL or a bucket's prefix (s3://, gs://, az://). Touches nothing.
+
+    Raises UsageError for other schemes.
+    """
     text = os.fspath(uri)
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "file":
         return DirectoryStore(unquote(urlsplit(text).path))
     if scheme:
-        raise UsageError(f"output {text!r}: {scheme}:// cannot be written to; give a local path")
+        from tiledblend.store.cloud import CloudStore
+
+        return CloudStore(text)
     return DirectoryStore(text)
 
 
@@ -73,7 +78,10 @@ def beside(store: ObjectStore, suffix: str) -> ObjectStore:
     >>> beside(DirectoryStore("/data/out.ome.zarr"), ".ledger").uri
     '/data/out.ome.zarr.ledger'
     """
-    return open_store(store.uri.rstrip("/") + suffix)
+    uri = store.uri.rstrip("/")
+    if "://" in uri and not urlsplit(uri).path:
+        raise UsageError(f"output {uri}: is a whole bucket; give a name inside it, such as {uri}/out.ome.zarr")
+    return open_store(uri + suffix)
 
 
 def split_parent(store: ObjectStore) -> tuple[ObjectStore, str]:

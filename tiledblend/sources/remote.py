@@ -1,0 +1,247 @@
+"""Inputs by URL: bytes by range requests, zarr documents, and what changes when an object does."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tiledblend.buckets import WEB_SCHEMES, client_of, is_missing, reason_of, scheme_of, split_url
+from tiledblend.errors import BadInputError, UsageError
+from tiledblend.sources.bytes import ByteReader, open_bytes
+
+BLOCK_BYTES = 1 << 18
+BLOCKS = 32
+MERGE_GAP_BYTES = 1 << 18
+MERGED_BYTES = 1 << 24
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """What tells two versions of an object apart. etag: None where a server gives none."""
+
+    size: int
+    etag: str | None
+    modified: str
+
+    @property
+    def version(self) -> str:
+        """The ETag, or else the time of the last change."""
+        return self.etag or self.modified
+
+
+class RemoteFile(ByteReader):
+    """An object of a bucket or a web server, read by ranges; every answer must be of the version that was opened.
+
+    Small reads (headers) come from the last few blocks of `BLOCK_BYTES`. Raises BadInputError when it is not there.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        state = stored_state(uri)
+        if state is None:
+            raise BadInputError(f"{uri}: no such object")
+        self.size, self._version = state.size, state.version
+        self._lock = threading.Lock()
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """As `ByteReader.pread`: from cached blocks when small, else one request."""
+        self._check(offset, size)
+        if size > BLOCK_BYTES:
+            return self._request(offset, size)
+        if not size:
+            return b""
+        first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
+        data = b"".join(self._block(index) for index in range(first, last + 1))
+        start = offset - first * BLOCK_BYTES
+        return data[start : start + size]
+
+    def pread_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """As `ByteReader.pread_many`: neighbours share a request, and several requests are under way at once."""
+        for offset, size in ranges:
+            self._check(offset, size)
+        merged = merge_ranges(ranges)
+        if len(merged) == 1:
+            stored = [self._request(*merged[0])]
+        else:
+            stored = list(_connections(os.getpid()).map(lambda item: self._request(*item), merged))
+        starts = [start for start, _ in merged]
+        return [_cut(stored, starts, offset, size) for offset, size in ranges]
+
+    def identity(self) -> dict[str, Any]:
+        """As `ByteReader.identity`, with "etag" (a time where the server gives none)."""
+        state = stored_state(self.uri)
+        if state is None:
+            raise BadInputError(f"{self.uri}: no such object any more")
+        return {"uri": self.uri, "size": state.size, "etag": state.version}
+
+    def close(self) -> None:
+        """Forget the cached blocks; connections belong to the process."""
+        with self._lock:
+            self._blocks.clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_bytes, (self.uri,)
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise BadInputError(f"{self.uri}: asked for {size} bytes at {offset}, it has {self.size}; it is truncated")
+
+    def _block(self, index: int) -> bytes:
+        with self._lock:
+            data = self._blocks.get(index)
+            if data is not None:
+                self._blocks.move_to_end(index)
+                return data
+        start = index * BLOCK_BYTES
+        data = self._request(start, min(BLOCK_BYTES, self.size - start))
+        with self._lock:
+            self._blocks[index] = data
+            while len(self._blocks) > BLOCKS:
+                self._blocks.popitem(last=False)
+        return data
+
+    def _request(self, offset: int, size: int) -> bytes:
+        import obstore
+
+        if not size:
+            return b""
+        root, key = split_url(self.uri)
+        try:
+            answer = obstore.get(client_of(root), key, options={"range": (offset, offset + size)})
+            version, data = _state_of(answer.meta).version, bytes(answer.bytes())
+        except Exception as error:
+            raise BadInputError(
+                f"{self.uri}: cannot read {size} bytes at {offset}: {reason_of(error, self.uri)}"
+            ) from None
+        if version != self._version or len(data) != size:
+            raise BadInputError(f"{self.uri}: the input changed while it was read; run again on settled inputs")
+        return data
+
+
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The (offset, size) requests that cover all ranges, in order of offset.
+
+    Ranges join over gaps up to `MERGE_GAP_BYTES` (a request costs more than those bytes), up to `MERGED_BYTES`.
+
+    >>> merge_ranges([(1000, 50), (0, 100), (50_000_000, 10)])
+    [(0, 1050), (50000000, 10)]
+    """
+    merged: list[tuple[int, int]] = []
+    for offset, size in sorted(ranges):
+        if merged:
+            start, length = merged[-1]
+            end = max(start + length, offset + size)
+            inside = offset + size <= start + length
+            if inside or (offset - start - length <= MERGE_GAP_BYTES and end - start <= MERGED_BYTES):
+                merged[-1] = start, end - start
+                continue
+        merged.append((offset, size))
+    return merged
+
+
+def _cut(stored: Sequence[bytes], starts: Sequence[int], offset: int, size: int) -> bytes:
+    from bisect import bisect_right
+
+    index = bisect_right(starts, offset) - 1
+    # An empty or shorter range at the same start may have been merged into an earlier request.
+    while offset + size > starts[index] + len(stored[index]):
+        index -= 1
+    at = offset - starts[index]
+    return stored[index][at : at + size]
+
+
+@lru_cache(maxsize=1)
+def _connections(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="tiledblend-get")
+
+
+def stored_state(uri: str) -> StoredState | None:
+    """Size and version of an object as it is now, or None if there is none. Raises BadInputError."""
+    import_checked(uri)
+    import obstore
+
+    root, key = _split(uri)
+    if not key:
+        return None
+    try:
+        return _state_of(obstore.head(client_of(root), key))
+    except Exception as error:
+        if is_missing(error):
+            return None
+        raise BadInputError(f"{uri}: cannot be opened: {reason_of(error, uri)}") from None
+
+
+def read_object(uri: str, limit: int) -> bytes | None:
+    """A whole small object, or None if there is none. Raises BadInputError when it has more than `limit` bytes."""
+    import_checked(uri)
+    import obstore
+
+    root, key = _split(uri)
+    try:
+        answer = obstore.get(client_of(root), key)
+        if answer.meta["size"] > limit:
+            raise BadInputError(f"{uri}: metadata of more than {limit >> 20} MiB")
+        return bytes(answer.bytes())
+    except BadInputError:
+        raise
+    except Exception as error:
+        # A public bucket that may not be listed answers 403 for what is not there.
+        hidden = scheme_of(uri) in WEB_SCHEMES and "status code: 403" in str(error)
+        if is_missing(error) or hidden:
+            return None
+        raise BadInputError(f"{uri}: cannot be read: {reason_of(error, uri)}") from None
+
+
+def list_names(uri: str) -> list[str]:
+    """Names right below a prefix, sorted; none where a server does not list."""
+    import_checked(uri)
+    import obstore
+
+    root, key = _split(uri)
+    if scheme_of(uri) in WEB_SCHEMES:
+        return []
+    try:
+        found = obstore.list_with_delimiter(client_of(root), key or None)
+    except Exception as error:
+        raise BadInputError(f"{uri}: cannot be listed: {reason_of(error, uri)}") from None
+    paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
+    return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
+
+
+def zarr_path(uri: str) -> Any:
+    """What zarr-python opens an array from: its own store over this process's client of the bucket."""
+    from zarr.storage import ObjectStore, StorePath
+
+    root, key = _split(uri)
+    return StorePath(ObjectStore(client_of(root), read_only=True), key)
+
+
+def import_checked(uri: str) -> None:
+    """Raise BadInputError for a URL that cannot be read here at all: obstore missing, unknown scheme, credentials."""
+    root, _ = _split(uri)
+    if scheme_of(root) not in ("s3", "gs", "az", "abfs", "abfss", *WEB_SCHEMES):
+        raise BadInputError(f"{uri}: {scheme_of(uri)}:// is not read; give a path, s3://, gs://, az:// or https://")
+    try:
+        client_of(root)
+    except UsageError as error:
+        raise BadInputError(str(error)) from None
+
+
+def _split(uri: str) -> tuple[str, str]:
+    try:
+        return split_url(uri)
+    except UsageError as error:
+        raise BadInputError(str(error)) from None
+
+
+def _state_of(meta: Any) -> StoredState:
+    # A version, where a bucket keeps them, changes even if the same bytes are stored again: the ETag says more.
+    return StoredState(int(meta["size"]), meta.get("e_tag"), meta["last_modified"].isoformat())
