@@ -20,7 +20,7 @@ FLOORS = {
     for number, names in TABLE_ROW.findall((PACKAGE.parent / "ARCHITECTURE.md").read_text("utf-8"))
     for name in re.findall(r"`(\w+)`", names)
 } | {"": 99}  # the package itself, whose exports are lazy
-SEPARATE = [("render", "lazy"), ("sources", "store"), ("kernels", "sources")]
+SEPARATE = [("render", "lazy"), ("sources", "store")]
 HEAVY = ("dask", "distributed", "zarr", "cv2", "scipy", "tifffile", "imagecodecs", "PIL", "numpy", "rich", "yaml")
 
 

@@ -82,7 +82,8 @@ def test_demo_says_what_it_did(tiledblend: Command, tmp_path: Path) -> None:
     folder = tmp_path / "tiledblend-demo"
     assert report["run"]["shape"] == [1200, 1200]
     assert sum(report["run"]["chunks"].values()) == 9
-    assert Image.open(folder / "preview.png").size == (4 * 512 + 5 * 12, 512 + 24 + 26)
+    with Image.open(folder / "preview.png") as picture:
+        assert picture.size == (4 * 512 + 5 * 12, 512 + 24 + 26)
     text = tiledblend("demo", "--size", 600)  # a second run takes a folder of its own
     assert text.code == 0, text.err
     for word in ("Mpx/s", "copied", "blended", "skipped", "blended.ome.zarr", "preview.png"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -43,8 +44,8 @@ def run_command(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
         return int(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `tiledblend info … | head`: nobody is left to tell.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output has gone, as in `tiledblend info … | head` (click leaves by SystemExit then).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
@@ -72,7 +73,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return re.sub(r"\s*[\r\n]+\s*", " ", text).strip()
 
 
 # --- options
