@@ -15,6 +15,7 @@ from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Mode
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.sources.base import SUPPORTED_DTYPES, Alpha, RasterSource
+from tiledblend.sources.polygons import PolygonSource
 
 _LENGTH = re.compile(r"^\s*([-+0-9.eE]+)\s*(px|um|µm|)\s*$")
 
@@ -116,7 +117,8 @@ class Layer:
     """An image with its weight and its place on the canvas.
 
     image: the colours. mask: one-channel (or RGB) source, "alpha" for the image's own alpha channel, or None (opaque).
-    mask_values: how the mask's numbers become 0..1. mask_frame: what the mask covers, this layer or the whole canvas.
+    mask_values: how the mask's numbers become 0..1. mask_frame: what the mask covers, this layer or the whole canvas
+    (None: the canvas for polygons, else the layer).
     feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's
     top-left pixel on the canvas,
     may be negative; None: not placed, so the sizes must agree. fit: "canvas" resamples image and mask to the canvas's
@@ -126,7 +128,7 @@ class Layer:
     image: RasterSource
     mask: RasterSource | Literal["alpha"] | None = None
     mask_values: MaskValues = "auto"
-    mask_frame: Literal["layer", "canvas"] = "layer"
+    mask_frame: Literal["layer", "canvas"] | None = None
     invert: bool = False
     feather: Feather = field(default_factory=Feather)
     feather_side: Literal["both", "inside"] | None = None
@@ -135,6 +137,8 @@ class Layer:
     fit: Literal["canvas"] | None = None
 
     def __post_init__(self) -> None:
+        if self.mask_frame is None:
+            object.__setattr__(self, "mask_frame", "canvas" if isinstance(self.mask, PolygonSource) else "layer")
         if not 0 <= self.opacity <= 1:
             raise UsageError(f"opacity {self.opacity} of layer {self.image.name} must be from 0 to 1")
         if self.fit is not None and self.offset not in (None, (0, 0)):
@@ -236,6 +240,7 @@ class Composite:
         if mode not in ("over", "average"):
             raise UsageError(f"mode {mode!r} must be over or average")
         object.__setattr__(self, "canvas", self._resolved(canvas))
+        object.__setattr__(self, "layers", tuple(_with_placed_polygons(layer, self.shape) for layer in self.layers))
         self._check_layers()
         self.background_values()
 
@@ -287,6 +292,11 @@ class Composite:
         """True when the result's last channel is straight alpha."""
         return bool(self.grid.has_alpha)
 
+    @property
+    def keeps_bottom_alpha(self) -> bool:
+        """True when the bottom layer's pixels come through with their own alpha: nothing is under them."""
+        return self.has_alpha and float(self.background_values()[-1]) == 0
+
     def frame(self, layer: Layer) -> Region:
         """The layer's rectangle in canvas pixels; it may reach beyond the canvas."""
         if layer.fit == "canvas":
@@ -313,6 +323,14 @@ class Composite:
             if isinstance(layer.mask, RasterSource):
                 mask_scaling(layer, self)
             layer.feather.kernel(self.grid.pixel_size_um)
+
+
+def _with_placed_polygons(layer: Layer, canvas: tuple[int, int]) -> Layer:
+    """Outlines have no size of their own: they are put on the grid of what they cover."""
+    if not isinstance(layer.mask, PolygonSource):
+        return layer
+    shape = canvas if layer.mask_frame == "canvas" else layer.image.shape
+    return replace(layer, mask=layer.mask.with_shape(shape, labels=isinstance(layer.mask_values, Labels)))
 
 
 def _check_image(layer: Layer, base: Layer, composite: Composite) -> None:
