@@ -201,8 +201,10 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
             picture.invert = False
     channels = colours + has_alpha
     background: Any = 0
-    if not has_alpha and draw(st.booleans()):
-        background = tuple(float(np.float32(v)) for v in np.rint(rng.random(channels) * 200))
+    if draw(st.booleans()):
+        background = [float(v) for v in np.rint(rng.random(channels) * 200)]
+        if has_alpha:
+            background[-1] = full_scale(dtype) * draw(st.sampled_from([0.0, 0.4, 1.0]))
     composite = Composite(
         [layer_of(picture, i) for i, picture in enumerate(stack)],
         draw(st.sampled_from(["over", "average"])),

@@ -163,11 +163,12 @@ def border(frame: tuple[int, int], offset: tuple[int, int], canvas: tuple[int, i
 
 @dataclass
 class Placed:
-    """A layer on the canvas. colour: (y, x, c) float64. weight, cover: (y, x), cover without the image's own alpha."""
+    """A layer on the canvas. colour: (y, x, c) float64. weight: (y, x). alpha: the image's own, 1 where it is none or
+    already is the mask."""
 
     colour: Array
     weight: Weights
-    cover: Weights
+    alpha: Weights
     error: float
 
 
@@ -212,14 +213,14 @@ def place(layer: Picture, canvas: tuple[int, int]) -> Placed:
         else:
             weight = weight * mask
     weight = weight * border(frame, offset, canvas, 0.0 if layer.ksize else layer.sigma)
-    cover = weight
-    if alpha is not None and not isinstance(layer.mask, str):
-        weight = weight * alpha
+    if alpha is None or isinstance(layer.mask, str):
+        alpha = np.ones(frame)
+    weight = weight * alpha
     out = Placed(
-        _onto(colour, offset, canvas), _onto(weight, offset, canvas), _onto(cover, offset, canvas), _error(layer)
+        _onto(colour, offset, canvas), _onto(weight, offset, canvas), _onto(alpha, offset, canvas), _error(layer)
     )
     if mask_on_canvas is not None:
-        out.weight, out.cover = out.weight * mask_on_canvas, out.cover * mask_on_canvas
+        out.weight = out.weight * mask_on_canvas
     return out
 
 
@@ -298,12 +299,13 @@ def _with_alpha(placed: Sequence[Placed], background: Array, full: float, mode: 
             alpha = p.weight + (1 - p.weight) * alpha
         allowed_alpha = np.full(shape, errors)
     else:
-        weight, cover = sum(p.weight for p in placed), sum(p.cover for p in placed)
+        weight = sum(p.weight for p in placed)
         some = weight > 0
-        alpha = np.where(some, weight / np.where(cover > 0, cover, 1), background[-1] / full)
+        alpha_sum = sum(p.weight * p.alpha for p in placed)
+        alpha = np.where(some, alpha_sum / np.where(some, weight, 1), background[-1] / full)
         mean = sum(p.weight[..., None] * p.colour for p in placed) / np.where(some, weight, 1)[..., None]
         colour = alpha[..., None] * np.where(some[..., None], mean, background[:-1])
-        slack = np.minimum(weight, cover) - errors
+        slack = weight - errors
         allowed_alpha = np.where(slack > 0, 2 * errors / np.where(slack > 0, slack, 1), 1.0)
     largest = max(max(np.abs(p.colour).max() for p in placed), np.abs(background).max(), 1e-9)
     values = np.concatenate([colour, alpha[..., None]], axis=2)

@@ -83,7 +83,7 @@ def whole_layer(reader: LayerReader, canvas: tuple[int, int]) -> Contribution:
     for out, values in zip(laid, (colour, weight, cover), strict=True):
         out[seen.slices] = values
     laid_alpha = None
-    if alpha is not None:
+    if alpha is not None and reader.multiplies_alpha:
         laid_alpha = np.zeros(canvas, np.float32)
         laid_alpha[seen.slices] = alpha
     return Contribution(laid[0], laid[1], laid_alpha, laid[2])

@@ -289,10 +289,12 @@ class _CanvasBlock:
         colour[at] = pixels
         frame = reader.frame
         border = border_weight(part.shift(-frame.y0, -frame.x0), frame.shape, reader.border_sides, reader.kernel.sigma)
+        if not reader.multiplies_alpha:
+            alpha = None  # it counts once, as the mask
         inner = None if mask is None else mask[at]
         opacity = np.full(part.shape, reader.layer.opacity, np.float32)
         cover[at] = _product(opacity, inner, border)
-        weight[at] = _product(opacity, alpha if reader.multiplies_alpha else None, inner, border)
+        weight[at] = _product(opacity, alpha, inner, border)
         whole_alpha = None
         if alpha is not None:
             whole_alpha = np.zeros(region.shape, np.float32)

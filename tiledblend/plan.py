@@ -171,7 +171,7 @@ def _classify_tile(
     kinds = {"copied": 0, "blended": 0, "empty": 0}
     needed = [0] * len(fields)
     for part in _chunks(region, grid.chunk):
-        kind = classify(fields, part, composite.mode, has_alpha=composite.has_alpha)
+        kind = classify(fields, part, composite.mode, keeps_alpha=composite.keeps_bottom_alpha)
         kinds[kind.kind] += 1
         for layer in kind.layers:
             needed[layer] += 1

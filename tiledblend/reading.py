@@ -112,7 +112,8 @@ def apply_mask_rule(rule: MaskRule, values: NDArray[Any], *, keep_float: bool, w
         return (values != 0).astype(np.uint8) * np.uint8(255)
     if rule.kind == "binary":
         if values.dtype.kind != "b" and ((values < 0) | (values > 1)).any():
-            raise BadInputError(f"{where}: mask value {values.max()} in a mask taken as binary; give --mask-values")
+            wrong = values.max() if values.max() > 1 else values.min()
+            raise BadInputError(f"{where}: mask value {wrong} in a mask taken as binary; give --mask-values")
         return values.astype(np.uint8) * np.uint8(255)
     if rule.kind == "scale" and values.dtype in (np.uint8, np.uint16):
         return values
@@ -178,10 +179,14 @@ class LayerReader:
         region = region.shift(-self.frame.y0, -self.frame.x0)
         image = self.layer.image
         if image.shape == self.frame.shape:
-            return _split_alpha(image.read(region), image.alpha)
+            return _split_alpha(self._image_pixels(region), image.alpha)
         needed = source_region(region, image.shape, self.frame.shape)
-        pixels = image.read(needed)
+        pixels = self._image_pixels(needed)
         return _resampled(pixels, image.alpha, region, image.shape, self.frame.shape)
+
+    def _image_pixels(self, region: Region) -> NDArray[Any]:
+        image = self.layer.image
+        return _checked_alpha(image.read(region), image, region)
 
     def mask_units(self, region: Region) -> Units:
         """Units of a region of the mask's frame, in canvas pixels from the mask frame's origin; inside `mask_shape`."""
@@ -198,12 +203,12 @@ class LayerReader:
         if image.shape == self.frame.shape and image.dtype.kind == "u":
             return np.ascontiguousarray(image.read(region)[:, :, -1])
         if image.shape == self.frame.shape:
-            alpha = image.read(region)[:, :, -1]
+            alpha = self._image_pixels(region)[:, :, -1]
         else:
             needed = source_region(region, image.shape, self.frame.shape)
-            alpha = image.read(needed)[:, :, -1]
-            full = 1.0 if alpha.dtype.kind == "f" else float(np.iinfo(alpha.dtype).max)
-            alpha = resample_region(alpha, region, image.shape, self.frame.shape) / np.float32(full)
+            alpha = self._image_pixels(needed)[:, :, -1]
+            full = _full_scale(alpha.dtype)
+            alpha = resample_region(alpha, region, image.shape, self.frame.shape) / full
         return np.rint(np.clip(alpha, 0, 1) * np.float32(65535)).astype(np.uint16)
 
     def _raster_units(self, mask: RasterSource, region: Region) -> Units:
@@ -251,10 +256,27 @@ def _inverted(units: Units) -> Units:
     return out
 
 
+def _full_scale(dtype: np.dtype[Any]) -> np.float32:
+    """The alpha value that is opaque."""
+    return np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
+
+
+def _checked_alpha(pixels: NDArray[Any], image: RasterSource, region: Region) -> NDArray[Any]:
+    """The same pixels. Raises BadInputError for a float alpha that is NaN or not from 0 to 1."""
+    if image.alpha is not Alpha.NONE and pixels.dtype.kind == "f":
+        alpha = pixels[:, :, -1]
+        if not ((alpha >= 0) & (alpha <= 1)).all():
+            raise BadInputError(
+                f"{image.name}: level 0, region {region}: alpha has NaN or values outside 0 to 1; "
+                "scale it, or leave the channel out with channels"
+            )
+    return pixels
+
+
 def _split_alpha(pixels: NDArray[Any], alpha: Alpha) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     if alpha is Alpha.NONE:
         return pixels, None
-    full = np.float32(1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max)
+    full = _full_scale(pixels.dtype)
     opacity = pixels[:, :, -1].astype(np.float32) / full
     colour = pixels[:, :, :-1]
     if alpha is Alpha.PREMULTIPLIED:
@@ -274,11 +296,12 @@ def _resampled(
     """Colour is weighted by alpha while it is resampled, so that hidden colours do not bleed in."""
     if alpha is Alpha.NONE:
         return resample_region(pixels, region, shape_in, shape_out), None
-    full = np.float32(1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max)
+    full = _full_scale(pixels.dtype)
     opacity = pixels[:, :, -1].astype(np.float32) / full
     colour = pixels[:, :, :-1].astype(np.float32)
     if alpha is Alpha.STRAIGHT:
-        colour = colour * opacity[:, :, None]
+        # Not 0 x infinity: a hidden colour is nothing, whatever it holds.
+        colour = np.where(opacity[:, :, None] == 0, np.float32(0), colour) * opacity[:, :, None]
     smooth_alpha = resample_region(opacity, region, shape_in, shape_out)
     smooth = resample_region(colour, region, shape_in, shape_out)
     return _unmultiplied(smooth, smooth_alpha, full), smooth_alpha

@@ -82,7 +82,9 @@ class LayerField:
         part = region & self.visible
         colour, alpha = self.reader.read(part)
         cover = self._factor(part, None)
-        weight = self._factor(part, alpha) if self.reader.multiplies_alpha else cover
+        if not self.reader.multiplies_alpha:
+            alpha = None  # it counts once, as the mask
+        weight = cover if alpha is None else self._factor(part, alpha)
         if part == region:
             return Contribution(colour, weight, alpha, cover)
         return _embedded(Contribution(colour, weight, alpha, cover), part, region)
@@ -142,8 +144,11 @@ class ChunkClass:
         return "empty" if not self.layers else "copied" if self.copy else "blended"
 
 
-def classify(fields: Sequence[LayerField], region: Region, mode: str, *, has_alpha: bool) -> ChunkClass:
-    """Which layers decide a region: those with weight; for `over`, from the topmost that covers everything up."""
+def classify(fields: Sequence[LayerField], region: Region, mode: str, *, keeps_alpha: bool) -> ChunkClass:
+    """Which layers decide a region: those with weight; for `over`, from the topmost that covers everything up.
+
+    keeps_alpha: `Composite.keeps_bottom_alpha`.
+    """
     needed: list[int] = []
     for i in range(len(fields) - 1, -1, -1):
         low, high = fields[i].bounds(region)
@@ -155,8 +160,7 @@ def classify(fields: Sequence[LayerField], region: Region, mode: str, *, has_alp
     if len(needed) != 1:
         return ChunkClass(tuple(needed), False)
     only = fields[needed[0]]
-    # On a canvas with alpha the bottom layer's pixels come through with their own alpha.
-    whole = only.cover_bounds(region)[0] if has_alpha and needed[0] == 0 else only.bounds(region)[0]
+    whole = only.cover_bounds(region)[0] if keeps_alpha and needed[0] == 0 else only.bounds(region)[0]
     return ChunkClass(tuple(needed), whole == 1)
 
 
@@ -188,7 +192,7 @@ class TileRenderer:
         run: tuple[Region, ChunkClass] | None = None
         for x in range(region.x0, region.x1, chunk):
             part = Region(region.y0, x, region.y1, min(x + chunk, region.x1))
-            kind = classify(self.fields, part, self.composite.mode, has_alpha=self.composite.has_alpha)
+            kind = classify(self.fields, part, self.composite.mode, keeps_alpha=self.composite.keeps_bottom_alpha)
             name = kind.kind
             setattr(self.stats, name, getattr(self.stats, name) + 1)
             if run is not None and run[1] == kind:
@@ -224,7 +228,10 @@ class TileRenderer:
         if not self.composite.has_alpha:
             return pixels
         full = np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
-        own = np.full((*region.shape, 1), full, np.float32) if alpha is None else (alpha * full)[:, :, None]
+        if alpha is None or not self.fields[index].reader.multiplies_alpha:
+            own = np.full((*region.shape, 1), full, np.float32)
+        else:
+            own = (alpha * full)[:, :, None]
         return np.concatenate([pixels, to_dtype(own, dtype)], axis=2)
 
 

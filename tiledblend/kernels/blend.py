@@ -68,7 +68,8 @@ def blend_tile(
 
     over: out = w I + (1 - w) out (Porter and Duff 1984, over); with `has_alpha` the last channel of the result is
     straight alpha and colours are
-    composited premultiplied. average: sum(w I) / sum(w). Where no layer has weight the background stands.
+    composited premultiplied. average: sum(w I) / sum(w), alpha like a colour. Where no layer has weight the background
+    stands.
     """
     # Float images may hold NaN and infinities: they come through or spread as IEEE 754 says, without a warning.
     with np.errstate(invalid="ignore", over="ignore"):
@@ -194,8 +195,8 @@ def _average_strip(
 def _blend_alpha(
     layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], mode: Mode
 ) -> Blended:
-    """Canvas with straight alpha. Where the bottom layer alone has weight, undimmed, its colour and alpha come
-    through as they are."""
+    """Canvas with straight alpha. Where the bottom layer alone has weight, undimmed, over a transparent background,
+    its colour and alpha come through as they are."""
     full = np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
     shape = layers[0].colour.shape[:2]
     colour, alpha = (_over_alpha if mode == "over" else _average_alpha)(layers, background, full)
@@ -203,16 +204,21 @@ def _blend_alpha(
     out[:, :, :-1] = colour
     out[:, :, -1] = alpha * full
     result = to_dtype(out, dtype)
+    nothing = np.ones(shape, np.bool_)
+    for layer in layers:
+        nothing &= _weight_of(layer, shape) == 0
+    np.copyto(result, to_dtype(background, dtype), where=nothing[:, :, None])
+    bottom, transparent = layers[0], background[-1] == 0
     untouched = _bottom_alone(layers, shape)
-    bottom = layers[0]
-    if untouched.any():
+    if transparent and untouched.any():
         np.copyto(result[:, :, :-1], to_dtype(bottom.colour, dtype), where=untouched[:, :, None])
         own = full if bottom.alpha is None else bottom.alpha * full
         np.copyto(result[:, :, -1], to_dtype(np.broadcast_to(np.float32(own), shape), dtype), where=untouched)
-    uncovered = np.ones(shape, np.bool_)
-    for layer in layers:
-        uncovered &= _cover_of(layer, shape) == 0
-    return Blended(result, int(np.count_nonzero(uncovered)))
+    if transparent:
+        # A transparent pixel of the image is the image's, not background.
+        for layer in layers:
+            nothing &= _cover_of(layer, shape) == 0
+    return Blended(result, int(np.count_nonzero(nothing)))
 
 
 def _weight_of(layer: Contribution, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -253,7 +259,7 @@ def _average_alpha(
     shape = layers[0].colour.shape
     total = np.zeros(shape, np.float32)
     weight_sum = np.zeros(shape[:2], np.float32)
-    cover_sum = np.zeros(shape[:2], np.float32)
+    alpha_sum = np.zeros(shape[:2], np.float32)
     for layer in layers:
         weight = _weight_of(layer, shape[:2])
         term = layer.colour.astype(np.float32) * weight[:, :, None]
@@ -261,10 +267,11 @@ def _average_alpha(
         grown = np.where((weight_sum == 0)[:, :, None], term, total + term)
         total = np.where((weight == 0)[:, :, None], total, grown)
         weight_sum += weight
-        cover_sum += _cover_of(layer, shape[:2])
-    alpha = np.divide(weight_sum, cover_sum, out=np.zeros_like(weight_sum), where=cover_sum > 0)
-    nothing = weight_sum == 0
+        alpha_sum += weight if layer.alpha is None else weight * layer.alpha
+    # Alpha is averaged as a colour channel is.
     colour = _unmultiplied(total, weight_sum, background)
+    nothing = weight_sum == 0
+    alpha = alpha_sum / np.where(nothing, np.float32(1), weight_sum)
     return colour, np.where(nothing, background[-1] / full, alpha).astype(np.float32)
 
 
