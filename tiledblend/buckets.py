@@ -133,6 +133,8 @@ def reason_of(error: BaseException, uri: str) -> str:
     answer = " ".join(str(part) for part in (status, code) if part)
     scheme = scheme_of(uri)
     names = _CREDENTIALS.get("az" if scheme.startswith("ab") else scheme)
+    if "169.254." in text or "metadata.google" in text:
+        return f"no credentials were found; set {names} in the environment"
     if code in _EXPIRED:
         return f"the credentials have expired ({answer}); renew them and run again with --resume"
     if status in (401, 403):
@@ -140,8 +142,6 @@ def reason_of(error: BaseException, uri: str) -> str:
         return f"access denied ({answer}); {hint}"
     if code == "NoSuchBucket" or "ContainerNotFound" in text:
         return f"there is no such bucket ({answer}); create it or check the name and the endpoint"
-    if "169.254." in text or "metadata.google" in text:
-        return f"no credentials were found; set {names} in the environment"
     if isinstance(error, FileNotFoundError):
         return "no such object"
     if status is not None and (status >= 500 or status == 429):

