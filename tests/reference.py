@@ -182,7 +182,7 @@ def _colour_and_alpha(layer: Picture, shape: tuple[int, int]) -> tuple[Array, We
     if image.shape[:2] == shape and layer.alpha == "straight":
         return image[..., :-1], alpha
     premultiplied, alpha = resized(premultiplied, shape), resized(alpha, shape)
-    seen = alpha[..., None] > 0
+    seen = alpha[..., None] > 1e-9  # running sums leave traces of 1e-17
     colour = np.where(seen, premultiplied / np.where(seen, alpha[..., None], 1), 0)
     return (np.minimum(colour, full) if full > 1 else colour), alpha
 
