@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# A blend as a SLURM job array without dask: every element makes its share of the tiles, then one short job makes the
+# upper levels and commits. The output must be on a file system that all nodes share.
+#
+#   PARTS=8 workflows/slurm_parts.sh BASE OVERLAY --mask MASK --feather 8um -o /shared/out.ome.zarr
+#
+# Prints the finishing job's number. Options for sbatch itself go into SBATCH_… variables (SBATCH_PARTITION, …).
+# A failed element: run the same line again with --resume; what is done is kept.
+set -euo pipefail
+parts=${PARTS:-4}
+tiledblend=${TILEDBLEND:-tiledblend}
+
+submit() { sbatch --parsable --output="tiledblend-%A_%a.log" "$@"; }
+line=$(printf '%q ' "$tiledblend" blend "$@")
+
+array=$(submit --job-name=tiledblend --array="1-$parts" --wrap "exec $line --part \$SLURM_ARRAY_TASK_ID/$parts")
+submit --job-name=tiledblend-finish --dependency="afterok:${array%%;*}" --kill-on-invalid-dep=yes --wrap "exec $line --finish"
