@@ -159,6 +159,8 @@ def blend(
         )
     if axes not in ("yx", "yxc", "cyx") or base.ndim != len(axes):
         raise UsageError(f"axes {axes!r} do not describe an array of shape {base.shape}; use yx, yxc or cyx")
+    if mode not in ("over", "average"):
+        raise UsageError(f"mode {mode!r} must be over or average")
     plane = base.shape[:2] if axes != "cyx" else base.shape[1:]
     if weight.shape != plane:
         raise BadInputError(f"weight is {weight.shape}, but the images are {plane} (y, x)")
