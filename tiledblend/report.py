@@ -139,13 +139,14 @@ def _count(number: int, one: str, many: str) -> str:
 def run_text(done: RunReport) -> str:
     """What a run did, a few lines."""
     # a part or a resumed run has made only some of the pixels itself: no rate is told then
-    whole = done.complete and not done.resumed_tiles
-    rate = f"{done.pixels / 1e6:,.1f} Mpx in {done.seconds:,.1f} s, {done.pixels / max(done.seconds, 1e-9) / 1e6:,.0f} Mpx/s"
+    took = f"{done.seconds:,.1f} s"
+    if done.complete and not done.resumed_tiles:
+        took = f"{done.pixels / 1e6:,.1f} Mpx in {took}, {done.pixels / max(done.seconds, 1e-9) / 1e6:,.0f} Mpx/s"
     chunks = done.chunks
     lines = [
         done.uri,
         f"  size     {_size(done.shape, done.channels, done.dtype)}, {done.levels} levels",
-        f"  time     {rate if whole else f'{done.seconds:,.1f} s'}",
+        f"  time     {took}",
         f"  chunks   {chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} skipped (empty)",
         f"  stored   {done.objects:,} objects, {amount(done.bytes_written)}",
     ]
