@@ -1,0 +1,185 @@
+"""Descriptions are checked when they are made: every mismatch is one line that names both sides."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiledblend as tb
+from tiledblend.composite import Canvas, Composite, Feather, Layer
+from tiledblend.errors import BadInputError, TiledblendError, UsageError
+from tiledblend.geometry import Region
+from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.sources.base import Alpha, RasterSource
+
+
+def image(
+    shape: tuple[int, int] = (20, 30),
+    channels: int = 3,
+    dtype: Any = np.uint8,
+    name: str = "i.tif",
+    alpha: Alpha = Alpha.NONE,
+    pixel_size_um: tuple[float, float] | None = None,
+) -> RasterSource:
+    pixels = np.zeros((*shape, channels), dtype)
+    return tb.from_array(pixels, axes="yxc", name=name, alpha=alpha, pixel_size_um=pixel_size_um)
+
+
+def one_line(error: pytest.ExceptionInfo[Any]) -> str:
+    assert isinstance(error.value, TiledblendError)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Feather
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, Feather()),
+        (16, Feather.px(16)),
+        (2.5, Feather.px(2.5)),
+        ("16px", Feather.px(16)),
+        ("16", Feather.px(16)),
+        (" 1.5e1 px ", Feather.px(15)),
+        ("8um", Feather.um(8)),
+        ("8 µm", Feather.um(8)),
+        ("ksize:5", Feather.ksize(5)),
+        ({"sigma": "16px"}, Feather.px(16)),
+        ({"sigma": 3}, Feather.px(3)),
+        ({"ksize": 7}, Feather.ksize(7)),
+        (Feather.um(2), Feather.um(2)),
+    ],
+)
+def test_feather_parse(value: Any, expected: Feather) -> None:
+    assert Feather.parse(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-1, "-16px", "16 m", "px", "", "ksize:4", "ksize:-3", "ksize:", "1e999", float("nan"), float("inf"), True, None,
+     [16], {}, {"sigma": 1, "ksize": 3}, {"ksize": "5"}, {"ksize": True}, {"width": 3}, "--px", "1e", "ksize:100001"],
+)  # fmt: skip
+def test_feathers_that_are_refused(value: Any) -> None:
+    with pytest.raises(UsageError, match="feather") as caught:
+        Feather.parse(value)
+    one_line(caught)
+
+
+def test_micrometres_need_square_pixels_of_known_size() -> None:
+    assert Feather.um(8).kernel((0.5, 0.5)) == FeatherKernel(16)
+    assert Feather.um(0).kernel(None) == FeatherKernel(0)
+    with pytest.raises(UsageError, match="needs a pixel size"):
+        Feather.um(8).kernel(None)
+    with pytest.raises(UsageError, match="not square"):
+        Feather.um(8).kernel((0.5, 0.25))
+    with pytest.raises(UsageError, match="needs a pixel size"):
+        Composite([Layer(image(), feather=Feather.um(8))])
+    sized = Composite([Layer(image(pixel_size_um=(0.25, 0.25)), feather=Feather.um(8))])
+    assert sized.grid.pixel_size_um == (0.25, 0.25)
+
+
+# Layers
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"opacity": 1.5}, "opacity 1.5"),
+        ({"opacity": -0.1}, "opacity"),
+        ({"opacity": float("nan")}, "opacity"),
+        ({"fit": "canvas", "offset": (1, 0)}, "both fit and offset"),
+        ({"mask_frame": "image"}, "mask_frame"),
+        ({"fit": "layer"}, "fit"),
+        ({"feather_side": "outside"}, "feather_side"),
+    ],
+)
+def test_layers_that_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        Layer(image(), **options)
+    assert "i.tif" in one_line(caught)
+
+
+def test_frames() -> None:
+    layer = Layer(image((10, 10)), offset=(-3, 25))
+    composite = Composite([Layer(image()), layer, Layer(image((5, 5)), fit="canvas")])
+    assert composite.frame(layer) == Region(-3, 25, 7, 35)
+    assert composite.frame(composite.layers[2]) == Region(0, 0, 20, 30)
+
+
+# Composites
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (Layer(image((21, 30))), r"i\.tif is 21 x 30 pixels .*20 x 30.*--offset Y,X.*--fit canvas"),
+        (Layer(image(dtype=np.uint16, name="b.tif")), r"b\.tif is uint16, but a\.tif is uint8"),
+        (Layer(image(channels=4, name="b.tif")), r"b\.tif has 4 colour channels, but a\.tif has 3"),
+        (Layer(image(channels=1, name="b.tif")), r"b\.tif has 1 colour channel"),
+        (Layer(image((5, 5)), offset=(20, 0)), r"wholly outside the canvas of 20 x 30"),
+        (Layer(image((5, 5)), offset=(-5, 0)), r"wholly outside"),
+        (Layer(image(), tb.from_array(np.zeros((7, 3), bool), axes="yx", name="m.png", mask=True)),
+         r"m\.png is 7 x 3 .*20 x 30"),
+    ],
+)  # fmt: skip
+def test_layers_that_do_not_match(second: Layer, words: str) -> None:
+    with pytest.raises(BadInputError, match=words) as caught:
+        Composite([Layer(image(name="a.tif")), second])
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "under"}, "mode 'under'"),
+        ({"background": (1, 2)}, "background has 2 values; the canvas has 3"),
+        ({"background": -1}, "background -1 lies outside uint8"),
+        ({"background": 256}, "outside uint8, 0 to 255"),
+        ({"background": float("nan")}, "must be finite"),
+    ],
+)
+def test_parameters_that_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        Composite([Layer(image())], **options)
+    one_line(caught)
+
+
+def test_no_layers_and_no_canvas() -> None:
+    with pytest.raises(UsageError, match="at least one layer"):
+        Composite([])
+    for shape in ((0, 5), (5, -1), (5,)):
+        with pytest.raises(UsageError, match="canvas shape"):
+            Canvas(shape)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="pixel size"):
+        Canvas((5, 5), pixel_size_um=(0.0, 1.0))
+    with pytest.raises(BadInputError, match="canvas has 5 channels"):
+        Composite([Layer(image())], canvas=Canvas((20, 30), 5))
+
+
+def test_alpha_of_the_canvas() -> None:
+    rgba = image(channels=4, alpha=Alpha.STRAIGHT)
+    assert Composite([Layer(rgba)]).has_alpha
+    assert not Composite([Layer(rgba)], canvas=Canvas((20, 30), 3)).has_alpha
+    assert not Composite([Layer(image()), Layer(rgba)]).has_alpha
+    assert Composite([Layer(image())], canvas=Canvas((20, 30), 4)).has_alpha
+    assert Composite([Layer(rgba)]).keeps_bottom_alpha
+    assert not Composite([Layer(rgba)], background=(0, 0, 0, 255)).keeps_bottom_alpha
+
+
+def test_a_composite_is_frozen_and_picklable() -> None:
+    composite = Composite([Layer(image(), feather=Feather.px(3))], "average", 7)
+    copy = pickle.loads(pickle.dumps(composite))
+    assert (copy.mode, copy.background, copy.shape, copy.grid) == ("average", 7, (20, 30), composite.grid)
+    with pytest.raises(AttributeError):
+        composite.mode = "over"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float64, np.complex64, bool, np.uint32])
+def test_dtypes_of_images_are_refused_by_name(dtype: Any) -> None:
+    with pytest.raises(BadInputError, match=np.dtype(dtype).name):
+        image(dtype=dtype)
