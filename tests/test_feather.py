@@ -18,6 +18,7 @@ import tiledblend as tb
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import (
+    CELL_FULL,
     FeatheredMask,
     FeatherKernel,
     average_cells,
@@ -177,7 +178,7 @@ def test_average_cells_against_numpy() -> None:
     for d, dtype in ((2, np.uint8), (3, np.uint16), (16, np.uint16), (300, np.uint16)):
         units = rng.integers(0, np.iinfo(dtype).max + 1, (2 * d, 3 * d)).astype(dtype)
         mean = units.reshape(2, d, 3, d).astype(float).mean(axis=(1, 3)) / np.iinfo(dtype).max
-        assert np.abs(average_cells(units, d) - mean * 65535).max() <= 0.5 + 1e-6
+        assert np.abs(average_cells(units, d) - mean * CELL_FULL).max() <= 0.5 + 1e-6
 
 
 def test_mirror_index_is_numpys_reflect_padding() -> None:

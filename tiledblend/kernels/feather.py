@@ -2,9 +2,9 @@
 
 Three ideas make it exact and its cost independent of sigma:
 
-- Mask values are integers (uint8 or uint16, full scale = 1) and so are the filter taps (they sum to 2**18).
-  All sums stay below 2**53, where float64 addition is exact, so neither the order of summation nor the
-  processor's vector width can change a bit.
+- Mask values are integers (full scale at most 2048) and so are the filter's taps (they sum to 2**13); the rows' sums
+  are rounded to full scale 2048 again before the columns are summed. All sums stay within 2**24, where float32
+  addition is exact, so neither the order of summation nor the processor's vector width can change a bit.
 - From sigma 12 on the mask is first averaged over d x d pixels (d = floor(sigma / 6)), filtered on that small grid
   and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
   The variance that averaging ((1 - 1/d**2) / 12 cells) and the spline (1/4 cell) add is taken off the filter's own.
@@ -31,10 +31,15 @@ from tiledblend.geometry import Region
 
 SNAP = np.float32(2.0**-12)
 ONE_MINUS_SNAP = np.float32(1 - 2.0**-12)
-TAP_SUM = 1 << 18
-CELL_FULL = 65535
+_BELOW_SNAP = np.nextafter(SNAP, np.float32(0))
+TAP_SUM = 1 << 13
+KSIZE_TAP_SUM = 1 << 18
+CELL_FULL = 2048
 CELLS_PER_SIGMA = 6
 STRIP_ROWS = 512
+ROUNDING = 1 / CELL_FULL
+EXACT_FLOAT32 = 1 << 24
+SNAP_STRIP = 32_768
 
 # cv2.getGaussianKernel(n, 0): OpenCV takes these fixed binomial-like taps for small kernels, not a sampled Gaussian.
 _OPENCV_SMALL_TAPS = {
@@ -89,15 +94,16 @@ class FeatherKernel:
         return self.radius_cells if d == 1 else (self.radius_cells + 2) * d - 1
 
     def taps(self) -> NDArray[np.float64]:
-        """Integer taps (as float64) that sum to TAP_SUM, symmetric, odd in number."""
+        """Integer taps (as float64) that sum to TAP_SUM (KSIZE_TAP_SUM with ksize), symmetric, odd in number."""
         return _taps(self.sigma, self.ksize)
 
 
 @lru_cache(maxsize=64)
 def _taps(sigma: float, ksize: int | None) -> NDArray[np.float64]:
+    total = TAP_SUM if ksize is None else KSIZE_TAP_SUM
     if ksize is not None and ksize in _OPENCV_SMALL_TAPS:
         small = np.array(_OPENCV_SMALL_TAPS[ksize], np.float64)
-        return small * (TAP_SUM / small.sum())
+        return small * (total / small.sum())
     if ksize is not None:
         sigma, radius = 0.3 * ((ksize - 1) * 0.5 - 1) + 0.8, ksize // 2
     elif (d := max(1, int(sigma / CELLS_PER_SIGMA))) > 1:
@@ -106,12 +112,12 @@ def _taps(sigma: float, ksize: int | None) -> NDArray[np.float64]:
     else:
         radius = int(4 * sigma + 0.5)
     if sigma == 0 or radius == 0:
-        return np.array([TAP_SUM], np.float64)
+        return np.array([total], np.float64)
     half = np.array([math.exp(-0.5 * (i / sigma) ** 2) for i in range(radius + 1)])
-    tail = half[:0:-1] / (half[0] + 2 * half[1:].sum()) * TAP_SUM
+    tail = half[:0:-1] / (half[0] + 2 * half[1:].sum()) * total
     # The running sum is rounded, not each tap: a step edge is then off by half a unit at most.
     rounded = np.diff(np.rint(np.cumsum(tail)), prepend=0.0)
-    return np.concatenate([rounded, [TAP_SUM - 2 * rounded.sum()], rounded[::-1]])
+    return np.concatenate([rounded, [total - 2 * rounded.sum()], rounded[::-1]])
 
 
 def mirror_index(start: int, stop: int, size: int) -> NDArray[np.int64]:
@@ -138,18 +144,36 @@ def read_mirrored(read: ReadUnits, region: Region, shape: tuple[int, int]) -> Un
     """`region` of a mask of `shape`, where pixels outside the mask are mirrored inside it."""
     if Region.of_shape(shape).contains(region):
         return read(region)
+    inside = region & Region.of_shape(shape)
+    over = (inside.y0 - region.y0, region.y1 - inside.y1, inside.x0 - region.x0, region.x1 - inside.x1)
+    if max(over[:2]) < inside.shape[0] and max(over[2:]) < inside.shape[1]:
+        units: Units = cv2.copyMakeBorder(read(inside), *over, cv2.BORDER_REFLECT_101)
+        return units
     rows = mirror_index(region.y0, region.y1, shape[0])
     columns = mirror_index(region.x0, region.x1, shape[1])
     y0, x0 = int(rows.min()), int(columns.min())
-    inside = read(Region(y0, x0, int(rows.max()) + 1, int(columns.max()) + 1))
-    return np.ascontiguousarray(inside[np.ix_(rows - y0, columns - x0)])
+    source = read(Region(y0, x0, int(rows.max()) + 1, int(columns.max()) + 1))
+    return np.ascontiguousarray(source[np.ix_(rows - y0, columns - x0)])
 
 
 def snap(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In place: below 2**-12 becomes 0, above 1 - 2**-12 becomes 1, so that plateaus are exact."""
-    weight[weight < SNAP] = 0
-    weight[weight > ONE_MINUS_SNAP] = 1
+    """In place, weights in [0, 1]: below 2**-12 becomes 0, above 1 - 2**-12 becomes 1, so that plateaus are exact."""
+    if weight.ndim != 2 or not weight.size or weight.strides[1] != weight.itemsize:
+        weight[weight < SNAP] = 0
+        weight[weight > ONE_MINUS_SNAP] = 1
+        return weight
+    rows = max(1, SNAP_STRIP // weight.shape[1])
+    for y in range(0, weight.shape[0], rows):
+        _snap_strip(weight[y : y + rows])
     return weight
+
+
+def _snap_strip(weight: NDArray[np.float32]) -> None:
+    """Whole passes of OpenCV over a strip in the cache: their speed does not depend on how much is snapped."""
+    cv2.threshold(weight, float(_BELOW_SNAP), 0, cv2.THRESH_TOZERO, dst=weight)
+    ones = cv2.threshold(weight, float(ONE_MINUS_SNAP), 1, cv2.THRESH_BINARY)[1]
+    np.maximum(weight, ones, out=weight)
+    np.minimum(weight, np.float32(1), out=weight)
 
 
 def units_to_weight(units: Units) -> NDArray[np.float32]:
@@ -191,12 +215,15 @@ class FeatheredMask:
             part = self._reach_of(region)
             full = 1.0 if part.dtype == np.float32 else float(np.iinfo(part.dtype).max)
             low, high = float(part.min()) / full, float(part.max()) / full
+            if not self.kernel.is_identity and self.kernel.ksize is None:
+                # Rounding to full scale 2048, at most twice, by half a unit each.
+                low, high = (b if b in (0, 1) else b + margin for b, margin in ((low, -ROUNDING), (high, ROUNDING)))
         else:
             cells = self._cells_of(region)
             low, high = float(cells.min()), float(cells.max())
         # A pixel's float32 rounding may cross the snap; the margin keeps such chunks on the per-pixel path.
         low = 1.0 if low > 1 - 2.0**-12 + 1e-6 else low
-        return low, (0.0 if high < 2.0**-12 - 1e-6 else high)
+        return max(low, 0.0), (0.0 if high < 2.0**-12 - 1e-6 else min(high, 1.0))
 
     def weight(self, region: Region) -> NDArray[np.float32]:
         """float32 weights in [0, 1] of `region` (inside the prepared one), snapped."""
@@ -232,12 +259,48 @@ def feather_tile(kernel: FeatherKernel, region: Region, shape: tuple[int, int], 
 
 def _filter_direct(units: Units, kernel: FeatherKernel) -> NDArray[np.float32]:
     """Filters an array that carries its halo; returns it without the halo."""
-    taps = kernel.taps()
+    if kernel.ksize is not None:
+        return _filter_ksize(units, kernel.taps())
+    full = int(np.iinfo(units.dtype).max)
+    if full > CELL_FULL:
+        units, full = _to_cell_scale(units.astype(np.float32), full), CELL_FULL
+    return snap(_filter_exact(units, full, kernel.taps()))
+
+
+def _filter_ksize(units: Units, taps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """OpenCV's small kernels to its own precision: sums of 16-bit values and 18-bit taps are exact in float64."""
     radius = len(taps) // 2
     sums = cv2.sepFilter2D(units.astype(np.float64), cv2.CV_64F, taps, taps, borderType=cv2.BORDER_CONSTANT)
     sums = sums[radius : sums.shape[0] - radius, radius : sums.shape[1] - radius]
-    scale = 1.0 / (float(np.iinfo(units.dtype).max) * TAP_SUM * TAP_SUM)
+    scale = 1.0 / (float(np.iinfo(units.dtype).max) * KSIZE_TAP_SUM * KSIZE_TAP_SUM)
     return snap((sums * scale).astype(np.float32))
+
+
+_ONE = np.ones(1, np.float32)
+
+
+def _filter_exact(values: NDArray[Any], full: int, taps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Both axes of a filter whose taps sum to TAP_SUM, over integers up to `full` <= CELL_FULL (uint8 or float32).
+
+    Returns the part without the halo, as float32 of full scale 1. No sum exceeds full * TAP_SUM <= 2**24: exact.
+    """
+    radius, kernel = len(taps) // 2, taps.astype(np.float32)
+    border = cv2.BORDER_CONSTANT
+    rows = cv2.sepFilter2D(values, cv2.CV_32F, kernel, _ONE, borderType=border)
+    rows = np.multiply(rows[:, radius : rows.shape[1] - radius], np.float32(CELL_FULL / (full * TAP_SUM)))
+    np.rint(rows, out=rows)
+    sums = cv2.sepFilter2D(rows, cv2.CV_32F, _ONE, kernel, borderType=border)[radius : rows.shape[0] - radius]
+    # A power of two: exact.
+    sums *= np.float32(1 / (CELL_FULL * TAP_SUM))
+    out: NDArray[np.float32] = sums
+    return out
+
+
+def _to_cell_scale(sums: NDArray[Any], full: float) -> NDArray[np.float32]:
+    """Sums of full scale `full` as whole numbers of full scale CELL_FULL; in the array's own precision."""
+    scaled = sums * sums.dtype.type(CELL_FULL / full)
+    np.rint(scaled, out=scaled)
+    return scaled.astype(np.float32, copy=False)
 
 
 def _spline_cells(region: Region, d: int) -> Region:
@@ -253,65 +316,67 @@ def _filtered_cells(
     radius = len(taps) // 2
     kept = _spline_cells(region, d)
     needed = kept.grow(radius)
-    cells = np.empty(needed.shape, np.float64)
+    cells = np.empty(needed.shape, np.float32)
     rows_per_strip = max(1, STRIP_ROWS // d)
     for first in range(needed.y0, needed.y1, rows_per_strip):
         last = min(first + rows_per_strip, needed.y1)
         strip = read_mirrored(read, Region(first * d, needed.x0 * d, last * d, needed.x1 * d), shape)
         cells[first - needed.y0 : last - needed.y0] = average_cells(strip, d)
-    sums = cv2.sepFilter2D(cells, cv2.CV_64F, taps, taps, borderType=cv2.BORDER_CONSTANT)
-    height, width = kept.shape
-    sums = sums[radius : radius + height, radius : radius + width]
-    return (kept.y0, kept.x0), (sums * (1.0 / (float(CELL_FULL) * TAP_SUM * TAP_SUM))).astype(np.float32)
+    if (constant := cells[0, 0]) in (0, CELL_FULL) and (cells == constant).all():
+        return (kept.y0, kept.x0), np.full(kept.shape, constant / CELL_FULL, np.float32)
+    return (kept.y0, kept.x0), _filter_exact(cells, CELL_FULL, taps)
 
 
-def average_cells(units: Units, d: int) -> NDArray[np.float64]:
-    """Mean over d x d pixels, rounded to integers of full scale 65535, as float64; sides are multiples of d.
+def average_cells(units: Units, d: int) -> NDArray[np.float32]:
+    """Mean over d x d pixels, rounded to integers of full scale CELL_FULL, as float32; sides are multiples of d.
 
     >>> average_cells(np.array([[0, 255], [255, 255]], np.uint8), 2).tolist()
-    [[49151.0]]
+    [[1536.0]]
     """
     height, width = units.shape
     full = int(np.iinfo(units.dtype).max)
-    row_dtype = np.uint16 if full * d <= 65535 else np.uint32
-    rows = units.reshape(height // d, d, width).sum(axis=1, dtype=row_dtype)
-    sums = rows.reshape(height // d, width // d, d).sum(axis=2, dtype=np.uint64)
-    return np.floor(sums * (CELL_FULL / (full * d * d)) + 0.5)
-
-
-def _spline_coefficients(d: int, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(cell, offset of the pixel's centre from the cell's centre in cells, -1/2..1/2) of pixels start..stop-1."""
-    pixels = np.arange(start, stop, dtype=np.int64)
-    cells = pixels // d
-    return cells, ((2 * (pixels - cells * d) + 1 - d) / (2 * d)).astype(np.float32)
-
-
-def _polynomial(
-    before: NDArray[np.float32], at: NDArray[np.float32], after: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], ...]:
-    """Coefficients c0, c1, c2 of the quadratic B-spline at + t * (...) with t in -1/2..1/2 (Unser 1999, eq. 7)."""
-    both = before + after
-    half = np.float32(0.5)
-    return (both + at * np.float32(6)) * np.float32(0.125), (after - before) * half, both * half - at
+    if (value := int(units[0, 0])) in (0, full) and int(units.min()) == int(units.max()):
+        return np.full((height // d, width // d), CELL_FULL if value else 0, np.float32)
+    # Sums of integers: exact in either type, whatever the order.
+    dtype = np.float32 if full * d * d <= EXACT_FLOAT32 else np.float64
+    rows = np.zeros((height // d, width), dtype)
+    for phase in range(d):
+        cv2.accumulate(units[phase::d], rows)
+    turned = cv2.transpose(rows)
+    sums = np.zeros((width // d, height // d), dtype)
+    for phase in range(d):
+        cv2.accumulate(turned[phase::d], sums)
+    return _to_cell_scale(cv2.transpose(sums), full * d * d)
 
 
 def _enlarge(cells: NDArray[np.float32], d: int, region: Region) -> NDArray[np.float32]:
     """Cells (with one cell around the region) to the region's pixels; elementwise, in one order."""
-    x_cells, x_offsets = _spline_coefficients(d, region.x0, region.x1)
-    x_cells -= x_cells[0]
-    c0, c1, c2 = (c[:, x_cells] for c in _polynomial(cells[:, :-2], cells[:, 1:-1], cells[:, 2:]))
-    rows = (c2 * x_offsets + c1) * x_offsets + c0
-    c0, c1, c2 = _polynomial(rows[:-2], rows[1:-1], rows[2:])
-    out = np.empty(region.shape, np.float32)
-    y_cells, y_offsets = _spline_coefficients(d, region.y0, region.y1)
-    y_cells -= y_cells[0]
-    for y, (cell, t) in enumerate(zip(y_cells.tolist(), y_offsets, strict=True)):
-        row = out[y]
-        np.multiply(c2[cell], t, out=row)
-        row += c1[cell]
-        row *= t
-        row += c0[cell]
-    return out
+    columns = _enlarge_rows(cv2.transpose(cells), d, region.x0, region.x1)
+    return _enlarge_rows(cv2.transpose(columns), d, region.y0, region.y1)
+
+
+def _enlarge_rows(cells: NDArray[np.float32], d: int, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows start..stop-1 of the quadratic B-spline through rows of cells, the first of which is start // d - 1.
+
+    With t in -1/2..1/2 from the middle cell's centre it is (c2 t + c1) t + c0 (Unser 1999, eq. 7). All rows that lie
+    at the same t are made together.
+    """
+    before, at, after = cells[:-2], cells[1:-1], cells[2:]
+    both = before + after
+    c0 = (both + at * np.float32(6)) * np.float32(0.125)
+    c1 = (after - before) * np.float32(0.5)
+    c2 = both * np.float32(0.5) - at
+    result = np.empty((stop - start, cells.shape[1]), np.float32)
+    for phase in range(min(d, stop - start)):
+        t = np.float32((2 * ((start + phase) % d) + 1 - d) / (2 * d))
+        rows = result[phase::d]
+        first = (start + phase) // d - start // d
+        part = slice(first, first + len(rows))
+        np.multiply(c2[part], t, out=rows)
+        rows += c1[part]
+        rows *= t
+        rows += c0[part]
+    return result
 
 
 def border_weight(
