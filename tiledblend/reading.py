@@ -57,7 +57,7 @@ def _decide_integers(mask: RasterSource) -> MaskRule:
     enough = np.iinfo(mask.dtype).max / 16
     highest = 0
     for region in _blocks(mask):
-        highest = max(highest, int(_one_channel(mask, mask.read(region)).max()))
+        highest = max(highest, int(one_channel(mask, mask.read(region)).max()))
         if highest >= enough:
             log.info("mask %s: %s values scaled by %d", mask.name, mask.dtype.name, np.iinfo(mask.dtype).max)
             return MaskRule("scale")
@@ -84,7 +84,7 @@ def _blocks(source: RasterSource) -> list[Region]:
     ]
 
 
-def _one_channel(mask: RasterSource, pixels: NDArray[Any]) -> NDArray[Any]:
+def one_channel(mask: RasterSource, pixels: NDArray[Any]) -> NDArray[Any]:
     """(y, x) of a mask: its only channel, or BT.601 luma of RGB (0.299 R + 0.587 G + 0.114 B), an alpha channel left
     out."""
     colours = pixels.shape[2] - (mask.alpha is not Alpha.NONE)
@@ -225,7 +225,7 @@ class LayerReader:
                 min(ceil_div(region.y1, f), last[0]),
                 min(ceil_div(region.x1, f), last[1]),
             )
-        values = _one_channel(mask, mask.read(native))
+        values = one_channel(mask, mask.read(native))
         keep_float = self.kernel.is_identity
         units = apply_mask_rule(
             self.rule, values, keep_float=keep_float, where=f"mask {mask.name}: level 0, region {native}"
