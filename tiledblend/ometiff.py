@@ -238,8 +238,8 @@ class _Writer:
         pixels = reading.result()
         for x in range(0, pixels.shape[1], self.options.tile):
             part = pixels[:, x : x + self.options.tile]
+            self._tell(part.shape[0] * part.shape[1])  # before: nobody asks for more after the last tile
             yield _padded(part if self.interleaved else part[:, :, 0], self.options.tile)
-            self._tell(part.shape[0] * part.shape[1])
 
     def _tell(self, pixels: int) -> None:
         self._done += 1
@@ -262,7 +262,8 @@ def _compression(options: TiffOptions, dtype: np.dtype[Any], *, is_rgb: bool) ->
         return {}
     if options.compression == "jpeg":
         arguments: dict[str, Any] = {"compression": "jpeg", "compressionargs": {"level": options.quality}}
-        return arguments | ({"photometric": "ycbcr", "subsampling": (2, 2)} if is_rgb else {})
+        # From RGB, tifffile makes YCbCr by itself; told "ycbcr", it takes the pixels for YCbCr already.
+        return arguments | ({"subsampling": (2, 2)} if is_rgb else {})
     level = 6 if options.compression == "deflate" else 5
     predictor = {"predictor": True} if dtype.kind == "u" or options.compression == "deflate" else {}
     return {"compression": options.compression, "compressionargs": {"level": level}, **predictor}
