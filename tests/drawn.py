@@ -130,7 +130,13 @@ def mask_shapes(draw: st.DrawFn, frame: tuple[int, int], fit: bool) -> tuple[int
 
 @st.composite
 def pictures(
-    draw: st.DrawFn, rng: np.random.Generator, canvas: tuple[int, int], colours: int, dtype: str, bottom_alpha: bool, odd: bool
+    draw: st.DrawFn,
+    rng: np.random.Generator,
+    canvas: tuple[int, int],
+    colours: int,
+    dtype: str,
+    bottom_alpha: bool,
+    odd: bool,
 ) -> Picture:
     alpha = draw(st.sampled_from(["none", "none", "straight", "premultiplied"])) if not bottom_alpha else "straight"
     fit = draw(st.integers(0, 5)) == 0
@@ -159,7 +165,9 @@ def pictures(
     elif kind != "none":
         layer.mask_frame = draw(st.sampled_from(["layer", "layer", "canvas"]))
         frame = canvas if layer.mask_frame == "canvas" or fit else shape
-        unit = pattern(rng, draw(mask_shapes(frame, fit and layer.mask_frame == "layer")), draw(st.sampled_from(PATTERNS)))
+        unit = pattern(
+            rng, draw(mask_shapes(frame, fit and layer.mask_frame == "layer")), draw(st.sampled_from(PATTERNS))
+        )
         layer.mask, layer.values = mask_values(unit, draw(st.sampled_from(MASK_KINDS)))
         layer.side = draw(st.sampled_from(["both", "both", "inside"]))
     return layer

@@ -115,9 +115,7 @@ def power_of_two(mask: tuple[int, int], frame: tuple[int, int]) -> int | None:
 
 
 def same_aspect(mask: tuple[int, int], frame: tuple[int, int]) -> bool:
-    return (
-        abs(mask[0] - frame[0] * mask[1] / frame[1]) <= 1 or abs(mask[1] - frame[1] * mask[0] / frame[0]) <= 1
-    )
+    return abs(mask[0] - frame[0] * mask[1] / frame[1]) <= 1 or abs(mask[1] - frame[1] * mask[0] / frame[0]) <= 1
 
 
 def mask_on_frame(unit: Weights, frame: tuple[int, int], *, fit: bool = False, labels: bool = False) -> Weights:

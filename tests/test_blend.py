@@ -164,7 +164,9 @@ def save(path: Path, pixels: Array) -> str:
 def grown(pixels: Array, shape: tuple[int, int]) -> Array:
     """Resized as OpenCV does it; its own arithmetic on uint8 is rounded, ours is not."""
     area = pixels.shape[0] > shape[0]
-    return cv2.resize(pixels.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    return cv2.resize(
+        pixels.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR
+    )
 
 
 def test_recipe_a_binary_mask_images_resized_to_its_size(tmp_path: Path) -> None:
@@ -173,7 +175,9 @@ def test_recipe_a_binary_mask_images_resized_to_its_size(tmp_path: Path) -> None
     base, overlay = random_image(1, (30, 40, 3)), random_image(2, (120, 160, 3))
     layers = [
         tb.Layer(tb.open(save(tmp_path / "base.png", base)), fit="canvas"),
-        tb.Layer(tb.open(save(tmp_path / "overlay.png", overlay)), tb.open(save(tmp_path / "mask.png", mask)), fit="canvas"),
+        tb.Layer(
+            tb.open(save(tmp_path / "overlay.png", overlay)), tb.open(save(tmp_path / "mask.png", mask)), fit="canvas"
+        ),
     ]
     got = tb.to_array(tb.Composite(layers, canvas=tb.Canvas(mask.shape)))
     m = mask[..., None] / 255

@@ -140,9 +140,10 @@ def stored_levels(path: Path, levels: int) -> list[Array]:
 
 
 def write_here(composite: Composite, path: Path, output: OutputSpec) -> Any:
-    """Through the store, without a cluster."""
-    write(composite, str(path), output=output, part=(1, 1))
-    return write(composite, str(path), output=output, finish=True)
+    """Through the store, without a cluster. Returns the report of the tiles of the first stage."""
+    report = write(composite, str(path), output=output, part=(1, 1))
+    assert write(composite, str(path), output=output, finish=True).complete
+    return report
 
 
 @examples(70)
@@ -208,7 +209,7 @@ def test_stored_levels_are_the_rendered_ones(case: Case, tmp_path_factory: pytes
     path = tmp_path_factory.mktemp("out") / "x.zarr"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_here(composite, path, case.output)
+        assert write_here(composite, path, case.output).background_pixels == background
     for level, expected in zip(
         stored_levels(path, grid.levels), pyramid(whole, grid.levels, composite.has_alpha), strict=True
     ):
@@ -254,7 +255,11 @@ def two_slides(shape: tuple[int, int] = (150, 170)) -> list[Picture]:
     overlay = (rng.random((*shape, 3)) * 255).astype(np.uint8)
     low = (pattern(rng, (-(-shape[0] // 4), shape[1] // 4), "blob") * 255).astype(np.uint8)
     low[0, 0] = 255
-    return [Picture(base), Picture(overlay, mask=low, sigma=14.0), Picture(overlay[:40, :50], sigma=3.0, offset=(70, 9))]
+    return [
+        Picture(base),
+        Picture(overlay, mask=low, sigma=14.0),
+        Picture(overlay[:40, :50], sigma=3.0, offset=(70, 9)),
+    ]
 
 
 @pytest.mark.slow

@@ -62,7 +62,16 @@ def whole(kernel: FeatherKernel, units: Array) -> Array:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_error_against_scipy(sigma: float, dtype: Any) -> None:
     worst: dict[str, float] = {}
-    kinds = ("random", "step", "edge step", "checkerboard", "large checkerboard", "one pixel", "corner pixel", "one hole")
+    kinds = (
+        "random",
+        "step",
+        "edge step",
+        "checkerboard",
+        "large checkerboard",
+        "one pixel",
+        "corner pixel",
+        "one hole",
+    )
     for kind in kinds:
         units = units_of(kind, (211, 333), dtype)
         expected = reference.feather(units / np.iinfo(dtype).max, sigma)
@@ -258,7 +267,9 @@ def test_feather_rules_for_values() -> None:
         tb.feather(np.zeros((2, 2, 3), bool))
 
 
-@pytest.mark.parametrize("options", [{"sigma": -1}, {"sigma": float("nan")}, {"sigma": 1e9}, {"ksize": 4}, {"ksize": 0}])
+@pytest.mark.parametrize(
+    "options", [{"sigma": -1}, {"sigma": float("nan")}, {"sigma": 1e9}, {"ksize": 4}, {"ksize": 0}]
+)
 def test_refused_kernels(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="feather"):
         tb.feather(np.zeros((4, 4), bool), **options)

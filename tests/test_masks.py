@@ -68,14 +68,19 @@ def test_values(mask: Array, values: Any, expected: list[float], feather: float)
     got = units(mask, mask_values=values, feather=tb.Feather.px(feather))
     np.testing.assert_allclose(got[0], expected, atol=1e-5)
     np.testing.assert_allclose(
-        units(mask, mask_values=values, feather=tb.Feather.px(feather), invert=True)[0], 1 - np.array(expected), atol=1e-5
+        units(mask, mask_values=values, feather=tb.Feather.px(feather), invert=True)[0],
+        1 - np.array(expected),
+        atol=1e-5,
     )
 
 
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.array([[0, 4095]], np.uint16), r"m\.tif: its maximum is 4095 of uint16's 65535.*--mask-values '\[0, 4095\]'"),
+        (
+            np.array([[0, 4095]], np.uint16),
+            r"m\.tif: its maximum is 4095 of uint16's 65535.*--mask-values '\[0, 4095\]'",
+        ),
         (np.array([[0, 2]], np.uint8), r"maximum is 2 of uint8's 255, so it holds labels or a narrower range"),
         (np.array([[0, 15]], np.uint8), r"maximum is 15"),
         (np.array([[0, 1000]], np.int32), r"--mask-values '\[0, 1023\]'"),

@@ -13,6 +13,8 @@ from tiledblend.errors import ResourceError, UsageError
 if TYPE_CHECKING:
     from distributed import Client
 
+LOOPBACK = "127.0.0.1:0"
+
 
 @dataclass(frozen=True)
 class ClusterOptions:
@@ -107,7 +109,15 @@ def _security(options: ClusterOptions) -> Any:
 
 @contextmanager
 def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Worker
+
+    class LoopbackWorker(Worker):  # type: ignore[misc, unused-ignore]
+        """A thread of this process has no host, and dask would open its web pages to every network."""
+
+        def start_http_server(
+            self, routes: Any, dashboard_address: Any, default_port: Any = 0, ssl_options: Any = None
+        ) -> None:
+            super().start_http_server(routes, LOOPBACK, default_port, ssl_options)
 
     threads = options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
     cluster = LocalCluster(
@@ -117,6 +127,9 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         # In one process dask would measure and kill the user's own program: the plan bounds the memory instead.
         memory_limit=options.memory_limit if options.workers is not None and options.memory_limit else 0,
         dashboard_address=None,
+        # Any free port: 8787 may be taken, and dask warns then.
+        scheduler_kwargs={"dashboard_address": LOOPBACK},
+        worker_class=None if options.workers is not None else LoopbackWorker,
         host="127.0.0.1" if options.workers is not None else None,
         local_directory=options.local_directory,
         silence_logs=40,

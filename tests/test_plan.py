@@ -1,0 +1,126 @@
+"""Plans: counts, classes, sizes, memory; in seconds for a terapixel."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import tiledblend as tb
+from tiledblend.composite import Canvas, Composite, Layer
+from tiledblend.errors import BadInputError, ResourceError, UsageError
+from tiledblend.geometry import Region
+from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.store.spec import OutputSpec
+
+Array = NDArray[Any]
+
+
+class Endless(RasterSource):
+    """A source of any size whose pixels are `value`; counts what is read."""
+
+    def __init__(self, shape: tuple[int, int], channels: int = 3, value: int = 7, dtype: Any = np.uint8) -> None:
+        self.spec, self.dtype, self.channels = SourceSpec(f"endless {value}"), np.dtype(dtype), channels
+        self.is_rgb = channels == 3
+        self.levels, self.info = (Level(shape, (512, 512)),), SourceInfo("test", "yxc")
+        self.value, self.pixels = value, 0
+
+    def _read(self, region: Region, level: int) -> Array:
+        self.pixels += region.size
+        return np.full((*region.shape, self.channels), self.value, self.dtype)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"uri": self.spec.path}
+
+
+class HalfMask(Endless):
+    """255 left of the middle, 0 right of it."""
+
+    def _read(self, region: Region, level: int) -> Array:
+        self.pixels += region.size
+        columns = np.arange(region.x0, region.x1) < self.shape[1] // 2
+        return np.broadcast_to(np.where(columns, 255, 0).astype(np.uint8)[None, :, None], (*region.shape, 1))
+
+
+def halves(shape: tuple[int, int], mask_f: int = 1, feather: float = 0) -> Composite:
+    mask = HalfMask((shape[0] // mask_f, shape[1] // mask_f), 1, 255)
+    return Composite([Layer(Endless(shape)), Layer(Endless(shape, value=9), mask, feather=tb.Feather.px(feather))])
+
+
+def test_a_terapixel_is_planned_in_seconds() -> None:
+    composite = halves((1_000_000, 1_000_000), 64, 16)
+    started = time.monotonic()
+    planned = tb.plan(composite)
+    assert time.monotonic() - started < 20
+    assert planned.grid.levels == 12
+    assert planned.tiles == 245**2 + 16**2 + 1
+    assert planned.pixels == 10**12
+    assert composite.layers[0].image.pixels == 0  # type: ignore[attr-defined]
+    assert planned.sampled_tiles < 20
+    document = planned.as_dict()
+    assert json.loads(json.dumps(document)) == document
+    assert not document["exact"]
+
+
+def test_exact_classes() -> None:
+    planned = tb.plan(halves((128, 256)), OutputSpec(16, 64), exact=True)
+    assert planned.classes == {"copied": 1.0, "blended": 0.0, "empty": 0.0}
+    assert planned.layer_share == (0.5, 0.5)
+    assert planned.as_dict()["exact"]
+    assert planned.read_bytes == 128 * 256 * 3
+    feathered = tb.plan(halves((128, 256), feather=2), OutputSpec(16, 64), exact=True)
+    # Four sigma around the middle: one chunk on either side of it.
+    assert feathered.classes == {"copied": 14 / 16, "blended": 2 / 16, "empty": 0.0}
+    assert feathered.layer_share == (9 / 16, 9 / 16)
+
+
+def test_plan_reads_masks_only() -> None:
+    composite = halves((300, 300))
+    tb.plan(composite, OutputSpec(16, 64), exact=True)
+    assert [layer.image.pixels for layer in composite.layers] == [0, 0]  # type: ignore[attr-defined]
+    assert composite.layers[1].mask.pixels > 0  # type: ignore[union-attr]
+
+
+def test_empty_canvas_beside_a_layer() -> None:
+    composite = Composite([Layer(Endless((32, 32)), offset=(0, 0))], canvas=Canvas((64, 64)))
+    assert tb.plan(composite, OutputSpec(16, 32), exact=True).classes == {"copied": 0.25, "blended": 0, "empty": 0.75}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 17), (100, 333), (1000, 40)])
+@pytest.mark.parametrize(("chunk", "shard"), [(16, 16), (16, 64), (32, 128)])
+def test_counts(shape: tuple[int, int], chunk: int, shard: int) -> None:
+    planned = tb.plan(Composite([Layer(Endless(shape))]), OutputSpec(chunk, shard))
+    grid = planned.grid
+    assert planned.tiles == sum(len(list(grid.tiles(stage))) for stage in range(grid.stages))
+    assert planned.layout.object_count() == len(list(planned.layout.planned_objects()))
+    assert planned.raw_bytes == sum(3 * h * w for h, w in map(grid.level_shape, range(grid.levels)))
+
+
+def test_memory_is_refused_before_it_is_used() -> None:
+    planned = tb.plan(halves((5000, 5000), feather=20))
+    needed = planned.process_bytes(4)
+    assert needed > planned.process_bytes(1)
+    planned.require_memory(4, needed)
+    planned.require_memory(4, None)
+    with pytest.raises(ResourceError, match=r"needs up to .* MB for 4 threads, but is allowed .* MB; use fewer"):
+        planned.require_memory(4, needed - 1)
+
+
+def test_more_memory_for_larger_sigma_shard_and_layers() -> None:
+    small = tb.plan(halves((4000, 4000)), OutputSpec(512, 1024)).tile_bytes
+    assert tb.plan(halves((4000, 4000)), OutputSpec(512, 4096)).tile_bytes > small
+    assert tb.plan(halves((4000, 4000), feather=11), OutputSpec(512, 1024)).tile_bytes > small
+
+
+def test_refusals_of_a_plan() -> None:
+    with pytest.raises(UsageError, match="larger --shard"):
+        tb.plan(Composite([Layer(Endless((2_000_000, 2_000_000)))]), OutputSpec(16, 16))
+    labels = tb.from_array(np.array([[0, 3]], np.uint8), axes="yx", mask=True)
+    with pytest.raises(BadInputError, match="labels or a narrower range"):
+        tb.plan(Composite([Layer(Endless((1, 2)), labels)]))
+    with pytest.raises(UsageError, match="use --shard"):
+        OutputSpec(512, 1000)

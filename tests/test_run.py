@@ -1,0 +1,271 @@
+"""Runs: one task per tile, all or nothing, continued where they stopped."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+from distributed import Client
+from distributed.diagnostics.plugin import SchedulerPlugin
+from numpy.typing import NDArray
+
+import tiledblend as tb
+from tiledblend.cluster import open_client
+from tiledblend.composite import Canvas, Composite, Layer
+from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
+from tiledblend.geometry import Region
+from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.store.spec import OutputSpec
+
+Array = NDArray[Any]
+SMALL = OutputSpec(16, 32)
+SHAPE = (100, 130)
+
+
+class Finished(SchedulerPlugin):
+    """Counts the tasks that the scheduler saw through, by the first part of their key."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        if (start, finish) == ("processing", "memory"):
+            self.counts[str(key).split("-", 1)[0]] += 1
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with open_client(tb.ClusterOptions(threads_per_worker=2)) as made:
+        yield made
+
+
+def image(seed: int, shape: tuple[int, int] = SHAPE) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3)).astype(np.uint8)
+
+
+def composite(shape: tuple[int, int] = SHAPE) -> Composite:
+    mask = np.zeros(shape, bool)
+    mask[20:70, 30:90] = True
+    return Composite(
+        [
+            Layer(tb.from_array(image(0, shape), axes="yxc", name="base")),
+            Layer(
+                tb.from_array(image(1, shape), axes="yxc", name="overlay"),
+                tb.from_array(mask, axes="yx", name="mask", mask=True),
+                feather=tb.Feather.px(3),
+            ),
+        ]
+    )
+
+
+def stored(path: Path, level: int = 0) -> Array:
+    return np.moveaxis(np.asarray(zarr.open_group(path, mode="r")[str(level)]), 0, 2)
+
+
+def opens(path: Path) -> bool:
+    """True if anything at or below the path can be opened as zarr."""
+    if not path.exists():
+        return False
+    folders = [path, *(p for p in path.rglob("*") if p.is_dir())]
+    for folder in folders:
+        try:
+            zarr.open(folder, mode="r")
+        except FileNotFoundError:
+            continue
+        return True
+    return False
+
+
+class Breaking(RasterSource):
+    """An image that cannot be read in its last row."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.spec, self.dtype, self.channels, self.is_rgb = SourceSpec("broken.svs"), np.dtype(np.uint8), 3, True
+        self.levels, self.info = (Level(shape, (16, 16)),), SourceInfo("test", "yxc")
+
+    def __reduce__(self) -> Any:
+        return Breaking, (self.shape,)
+
+    def _read(self, region: Region, level: int) -> Array:
+        if region.y1 == self.shape[0]:
+            raise ValueError("a tile is damaged\nin its middle")
+        return np.zeros((*region.shape, 3), np.uint8)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"uri": "broken.svs"}
+
+
+def test_one_task_per_tile_and_one_job_per_stage(client: Client, tmp_path: Path) -> None:
+    counter = Finished()
+    scheduler = client.cluster.scheduler
+    scheduler.add_plugin(counter, name="finished")
+    planned = tb.plan(composite(), SMALL)
+    report = tb.write(composite(), str(tmp_path / "x.zarr"), output=SMALL, client=client)
+    scheduler.remove_plugin("finished")
+    assert planned.grid.stages == 3
+    assert counter.counts == {"tile": planned.tiles, "job": planned.grid.stages}
+    assert report.tiles == planned.tiles == 4 * 5 + 1 * 2 + 1
+    np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), tb.to_array(composite()))
+
+
+def test_report_and_progress(client: Client, tmp_path: Path) -> None:
+    events: list[tb.ProgressEvent] = []
+    path = tmp_path / "x.zarr"
+    report = tb.write(composite(), str(path), output=SMALL, client=client, progress=events.append)
+    assert [event.done_tiles for event in events] == list(range(1, report.tiles + 1))
+    assert {event.tiles for event in events} == {report.tiles}
+    assert events[-1].done_pixels == events[-1].pixels == report.pixels == 100 * 130
+    assert report.complete
+    assert report.background_pixels == 0
+    assert sum(report.chunks.values()) == 7 * 9
+    assert report.chunks["copied"] > 0
+    assert report.chunks["blended"] > 0
+    assert report.bytes_written == sum(p.stat().st_size for p in path.glob("*/c/**/*") if p.is_file())
+    assert report.objects == sum(p.is_file() for p in path.glob("*/c/**/*"))
+    assert report.as_dict()["shape"] == [100, 130]
+
+
+def test_background_is_counted_and_written(client: Client, tmp_path: Path) -> None:
+    layer = Layer(tb.from_array(image(0, (40, 50)), axes="yxc"), offset=(10, -5))
+    made = Composite([layer], background=(1, 2, 3), canvas=Canvas(SHAPE))
+    report = tb.write(made, str(tmp_path / "x.zarr"), output=SMALL, client=client)
+    assert report.background_pixels == 100 * 130 - 40 * 45
+    got = stored(tmp_path / "x.zarr")
+    expected = np.broadcast_to(np.uint8([1, 2, 3]), (*SHAPE, 3)).copy()
+    expected[10:50, :45] = image(0, (40, 50))[:, 5:]
+    np.testing.assert_array_equal(got, expected)
+    assert report.chunks["empty"] > 0
+
+
+def interrupted(path: Path, client: Client, after: int) -> int:
+    """Starts a run that is stopped after some tiles; returns how many have a receipt."""
+    stop, done = threading.Event(), []
+
+    def progress(event: tb.ProgressEvent) -> None:
+        done.append(event.done_tiles)
+        if event.done_tiles >= after:
+            stop.set()
+
+    with pytest.raises(InterruptedRun, match="--resume") as caught:
+        tb.write(composite(), str(path), output=SMALL, client=client, progress=progress, stop=stop)
+    assert caught.value.exit_code == 75
+    return done[-1]
+
+
+def test_an_interrupted_run_leaves_nothing_that_opens_and_resumes(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    done = interrupted(path, client, 5)
+    assert not opens(path)
+    with pytest.raises(RefusedError, match="resume"):
+        tb.write(composite(), str(path), output=SMALL, client=client)
+    report = tb.write(composite(), str(path), output=SMALL, client=client, resume=True)
+    assert report.resumed_tiles == done
+    assert report.tiles == tb.plan(composite(), SMALL).tiles - done
+    np.testing.assert_array_equal(stored(path), tb.to_array(composite()))
+    tb.write(composite(), str(tmp_path / "whole.zarr"), output=SMALL, client=client)
+    for level in range(5):
+        try:
+            expected = stored(tmp_path / "whole.zarr", level)
+        except KeyError:
+            break
+        np.testing.assert_array_equal(stored(path, level), expected)
+
+
+def test_resume_of_another_job_is_refused(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    interrupted(path, client, 3)
+    other = Composite(composite().layers, "average")
+    with pytest.raises(RefusedError) as caught:
+        tb.write(other, str(path), output=SMALL, client=client, resume=True)
+    assert "\n" not in str(caught.value)
+    assert not opens(path)
+
+
+def test_an_existing_output_is_refused_and_kept(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("keep")
+    for options in ({}, {"resume": True}, {"replace": True}):
+        with pytest.raises(RefusedError):
+            tb.write(composite(), str(folder), output=SMALL, client=client, **options)
+    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+    path = tmp_path / "x.zarr"
+    tb.write(composite(), str(path), output=SMALL, client=client)
+    with pytest.raises(RefusedError, match="exist"):
+        tb.write(composite(), str(path), output=SMALL, client=client)
+    np.testing.assert_array_equal(stored(path), tb.to_array(composite()))
+
+
+def test_output_inside_an_input_is_refused(client: Client, tmp_path: Path) -> None:
+    tb.write(composite(), str(tmp_path / "x.zarr"), output=SMALL, client=client)
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    again = Composite([Layer(tb.open(str(tmp_path / "x.zarr")))])
+    with pytest.raises(RefusedError):
+        tb.write(again, str(tmp_path / "x.zarr" / "y.zarr"), output=SMALL, client=client)
+    with pytest.raises(RefusedError):
+        tb.write(again, str(tmp_path / "x.zarr"), output=SMALL, client=client, replace=True)
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_an_unreadable_tile_ends_the_run_in_one_line(client: Client, tmp_path: Path) -> None:
+    made = Composite([Layer(Breaking(SHAPE))])
+    with pytest.raises(BadInputError, match=r"broken\.svs: level 0, region .*a tile is damaged") as caught:
+        tb.write(made, str(tmp_path / "x.zarr"), output=SMALL, client=client)
+    assert "\n" not in str(caught.value)
+    assert not opens(tmp_path / "x.zarr")
+
+
+def test_parts_without_a_cluster(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.zarr")
+    first = tb.write(composite(), path, output=SMALL, part=(1, 2))
+    assert not first.complete
+    with pytest.raises(ResourceError, match="10 tiles are not made yet"):
+        tb.write(composite(), path, output=SMALL, finish=True)
+    assert not opens(tmp_path / "x.zarr")
+    second = tb.write(composite(), path, output=SMALL, part=(2, 2))
+    assert first.tiles + second.tiles == 20
+    assert tb.write(composite(), path, output=SMALL, finish=True).complete
+    np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), tb.to_array(composite()))
+
+
+@pytest.mark.parametrize("part", [(0, 2), (3, 2), (1, 0)])
+def test_parts_that_do_not_exist(part: tuple[int, int], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="part"):
+        tb.write(composite(), str(tmp_path / "x.zarr"), output=SMALL, part=part)
+
+
+def test_a_source_without_weight_is_not_read(tmp_path: Path) -> None:
+    """Masks are read first: an overlay that cannot be read does no harm where it has no weight."""
+    base = Layer(tb.from_array(image(0), axes="yxc"))
+    hidden = Layer(
+        Breaking(SHAPE), tb.from_array(np.zeros(SHAPE, bool), axes="yx", mask=True), feather=tb.Feather.px(4)
+    )
+    made = Composite([base, hidden])
+    tb.write(made, str(tmp_path / "x.zarr"), output=SMALL, part=(1, 1))
+    tb.write(made, str(tmp_path / "x.zarr"), output=SMALL, finish=True)
+    np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), image(0))
+
+
+def test_task_arguments_are_small() -> None:
+    """What goes to the workers names its sources; only arrays in memory travel."""
+    from tiledblend.run import TileJob
+
+    planned = tb.plan(Composite([Layer(Breaking((100_000, 100_000)))]))
+    job = TileJob(planned.composite, planned.rules, planned.layout, None, ())  # type: ignore[arg-type]
+    assert len(pickle.dumps(job)) < 5000
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_a_local_cluster_listens_on_this_machine_only(workers: int | None) -> None:
+    with open_client(tb.ClusterOptions(workers=workers, threads_per_worker=1)):
+        me = psutil.Process()
+        sockets = [s for p in (me, *me.children(recursive=True)) for s in p.net_connections("inet")]
+        assert {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN} <= {"127.0.0.1"}
