@@ -107,6 +107,9 @@ _layer_options = _stacked(
     click.argument("overlay", required=False),
     click.option("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     click.option("--mask", metavar="PATH|alpha", help="Where the top image shows: 0 hides it, full shows it."),
+    click.option(
+        "--class", "classes", multiple=True, metavar="NAME", help="Of outlines (GeoJSON, ASAP XML): only this class."
+    ),
     click.option("--mask-values", metavar="auto|binary|LO,HI|labels:A,B", help="What the mask's numbers mean."),
     click.option("--mask-frame", type=click.Choice(["layer", "canvas"]), help="What the mask covers."),
     click.option("--invert-mask", is_flag=True, default=None, help="Swap inside and outside of the mask."),
@@ -176,7 +179,8 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
     from tiledblend import job as jobs
 
     if flags["job_path"]:
-        given = [name for name in (*_LAYER_KEYS, "base", "layers", "mode", "canvas", "background") if flags[name]]
+        others = ("classes", "base", "layers", "mode", "canvas", "background")
+        given = [name for name in (*_LAYER_KEYS, *others) if flags[name]]
         if given:
             raise UsageError(f"--job says the layers already; leave out {', '.join(_flag(name) for name in given)}")
         mapping = jobs.load_job(flags["job_path"])
@@ -196,7 +200,7 @@ def _absolute(path: str) -> str:
 
 
 def _flag(name: str) -> str:
-    names = {"base": "BASE", "layers": "--layer"}
+    names = {"base": "BASE", "layers": "--layer", "classes": "--class"}
     return names.get(name, "--" + name.replace("_", "-"))
 
 
@@ -214,6 +218,10 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["offset"] = _numbers(top["offset"], "--offset", int, 2)
     if "mask_values" in top:
         top["mask_values"] = _mask_values(top["mask_values"])
+    if flags["classes"]:
+        if top.get("mask", "alpha") == "alpha":
+            raise UsageError("--class picks outlines of a mask; give --mask FILE.geojson")
+        top["mask"] = {"path": top["mask"], "classes": list(flags["classes"])}
     if layers:
         layers[-1] |= top
     if flags["fit"] and flags["canvas"] and len(layers) > 1:
@@ -481,6 +489,61 @@ def _stoppable() -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@cli.command()
+@click.argument("result", metavar="OUT.ome.zarr")
+@click.argument("out", metavar="OUT.ome.tif")
+@click.option(
+    "--compression",
+    type=click.Choice(["deflate", "zstd", "jpeg", "none"]),
+    default="deflate",
+    show_default=True,
+    help="jpeg loses detail, the others do not.",
+)
+@click.option("--quality", type=int, default=90, show_default=True, metavar="1..100", help="Of jpeg.")
+@click.option("--tile", type=int, default=512, show_default=True, metavar="PX", help="Side of a tile.")
+@click.option("--threads", type=int, metavar="N", help="For reading and compressing. [CPUs]")
+@_json_option
+@_debug_option
+def export(
+    result: str, out: str, compression: Any, quality: int, tile: int, threads: int | None, as_json: bool
+) -> None:
+    """Write a result as one OME-TIFF with its pyramid, for QuPath and others."""
+    from tiledblend import report
+    from tiledblend.cluster import cpu_count
+    from tiledblend.ometiff import TiffOptions, export_ometiff
+
+    options = TiffOptions(compression, quality, tile, cpu_count() if threads is None else threads)
+    with report.progress() as progress:
+        done = export_ometiff(result, out, options, progress=progress)
+    if as_json:
+        click.echo(json.dumps(done.as_dict()))
+    else:
+        click.echo(f"{done.uri}: {done.levels} levels, {report.amount(done.bytes_written)} in {done.seconds:.1f} s")
+
+
+@cli.command()
+@click.argument("mask", metavar="MASK")
+@click.option("-o", "--output", "out", required=True, metavar="OUT.geojson", help="New GeoJSON file.")
+@click.option("--like", metavar="SLIDE", help="The slide of the mask: coordinates are its level-0 pixels.")
+@click.option("--mask-values", metavar="auto|binary|LO,HI|labels:A,B", help="What the mask's numbers mean.")
+@click.option("--class", "name", metavar="NAME", help="Class of the outlines.")
+@_json_option
+@_debug_option
+def outline(mask: str, out: str, like: str | None, mask_values: str | None, name: str | None, as_json: bool) -> None:
+    """Write the outlines of a mask as GeoJSON that QuPath opens."""
+    from tiledblend import report
+    from tiledblend.job import mask_values_of
+    from tiledblend.outline import outline as trace
+
+    report.start_logging()
+    values = mask_values_of(_mask_values(mask_values) if mask_values else "auto")
+    done = trace(mask, out, like=like, mask_values=values, name=name)
+    if as_json:
+        click.echo(json.dumps(done.as_dict()))
+    else:
+        click.echo(f"{done.path}: {done.outlines:,} outlines, {report.amount(done.bytes_written)}")
 
 
 @cli.command()

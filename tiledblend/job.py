@@ -92,8 +92,8 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
     return Layer(
         _open(keys["image"]),
         mask="alpha" if mask == "alpha" else None if mask is None else _open(mask, mask=True),
-        mask_values=_mask_values(keys.get("mask_values", "auto")),
-        mask_frame=keys.get("mask_frame", "layer"),
+        mask_values=mask_values_of(keys.get("mask_values", "auto")),
+        mask_frame=keys.get("mask_frame"),
         invert=keys.get("invert", False),
         feather=feather,
         feather_side=keys.get("feather_side"),
@@ -106,6 +106,8 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
 def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSource:
     if isinstance(source, str):
         return open_source(source, mask=mask)
+    if "classes" in source or "invalid" in source:
+        return _open_outlines(source)
     return open_source(
         source["path"],
         series=source.get("series"),
@@ -116,7 +118,22 @@ def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSourc
     )
 
 
-def _mask_values(value: Any) -> MaskValues:
+def _open_outlines(source: Mapping[str, Any]) -> RasterSource:
+    from tiledblend.sources.opening import make_spec, recognise
+    from tiledblend.sources.polygons import PolygonSpec
+
+    path = make_spec(source["path"]).path
+    if "://" in path or recognise(path) != "polygons":
+        raise UsageError(f"{path}: classes and invalid are for outlines (GeoJSON, ASAP XML)")
+    if unfit := [key for key in ("series", "channels", "plane") if key in source]:
+        raise UsageError(f"{path}: outlines have no {', '.join(unfit)}")
+    classes = tuple(source.get("classes", ()))
+    spec = PolygonSpec(path, level=source.get("level", 0), classes=classes, invalid=source.get("invalid", "repair"))
+    return open_source(spec, mask=True)
+
+
+def mask_values_of(value: Any) -> MaskValues:
+    """A layer's `mask_values` of a job's value."""
     if isinstance(value, Mapping):
         return Labels(tuple(value["labels"]))
     if isinstance(value, list):
