@@ -147,6 +147,13 @@ def test_blend_refuses_what_does_not_match() -> None:
         tb.blend(base, base.astype(np.uint16), weight, axes="yxc")
     with pytest.raises(BadInputError, match=r"weight is \(5, 4\)"):
         tb.blend(base, base, weight.T, axes="yxc")
+    for wrong in (float("nan"), 2.0, -0.1):
+        with pytest.raises(BadInputError, match="outside 0 to 1"):
+            tb.blend(base, base, np.full_like(weight, wrong), axes="yxc")
+    with pytest.raises(BadInputError, match="weight is uint8, not float"):
+        tb.blend(base, base, np.full((4, 5), 255, np.uint8), axes="yxc")
+    with pytest.raises(BadInputError, match="dtype int16 cannot be blended"):
+        tb.blend(base.astype(np.int16), base.astype(np.int16), weight, axes="yxc")
     with pytest.raises(UsageError, match="axes"):
         tb.blend(base, base, weight, axes="yx")
     with pytest.raises(UsageError, match="mode"):

@@ -104,6 +104,34 @@ def test_layers_that_are_refused(options: dict[str, Any], words: str) -> None:
     assert "i.tif" in one_line(caught)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mask": "m.png"}, r"mask 'm\.png' must be a source"),
+        ({"image": "i.png"}, r"image 'i\.png' must be a source"),
+        ({"feather": 3}, "feather 3 must be a Feather"),
+        ({"offset": (1.5, 0)}, "offset"),
+        ({"offset": (1,)}, "offset"),
+        ({"offset": 5}, "offset"),
+    ],
+)
+def test_arguments_of_another_kind(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        Layer(**{"image": image(), **options})
+    one_line(caught)
+
+
+def test_numpy_offsets_and_lists_are_taken() -> None:
+    layer = Layer(image(), image(channels=1), offset=np.array([2, -3]), mask_values=[0, 9])  # type: ignore[arg-type]
+    assert (layer.offset, layer.mask_values) == ((2, -3), (0, 9))
+    assert type(layer.offset[0]) is int
+
+
+def test_canvas_of_another_dtype() -> None:
+    with pytest.raises(BadInputError, match=r"canvas dtype is uint16, but i\.tif is uint8"):
+        Composite([Layer(image())], canvas=Canvas((20, 30), dtype="uint16"))
+
+
 def test_frames() -> None:
     layer = Layer(image((10, 10)), offset=(-3, 25))
     composite = Composite([Layer(image()), layer, Layer(image((5, 5)), fit="canvas")])
@@ -141,6 +169,7 @@ def test_layers_that_do_not_match(second: Layer, words: str) -> None:
         ({"background": -1}, "background -1 lies outside uint8"),
         ({"background": 256}, "outside uint8, 0 to 255"),
         ({"background": float("nan")}, "must be finite"),
+        ({"background": 1e300}, "must be finite"),
     ],
 )
 def test_parameters_that_are_refused(options: dict[str, Any], words: str) -> None:

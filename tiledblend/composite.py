@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -137,6 +138,7 @@ class Layer:
     fit: Literal["canvas"] | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.mask_frame is None:
             object.__setattr__(self, "mask_frame", "canvas" if isinstance(self.mask, PolygonSource) else "layer")
         if not 0 <= self.opacity <= 1:
@@ -153,6 +155,24 @@ class Layer:
                 "and no alpha; give a mask file"
             )
         self._check_mask_values()
+
+    def _check_kinds(self) -> None:
+        """Python callers get words for what would fail much later; lists become tuples."""
+        if not isinstance(self.image, RasterSource):
+            raise UsageError(f"image {self.image!r} must be a source; use tiledblend.open or tiledblend.from_array")
+        if not (self.mask is None or self.mask == "alpha" or isinstance(self.mask, RasterSource)):
+            raise UsageError(f"mask {self.mask!r} must be a source (use tiledblend.open), 'alpha' or None")
+        if not isinstance(self.feather, Feather):
+            raise UsageError(f"feather {self.feather!r} must be a Feather; use for example Feather.px(16)")
+        values: Any = self.mask_values
+        if isinstance(values, list):
+            object.__setattr__(self, "mask_values", tuple(values))
+        if self.offset is not None:
+            try:
+                y, x = (operator.index(value) for value in self.offset)
+            except (TypeError, ValueError):
+                raise UsageError(f"offset {self.offset!r} must be two whole numbers of pixels, (y, x)") from None
+            object.__setattr__(self, "offset", (y, x))
 
     def _check_mask_values(self) -> None:
         values = self.mask_values
@@ -309,7 +329,7 @@ class Composite:
         if isinstance(given, tuple) and len(given) != self.channels:
             raise UsageError(f"background has {len(given)} values; the canvas has {self.channels} channels")
         values = np.broadcast_to(np.asarray(given, np.float64), (self.channels,))
-        if not np.isfinite(values).all():
+        if not np.isfinite(values).all() or (np.abs(values) > np.finfo(np.float32).max).any():
             raise UsageError(f"background {given} must be finite")
         if self.dtype.kind == "u" and (values.min() < 0 or values.max() > np.iinfo(self.dtype).max):
             raise UsageError(f"background {given} lies outside {self.dtype.name}, 0 to {np.iinfo(self.dtype).max}")
@@ -341,6 +361,10 @@ def _check_image(layer: Layer, base: Layer, composite: Composite) -> None:
         raise BadInputError(
             f"{image.name}: dtype {image.dtype.name} cannot be blended; convert it to one of "
             f"{', '.join(SUPPORTED_DTYPES)}"
+        )
+    if base.image.dtype != composite.dtype:
+        raise BadInputError(
+            f"canvas dtype is {composite.dtype.name}, but {base.image.name} is {base.image.dtype.name}; leave it out"
         )
     if image.dtype != composite.dtype:
         raise BadInputError(

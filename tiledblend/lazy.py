@@ -17,6 +17,7 @@ from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Contribution, Mode, blend_tile
 from tiledblend.kernels.feather import FeatherKernel, border_weight, feather_tile, inside_only
 from tiledblend.reading import LayerReader, MaskRule, apply_mask_rule, decide_rules, layer_readers
+from tiledblend.sources.base import SUPPORTED_DTYPES
 
 Array = Any
 CHUNK = 2048
@@ -162,6 +163,10 @@ def blend(
     if mode not in ("over", "average"):
         raise UsageError(f"mode {mode!r} must be over or average")
     plane = base.shape[:2] if axes != "cyx" else base.shape[1:]
+    if base.dtype.name not in SUPPORTED_DTYPES:
+        raise BadInputError(f"dtype {base.dtype.name} cannot be blended; use one of {', '.join(SUPPORTED_DTYPES)}")
+    if weight.dtype.kind != "f":
+        raise BadInputError(f"weight is {weight.dtype.name}, not float from 0 to 1; make it with tiledblend.feather")
     if weight.shape != plane:
         raise BadInputError(f"weight is {weight.shape}, but the images are {plane} (y, x)")
     if not any(isinstance(a, da.Array) for a in (base, overlay, weight)):
@@ -193,6 +198,9 @@ def _blend_block(
     def to_yxc(array: NDArray[Any]) -> NDArray[Any]:
         return array[:, :, None] if axes == "yx" else np.moveaxis(array, 0, 2) if axes == "cyx" else array
 
+    # Written so that NaN fails too.
+    if not ((weight >= 0) & (weight <= 1)).all():
+        raise BadInputError("weight has NaN or values outside 0 to 1; make it with tiledblend.feather")
     colours = to_yxc(base)
     layers = [Contribution(colours), Contribution(to_yxc(overlay), np.asarray(weight, np.float32))]
     pixels = blend_tile(layers, np.zeros(colours.shape[2], np.float32), base.dtype, mode).pixels
