@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -249,3 +250,16 @@ def test_any_zarr_will_do(tmp_path: Path) -> None:
     group.create_array("0", data=pixels, chunks=(64, 64))
     export_ometiff(tmp_path / "a.zarr" / "0", tmp_path / "a.ome.tif")
     np.testing.assert_array_equal(in_tiff(tmp_path / "a.ome.tif")[0][:, :, 0], pixels)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tiledblend.cli import run_command
+
+    source = stored(tmp_path, "rgb")
+    out = tmp_path / "a.ome.tif"
+    command = ["export", source.spec.path, str(out), "--compression", "zstd", "--tile", "64", "--json"]
+    assert run_command(command) == 0
+    assert json.loads(capsys.readouterr().out)["levels"] == 4
+    np.testing.assert_array_equal(in_tiff(out)[0], level_pixels(source, 0))
+    assert run_command(command) == 3
+    assert run_command([*command[:-2], "63"]) == 2

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -121,3 +122,15 @@ def test_nothing_inside_and_nothing_overwritten(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"type": "FeatureCollection", "features": []}
     with pytest.raises(RefusedError, match="exists"):
         outline(source(np.ones((5, 5), bool)), path)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tiledblend.cli import run_command
+
+    mask = np.random.default_rng(3).random((25, 19)) < 0.5
+    tifffile.imwrite(tmp_path / "mask.tif", mask.astype(np.uint8) * 255, metadata=None)
+    out = tmp_path / "a.geojson"
+    assert run_command(["outline", str(tmp_path / "mask.tif"), "-o", str(out), "--class", "Tumor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"].keys() == {"Tumor"}
+    np.testing.assert_array_equal(reread(out, (25, 19), "Tumor"), mask)
+    assert run_command(["outline", str(tmp_path / "mask.tif"), "-o", str(out)]) == 3

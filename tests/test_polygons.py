@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -417,3 +418,38 @@ def test_pickles_by_name_and_notices_a_change(tmp_path: Path) -> None:
     saved(tmp_path, [feature(polygon(SQUARE), "Tumor")])
     assert pickle.loads(data).fingerprint() != before
     assert source.fingerprint() != before
+
+
+# --- faces
+
+
+def test_a_job_names_classes(tmp_path: Path) -> None:
+    from tiledblend.job import build
+
+    base = tmp_path / "base.tif"
+    tifffile.imwrite(base, np.zeros((64, 80, 3), np.uint8), photometric="rgb", metadata=None)
+    path = saved(tmp_path, [feature(polygon(SQUARE), "Tumor"), feature(polygon(BOW_TIE), "Stroma")])
+
+    def masks(**keys: Any) -> Any:
+        return build({"layers": [{"image": str(base), "mask": {"path": str(path), **keys}}]}).composite.layers[0].mask
+
+    assert masks().read(Region(0, 0, 64, 80)).sum() > masks(classes=["Tumor"]).read(Region(0, 0, 64, 80)).sum() == 1200
+    with pytest.raises(BadInputError, match="1 invalid outlines"):
+        masks(invalid="refuse")
+    with pytest.raises(UsageError, match="are for outlines"):
+        build({"layers": [{"image": str(base), "mask": {"path": str(base), "classes": ["Tumor"]}}]})
+    with pytest.raises(UsageError, match="outlines have no series"):
+        masks(classes=["Tumor"], series=0)
+
+
+def test_the_flag_names_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tiledblend.cli import run_command
+
+    base = tmp_path / "base.tif"
+    tifffile.imwrite(base, np.full((64, 80, 3), 9, np.uint8), photometric="rgb", metadata=None)
+    path = saved(tmp_path, [feature(polygon(SQUARE), "Tumor"), feature(polygon(box(60, 0, 70, 10)), "Stroma")])
+    out = tmp_path / "out.tif"
+    assert run_command(["blend", str(base), "--mask", str(path), "--class", "Tumor", "-o", str(out)]) == 0
+    assert (tifffile.imread(out)[:, :, 0] == 9).sum() == 1200
+    assert run_command(["blend", str(base), "--class", "Tumor", "-o", str(tmp_path / "b.tif")]) == 2
+    assert "give --mask FILE.geojson" in capsys.readouterr().err
