@@ -175,7 +175,11 @@ def pictures(
 
 def layer_of(picture: Picture, number: int) -> Layer:
     """The package's layer of a reference picture."""
-    source = from_array(picture.image, axes="yxc", name=f"image {number}", alpha=Alpha(picture.alpha))
+    pixels, axes = picture.image, "yxc"
+    if picture.image.shape[1] % 2:
+        # Every other source has its channels first, in memory too.
+        pixels, axes = np.ascontiguousarray(np.moveaxis(pixels, 2, 0)), "cyx"
+    source = from_array(pixels, axes=axes, name=f"image {number}", alpha=Alpha(picture.alpha))
     mask: Any = picture.mask
     if isinstance(mask, np.ndarray):
         mask = from_array(mask, axes="yx" if mask.ndim == 2 else "yxc", name=f"mask {number}", mask=True)
