@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 LOOPBACK = "127.0.0.1:0"
+
+SCHEDULER_FILE_SECONDS = 60.0
+FIRST_WORKER_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
             with _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:
                 yield client
             return
+        if "scheduler_file" in address:
+            _await_file(address["scheduler_file"])
         try:
             client = Client(security=_security(options), set_as_default=False, **address)
         except (OSError, TimeoutError, ValueError) as error:
@@ -79,7 +85,53 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
                 f"no dask scheduler answers at {where}: {' '.join(str(error).split())[:200]}"
             ) from error
         with client:
+            require_same_versions(client)
             yield client
+
+
+def _await_file(path: str) -> None:
+    """Until a scheduler that is being started has written its file; dask itself would wait for ever."""
+    deadline = time.monotonic() + SCHEDULER_FILE_SECONDS
+    while not os.path.exists(path):
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"no dask scheduler has written {path} in {SCHEDULER_FILE_SECONDS:g} s; start one with it"
+            )
+        time.sleep(0.2)
+
+
+def require_same_versions(client: Client) -> None:
+    """Wait for a worker, and raise ResourceError if packages that decide pixels differ between client and workers."""
+    try:
+        client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
+        theirs: dict[str, dict[str, str]] = client.run(installed_versions)
+    except TimeoutError as error:
+        raise ResourceError(
+            f"the dask cluster has no worker after {FIRST_WORKER_SECONDS:g} s; start some and run again with --resume"
+        ) from error
+    except ImportError as error:
+        raise ResourceError(f"a dask worker lacks a package: {error}; install the client's versions there") from error
+    ours = installed_versions()
+    for address, found in theirs.items():
+        unlike = [
+            f"{name} {version} here, {found.get(name)} there"
+            for name, version in ours.items()
+            if found.get(name) != version
+        ]
+        if unlike:
+            raise ResourceError(f"worker {address} has other packages: {'; '.join(unlike)}; install the same on both")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions, in this process, of what decides pixels."""
+    import platform
+    from importlib.metadata import version
+
+    import tiledblend
+    from tiledblend.fingerprint import LIBRARIES
+
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"tiledblend": tiledblend.__version__, "python": python} | {name: version(name) for name in LIBRARIES}
 
 
 def _address(options: ClusterOptions) -> dict[str, Any] | None:
