@@ -1,0 +1,131 @@
+"""tiledblend against libvips, naive dask and the floor: `python benchmarks/compare.py FOLDER --runs 3`.
+
+Each run is a whole process, start-up included; the systems take turns. Prints medians of wall time, CPU seconds and
+peak memory (sum of PSS over the process tree, sampled ten times a second).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """wall, cpu: seconds. memory: peak MB. stored: MB written."""
+
+    wall: float
+    cpu: float
+    memory: float
+    stored: float
+
+
+def commands(data: Path, out: str, threads: int, sigma: float) -> dict[str, list[str]]:
+    """Command lines by name."""
+    python = sys.executable
+    inputs = [str(data / f"{name}.tif") for name in ("base", "overlay")]
+    blend = [python, "-m", "tiledblend", "blend", *inputs, "--mask", str(data / "mask.tif"), "-o", f"{out}.zarr"]
+    ours = [*blend, "--feather", f"{sigma:g}px"]
+    return {
+        "tiledblend": [*ours, "--threads-per-worker", str(threads)],
+        "tiledblend, processes": [*ours, "--workers", str(threads), "--threads-per-worker", "1"],
+        "conversion": [python, "-m", "tiledblend", "blend", inputs[0], "-o", f"{out}.zarr"],
+        "floor": [python, str(HERE / "job_floor.py"), str(data), f"{out}.floor", str(threads)],
+        "libvips jpeg": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "jpeg"],
+        "libvips deflate": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "deflate"],
+        "naive dask": [python, str(HERE / "job_naive.py"), str(data), f"{out}.naive"],
+    }
+
+
+def tree_pss(process: psutil.Process) -> float:
+    """Sum of the proportional set sizes of a process and its descendants, in MB."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            total += one.memory_full_info().pss
+        except (psutil.Error, OSError):
+            continue
+    return total / 1e6
+
+
+def measured(command: list[str], threads: int) -> tuple[float, float, float]:
+    """(wall, CPU seconds, peak MB) of one process tree."""
+    environment = {**os.environ, "VIPS_CONCURRENCY": str(threads), "DASK_NUM_WORKERS": str(threads)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    started = time.monotonic()
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    watched, peak = psutil.Process(child.pid), 0.0
+    while True:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            break
+        try:
+            peak = max(peak, tree_pss(watched))
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.1)
+    wall = time.monotonic() - started
+    message = child.stderr.read().decode() if child.stderr else ""
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} failed ({child.returncode}):\n{message[-2000:]}")
+    return wall, usage.ru_utime + usage.ru_stime, peak
+
+
+def stored_mb(stem: Path) -> float:
+    """Size of what a run wrote; removes it."""
+    total = 0
+    for path in stem.parent.glob(stem.name + ".*"):
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        total += sum(file.stat().st_size for file in files)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return total / 1e6
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="made by generate.py")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sigma", type=float, default=16)
+    parser.add_argument("--only", nargs="*", help="names of systems")
+    arguments = parser.parse_args()
+    out = arguments.folder / "result"
+    stored_mb(out)
+    chosen = commands(arguments.folder, str(out), arguments.threads, arguments.sigma)
+    chosen = {name: chosen[name] for name in arguments.only or chosen}
+    runs: dict[str, list[Run]] = {name: [] for name in chosen}
+    for _ in range(arguments.runs):
+        for name, command in chosen.items():
+            result = measured(command, arguments.threads)
+            runs[name].append(Run(*result, stored_mb(out)))
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, ")
+    print(f"load average at the end {load}; medians of {arguments.runs} interleaved runs\n")
+    print("| system | wall s | CPU s | peak MB | written MB | ours ÷ theirs, wall | ours ÷ theirs, CPU |")
+    print("|---|---|---|---|---|---|---|")
+    middle = {
+        name: Run(*(statistics.median(getattr(r, f) for r in of) for f in ("wall", "cpu", "memory", "stored")))
+        for name, of in runs.items()
+    }
+    ours = middle.get("tiledblend") or next(iter(middle.values()))
+    for name, run in middle.items():
+        figures = f"{run.wall:.1f} | {run.cpu:.1f} | {run.memory:.0f} | {run.stored:.0f}"
+        print(f"| {name} | {figures} | {ours.wall / run.wall:.2f} | {ours.cpu / run.cpu:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
