@@ -57,7 +57,7 @@ def run_demo(
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise UsageError(f"demo size {size} must be from {MIN_SIZE} to {MAX_SIZE} pixels")
-    folder = _new_folder(folder)
+    folder = _new_folder(folder).absolute()
     say(f"making two slides of {size:,} x {size:,} px and a mask in {folder}")
     started = time.perf_counter()
     slides = make_slides(folder, size, seed)
