@@ -37,6 +37,7 @@ KSIZE_TAP_SUM = 1 << 18
 CELL_FULL = 2048
 CELLS_PER_SIGMA = 6
 STRIP_ROWS = 512
+BLOCK_CELLS = 256
 ROUNDING = 1 / CELL_FULL
 EXACT_FLOAT32 = 1 << 24
 SNAP_STRIP = 32_768
@@ -322,9 +323,22 @@ def _filtered_cells(
         last = min(first + rows_per_strip, needed.y1)
         strip = read_mirrored(read, Region(first * d, needed.x0 * d, last * d, needed.x1 * d), shape)
         cells[first - needed.y0 : last - needed.y0] = average_cells(strip, d)
-    if (constant := cells[0, 0]) in (0, CELL_FULL) and (cells == constant).all():
-        return (kept.y0, kept.x0), np.full(kept.shape, constant / CELL_FULL, np.float32)
-    return (kept.y0, kept.x0), _filter_exact(cells, CELL_FULL, taps)
+    return (kept.y0, kept.x0), _filter_blocks(cells, taps)
+
+
+def _filter_blocks(cells: NDArray[np.float32], taps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """`_filter_exact` block by block, where a block that is 0 or full with its halo stays as it is: the same bits."""
+    halo = len(taps) - 1
+    out = np.empty((cells.shape[0] - halo, cells.shape[1] - halo), np.float32)
+    for y in range(0, out.shape[0], BLOCK_CELLS):
+        for x in range(0, out.shape[1], BLOCK_CELLS):
+            part = cells[y : y + BLOCK_CELLS + halo, x : x + BLOCK_CELLS + halo]
+            low, high = float(part.min()), float(part.max())
+            filled = low == high and low in (0, CELL_FULL)
+            out[y : y + BLOCK_CELLS, x : x + BLOCK_CELLS] = (
+                low / CELL_FULL if filled else _filter_exact(part, CELL_FULL, taps)
+            )
+    return out
 
 
 def average_cells(units: Units, d: int) -> NDArray[np.float32]:
