@@ -35,7 +35,7 @@ def axis_taps(start: int, stop: int, size_in: int, size_out: int, method: Method
     """Taps for output pixels start..stop-1 of an axis that goes from `size_in` to `size_out` pixels.
 
     >>> axis_taps(0, 2, 4, 2).weight.tolist()
-    [[0.5, 0.5], [0.5, 0.5]]
+    [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
     """
     if method == "nearest":
         positions, weights = _nearest(start, stop, size_in, size_out)
