@@ -56,11 +56,13 @@ def main() -> None:
     base, overlay, mask = (tb.open(str(folder / f"{name}.tif")) for name in ("base", "overlay", "mask"))
     composite = tb.Composite([tb.Layer(base), tb.Layer(overlay, mask=mask, feather=tb.Feather.px(sigma))])
     out = folder / "profiled.zarr"
-    shutil.rmtree(out, ignore_errors=True)
+    for left in (out, out.with_name(f"{out.name}.ledger")):
+        shutil.rmtree(left, ignore_errors=True)
     started = time.thread_time()
     tb.write(composite, str(out), part=(1, 1))
     total = time.thread_time() - started
-    shutil.rmtree(out)
+    for left in (out, out.with_name(f"{out.name}.ledger")):
+        shutil.rmtree(left, ignore_errors=True)
     SECONDS["rest"] = total - sum(SECONDS.values())
     for step, seconds in sorted(SECONDS.items(), key=lambda item: -item[1]):
         print(f"{step:16} {seconds:7.2f} s {100 * seconds / total:5.1f} %")
