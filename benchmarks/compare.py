@@ -7,6 +7,7 @@ peak memory (sum of PSS over the process tree, sampled ten times a second).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import shutil
@@ -71,10 +72,8 @@ def measured(command: list[str], threads: int) -> tuple[float, float, float]:
         pid, status, usage = os.wait4(child.pid, os.WNOHANG)
         if pid:
             break
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             peak = max(peak, tree_pss(watched))
-        except psutil.NoSuchProcess:
-            pass
         time.sleep(0.1)
     wall = time.monotonic() - started
     message = child.stderr.read().decode() if child.stderr else ""
