@@ -225,9 +225,8 @@ def place(layer: Picture, canvas: tuple[int, int]) -> Placed:
 def _error(layer: Picture) -> float:
     if layer.mask is None or not layer.feathered:
         return 2e-5 + SNAP
-    # Twice: masks smaller than the filter are further off than they should be (tests/test_feather.py).
-    error = WEIGHT_ERROR * (2 if layer.sigma >= 12 and min(layer.image.shape[:2]) < 4 * layer.sigma else 1)
-    return error * (2 if layer.side == "inside" else 1) + SNAP
+    # The one-sided feather is 2 G - 1.
+    return WEIGHT_ERROR * (2 if layer.side == "inside" else 1) + SNAP
 
 
 def _onto(values: Array, offset: tuple[int, int], canvas: tuple[int, int]) -> Array:

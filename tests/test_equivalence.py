@@ -197,10 +197,6 @@ def test_weights_within_0_002_of_scipy(case: Case) -> None:
         assert got.weight is not None
         error = np.abs(got.weight - expected.weight).max()
         limit = reference.WEIGHT_ERROR
-        if picture.sigma >= 12 and min(reader.mask_shape) < 4 * picture.sigma:
-            # Masks smaller than the filter repeat by mirroring, as stripes do: see the expected failures of
-            # tests/test_feather.py.
-            limit = 0.004
         if picture.side == "inside" and picture.mask is not None:
             limit *= 2  # the one-sided feather is 2 G - 1
         assert error <= limit + 1e-6

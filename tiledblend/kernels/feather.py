@@ -5,9 +5,10 @@ Three ideas make it exact and its cost independent of sigma:
 - Mask values are integers (full scale at most 2048) and so are the filter's taps (they sum to 2**13); the rows' sums
   are rounded to full scale 2048 again before the columns are summed. All sums stay within 2**24, where float32
   addition is exact, so neither the order of summation nor the processor's vector width can change a bit.
-- From sigma 12 on the mask is first averaged over d x d pixels (d = floor(sigma / 6)), filtered on that small grid
+- From sigma 8 on the mask is first averaged into cells of d x d pixels (d = floor(sigma / 4)) by a triangle two cells
+  wide, which keeps patterns as fine as the cells from aliasing to coarse ones, then filtered on that small grid
   and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
-  The variance that averaging ((1 - 1/d**2) / 12 cells) and the spline (1/4 cell) add is taken off the filter's own.
+  The variance that the triangle (about 1/6 cell) and the spline (1/4 cell) add is taken off the filter's own.
 - What remains per pixel (the spline's polynomial, the final scaling) is elementwise float32, in one fixed order.
 
 The reference is `scipy.ndimage.gaussian_filter(mask, sigma, mode="mirror", truncate=4)` in float64; the error is below
@@ -35,7 +36,8 @@ _BELOW_SNAP = np.nextafter(SNAP, np.float32(0))
 TAP_SUM = 1 << 13
 KSIZE_TAP_SUM = 1 << 18
 CELL_FULL = 2048
-CELLS_PER_SIGMA = 6
+ROW_FULL = 65535
+CELLS_PER_SIGMA = 4
 STRIP_ROWS = 512
 BLOCK_CELLS = 256
 ROUNDING = 1 / CELL_FULL
@@ -57,7 +59,7 @@ class FeatherKernel:
     """A Gaussian on the pixel grid: `sigma` in pixels (0: none), or OpenCV's `ksize` x `ksize` kernel.
 
     >>> FeatherKernel(16).decimation, FeatherKernel(16).halo_px, FeatherKernel(0).halo_px
-    (2, 67, 0)
+    (4, 73, 0)
     """
 
     sigma: float = 0.0
@@ -92,7 +94,7 @@ class FeatherKernel:
         if self.is_identity:
             return 0
         d = self.decimation
-        return self.radius_cells if d == 1 else (self.radius_cells + 2) * d - 1
+        return self.radius_cells if d == 1 else (self.radius_cells + 2) * d - 1 + d // 2
 
     def taps(self) -> NDArray[np.float64]:
         """Integer taps (as float64) that sum to TAP_SUM (KSIZE_TAP_SUM with ksize), symmetric, odd in number."""
@@ -109,7 +111,7 @@ def _taps(sigma: float, ksize: int | None) -> NDArray[np.float64]:
         sigma, radius = 0.3 * ((ksize - 1) * 0.5 - 1) + 0.8, ksize // 2
     elif (d := max(1, int(sigma / CELLS_PER_SIGMA))) > 1:
         radius = int(4 * sigma / d + 0.5)
-        sigma = math.sqrt((sigma / d) ** 2 - (1 - 1 / d**2) / 12 - 1 / 4)
+        sigma = math.sqrt((sigma / d) ** 2 - _variance(_averaging_taps(d)) / d**2 - 1 / 4)
     else:
         radius = int(4 * sigma + 0.5)
     if sigma == 0 or radius == 0:
@@ -197,7 +199,7 @@ class FeatheredMask:
 
     kernel: the Gaussian. region: what will be asked for, in the mask's frame. shape: (y, x) of the whole mask.
     read: yields uint8/uint16 units of a region inside the mask. Preparing reads the region with its halo, in strips;
-    for sigma >= 12 only the averaged cells are kept.
+    for sigma >= 8 only the averaged cells are kept.
     """
 
     def __init__(self, kernel: FeatherKernel, region: Region, shape: tuple[int, int], read: ReadUnits) -> None:
@@ -287,14 +289,14 @@ def _filter_exact(values: NDArray[Any], full: int, taps: NDArray[np.float64]) ->
     """
     radius, kernel = len(taps) // 2, taps.astype(np.float32)
     border = cv2.BORDER_CONSTANT
-    rows = cv2.sepFilter2D(values, cv2.CV_32F, kernel, _ONE, borderType=border)
+    rows: NDArray[Any] = cv2.sepFilter2D(values, cv2.CV_32F, kernel, _ONE, borderType=border)
     rows = np.multiply(rows[:, radius : rows.shape[1] - radius], np.float32(CELL_FULL / (full * TAP_SUM)))
     np.rint(rows, out=rows)
-    sums = cv2.sepFilter2D(rows, cv2.CV_32F, _ONE, kernel, borderType=border)[radius : rows.shape[0] - radius]
+    sums: NDArray[Any] = cv2.sepFilter2D(rows, cv2.CV_32F, _ONE, kernel, borderType=border)
+    sums = sums[radius : rows.shape[0] - radius]
     # A power of two: exact.
     sums *= np.float32(1 / (CELL_FULL * TAP_SUM))
-    out: NDArray[np.float32] = sums
-    return out
+    return sums
 
 
 def _to_cell_scale(sums: NDArray[Any], full: float) -> NDArray[np.float32]:
@@ -321,7 +323,8 @@ def _filtered_cells(
     rows_per_strip = max(1, STRIP_ROWS // d)
     for first in range(needed.y0, needed.y1, rows_per_strip):
         last = min(first + rows_per_strip, needed.y1)
-        strip = read_mirrored(read, Region(first * d, needed.x0 * d, last * d, needed.x1 * d), shape)
+        pixels = Region(first * d, needed.x0 * d, last * d, needed.x1 * d).grow(d // 2)
+        strip = read_mirrored(read, pixels, shape)
         cells[first - needed.y0 : last - needed.y0] = average_cells(strip, d)
     return (kept.y0, kept.x0), _filter_blocks(cells, taps)
 
@@ -341,32 +344,65 @@ def _filter_blocks(cells: NDArray[np.float32], taps: NDArray[np.float64]) -> NDA
     return out
 
 
-def average_cells(units: Units, d: int) -> NDArray[np.float32]:
-    """Mean over d x d pixels, rounded to integers of full scale CELL_FULL, as float32; sides are multiples of d.
+@lru_cache(maxsize=64)
+def _averaging_taps(d: int) -> tuple[int, ...]:
+    """Integer weights of the pixels around a cell's centre: a triangle two cells wide.
 
-    >>> average_cells(np.array([[0, 255], [255, 255]], np.uint8), 2).tolist()
-    [[1536.0]]
+    It is the box of d pixels convolved with itself, and for even d with (1, 1), so that it is centred on the cell: its
+    spectrum has double zeros where patterns as fine as the cells would alias to coarse ones.
     """
-    height, width = units.shape
+    box = np.ones(d, np.int64)
+    taps = np.convolve(box, box)
+    return tuple(int(t) for t in (np.convolve(taps, [1, 1]) if d % 2 == 0 else taps))
+
+
+def _variance(taps: tuple[int, ...]) -> float:
+    """Of a symmetric filter, in pixels squared."""
+    centre = (len(taps) - 1) / 2
+    return sum(t * (i - centre) ** 2 for i, t in enumerate(taps)) / sum(taps)
+
+
+def average_cells(units: Units, d: int) -> NDArray[np.float32]:
+    """Means over cells of d x d pixels by a triangle two cells wide, as integers of full scale CELL_FULL in float32.
+
+    units: whole cells and d // 2 pixels more on every side.
+
+    >>> average_cells(np.full((8, 8), 255, np.uint8), 4).tolist()
+    [[2048.0]]
+    """
+    over = 2 * (d // 2)
+    height, width = (units.shape[0] - over) // d, (units.shape[1] - over) // d
     full = int(np.iinfo(units.dtype).max)
     if (value := int(units[0, 0])) in (0, full) and int(units.min()) == int(units.max()):
-        return np.full((height // d, width // d), CELL_FULL if value else 0, np.float32)
-    # Sums of integers: exact in either type, whatever the order.
-    dtype = np.float32 if full * d * d <= EXACT_FLOAT32 else np.float64
-    rows = np.zeros((height // d, width), dtype)
-    for phase in range(d):
-        cv2.accumulate(units[phase::d], rows)
-    turned = cv2.transpose(rows)
-    sums = np.zeros((width // d, height // d), dtype)
-    for phase in range(d):
-        cv2.accumulate(turned[phase::d], sums)
-    return _to_cell_scale(cv2.transpose(sums), full * d * d)
+        return np.full((height, width), CELL_FULL if value else 0, np.float32)
+    taps = _averaging_taps(d)
+    rows = _weighted_rows(units, taps, d, height, full)
+    # Rounded to 16 bits between the axes, so that the sums of the second are exact too.
+    rows = np.rint(rows * rows.dtype.type(ROW_FULL / (full * sum(taps))))
+    sums = _weighted_rows(_turned(rows), taps, d, width, ROW_FULL)
+    return _to_cell_scale(_turned(sums), ROW_FULL * sum(taps))
+
+
+def _weighted_rows(values: NDArray[Any], taps: tuple[int, ...], d: int, count: int, full: int) -> NDArray[Any]:
+    """Sums of integers, `taps` rows each, every d rows: exact, whatever the order."""
+    dtype = np.float32 if full * sum(taps) <= EXACT_FLOAT32 else np.float64
+    total: NDArray[Any] = np.zeros((count, values.shape[1]), dtype)
+    for offset, tap in enumerate(taps):
+        rows: NDArray[Any] = values[offset : offset + (count - 1) * d + 1 : d].astype(dtype)
+        cv2.scaleAdd(rows, tap, total, dst=total)
+    return total
 
 
 def _enlarge(cells: NDArray[np.float32], d: int, region: Region) -> NDArray[np.float32]:
     """Cells (with one cell around the region) to the region's pixels; elementwise, in one order."""
-    columns = _enlarge_rows(cv2.transpose(cells), d, region.x0, region.x1)
-    return _enlarge_rows(cv2.transpose(columns), d, region.y0, region.y1)
+    columns = _enlarge_rows(_turned(cells), d, region.x0, region.x1)
+    return _enlarge_rows(_turned(columns), d, region.y0, region.y1)
+
+
+def _turned(values: NDArray[Any]) -> NDArray[Any]:
+    """Rows as columns, in C order."""
+    turned: NDArray[Any] = cv2.transpose(values)
+    return turned
 
 
 def _enlarge_rows(cells: NDArray[np.float32], d: int, start: int, stop: int) -> NDArray[np.float32]:
