@@ -20,6 +20,10 @@ SCHEDULER_FILE_SECONDS = 60.0
 FIRST_WORKER_SECONDS = 300.0
 
 
+IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+"""Run by dask in each worker process."""
+
+
 @dataclass(frozen=True)
 class ClusterOptions:
     """Where tasks run. All defaults: one process here, as many threads as CPUs that it may use.
@@ -184,6 +188,8 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         worker_class=None if options.workers is not None else LoopbackWorker,
         host="127.0.0.1" if options.workers is not None else None,
         local_directory=options.local_directory,
+        # The driver takes Ctrl-C and tells the workers.
+        **({"preload": IGNORE_CTRL_C} if options.workers is not None else {}),
         silence_logs=40,
     )
     with cluster:
