@@ -21,7 +21,7 @@ from tiledblend.geometry import Region, Tile
 from tiledblend.plan import Plan, plan
 from tiledblend.reading import MaskRule
 from tiledblend.render import TileStats, render_tile, shrink_tile
-from tiledblend.store.commit import Output, begin, clean, commit
+from tiledblend.store.commit import Output, begin, clean, commit, require_agreement
 from tiledblend.store.layout import ArrayLayout, Receipt, TileWriter
 from tiledblend.store.ledger import Part
 from tiledblend.store.objects import ObjectStore
@@ -324,6 +324,7 @@ class _Run:
     def _take(self, result: TileResult) -> None:
         ledger = self.output.open_ledger()
         ledger.record(result.tile, result.receipts)
+        require_agreement(self.output)
         self.bytes += sum(receipt.size for receipt in result.receipts)
         pixels = self.plan.grid.tile_region(result.tile).size if result.tile.stage == 0 else 0
         self.tally.add(result, pixels)

@@ -134,6 +134,18 @@ def begin(
     return _start(final, layout, document, part)
 
 
+def require_agreement(output: Output) -> None:
+    """Two attempts at one tile must have stored the same bytes. Raises VerificationError; both receipts are kept."""
+    ledger = output.open_ledger()
+    if ledger.conflicts:
+        ledger.flush()
+        first = ledger.conflicts[0]
+        raise VerificationError(
+            f"{output.uri}: two attempts at {first.tile} stored different bytes in {first.keys[0]}; "
+            "check the machine's memory and package versions, then run again"
+        )
+
+
 def commit(output: Output, image: ImageMetadata) -> str:
     """Make a complete result visible: array metadata, manifest, then the root's; then exchange and clear up.
 
@@ -142,12 +154,7 @@ def commit(output: Output, image: ImageMetadata) -> str:
     """
     ledger = output.open_ledger()
     ledger.flush()
-    if ledger.conflicts:
-        first = ledger.conflicts[0]
-        raise VerificationError(
-            f"{output.uri}: two attempts at {first.tile} stored different bytes in {first.keys[0]}; "
-            "check the machine's memory and package versions, then run again"
-        )
+    require_agreement(output)
     receipts = _complete_receipts(output)
     _remove_temporary(output.store)
     documents = array_documents(output.layout)
