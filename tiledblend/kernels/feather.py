@@ -1,6 +1,6 @@
 """Gaussian feathering of masks, the same bits however the mask is cut.
 
-Three ideas make it exact and its cost independent of sigma:
+Three ideas make it exact and keep its cost from growing with sigma:
 
 - Mask values are integers (full scale at most 2048) and so are the filter's taps (they sum to 2**13); the rows' sums
   are rounded to full scale 2048 again before the columns are summed. All sums stay within 2**24, where float32
