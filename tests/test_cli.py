@@ -336,3 +336,26 @@ def test_interrupted_runs_say_how_to_go_on(number: signal.Signals, slides: Slide
     assert "--resume" in done.error
     assert "Traceback" not in err
     assert not (tmp_path / "out.ome.zarr" / "zarr.json").exists()
+
+
+def test_tiles_never_written_are_refused_unless_allowed(tiledblend: Command, tmp_path: Path) -> None:
+    slide = tmp_path / "sparse.tif"
+    tifffile.imwrite(slide, np.full((64, 64, 3), 200, np.uint8), tile=(32, 32), photometric="rgb")
+    with tifffile.TiffFile(slide, mode="r+b") as file:
+        counts = file.pages.first.tags["TileByteCounts"]
+        counts.overwrite([0, *counts.value[1:]])
+    arguments = ["blend", slide, "-o", "out.ome.zarr", "--chunk", "32", "--shard", "64"]
+    refused = tiledblend(*arguments)
+    assert refused.code == 4
+    assert "--allow-sparse" in refused.error
+    assert not (tmp_path / "out.ome.zarr").exists()
+    assert tiledblend(*arguments, "--allow-sparse").code == 0
+    stored = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")["0"][:]
+    assert (stored[:, :32, :32] == 0).all()
+    assert (stored[:, 32:] == 200).all()
+
+
+def test_a_bare_call_shows_the_help(tiledblend: Command) -> None:
+    bare = tiledblend()
+    assert bare.code == 0
+    assert "Commands:" in bare.out

@@ -39,7 +39,8 @@ def run_command(arguments: Sequence[str]) -> int:
     state = {"debug": False}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = cli.main(args=list(arguments), prog_name="tiledblend", standalone_mode=False, obj=state)
+        # A bare `tiledblend` asks what there is.
+        code = cli.main(args=list(arguments) or ["--help"], prog_name="tiledblend", standalone_mode=False, obj=state)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
@@ -110,6 +111,7 @@ _layer_options = _stacked(
     click.option(
         "--class", "classes", multiple=True, metavar="NAME", help="Of outlines (GeoJSON, ASAP XML): only this class."
     ),
+    click.option("--allow-sparse", is_flag=True, help="Read TIFF tiles that were never written as zeros."),
     click.option("--mask-values", metavar="auto|binary|LO,HI|labels:A,B", help="What the mask's numbers mean."),
     click.option("--mask-frame", type=click.Choice(["layer", "canvas"]), help="What the mask covers."),
     click.option("--invert-mask", is_flag=True, default=None, help="Swap inside and outside of the mask."),
@@ -186,6 +188,8 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
         mapping = jobs.load_job(flags["job_path"])
     else:
         mapping = jobs.with_absolute_paths(_mapping_of_layer_flags(flags), Path.cwd())
+    if flags["allow_sparse"]:
+        mapping = jobs.with_sparse_allowed(mapping)
     output = dict(mapping.get("output", {}))
     output |= {key: flags[key] for key in _OUTPUT_KEYS if flags[key] is not None}
     if flags["levels"] is not None:

@@ -85,4 +85,5 @@ def _selection(source: RasterSource) -> dict[str, Any]:
         "level": spec.level,
         "channels": list(spec.channels) if spec.channels is not None else None,
         "plane": [list(item) for item in spec.plane],
+        "allow_sparse": spec.allow_sparse,
     }

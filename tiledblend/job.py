@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ import yaml
 from tiledblend.composite import Canvas, Composite, Feather, Labels, Layer, MaskValues
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources import open_source
+from tiledblend.sources.opening import make_spec
 from tiledblend.store.spec import OutputSpec
 
 if TYPE_CHECKING:
@@ -108,18 +109,30 @@ def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSourc
         return open_source(source, mask=mask)
     if "classes" in source or "invalid" in source:
         return _open_outlines(source)
-    return open_source(
+    spec = make_spec(
         source["path"],
         series=source.get("series"),
         level=source.get("level", 0),
         channels=source.get("channels"),
         plane=source.get("plane", {}),
-        mask=mask,
     )
+    return open_source(replace(spec, allow_sparse=source.get("allow_sparse", False)), mask=mask)
+
+
+def with_sparse_allowed(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The job's mapping with `allow_sparse` in every image and mask."""
+
+    def allowed(key: str, source: Any) -> Any:
+        if key not in ("image", "mask") or source in (None, "alpha"):
+            return source
+        return {**({"path": source} if isinstance(source, str) else source), "allow_sparse": True}
+
+    layers = [{key: allowed(key, value) for key, value in layer.items()} for layer in mapping["layers"]]
+    return {**mapping, "layers": layers}
 
 
 def _open_outlines(source: Mapping[str, Any]) -> RasterSource:
-    from tiledblend.sources.opening import make_spec, recognise
+    from tiledblend.sources.opening import recognise
     from tiledblend.sources.polygons import PolygonSpec
 
     path = make_spec(source["path"]).path
