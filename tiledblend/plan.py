@@ -20,7 +20,7 @@ from tiledblend.store.spec import OutputSpec
 
 SAMPLED_TILES = 12
 PROCESS_BYTES = 240_000_000
-"""An idle worker process with every library loaded (measured: 150 to 200 MB)."""
+"""An idle worker process with every library loaded (an allowance: a whole two-thread run peaked at 303 MB)."""
 MAX_TILES = 50_000_000
 
 

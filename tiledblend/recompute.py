@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +43,19 @@ def recompute(
             f"{store.uri} is {grid.shape}, {layout.channels} channels of {layout.dtype}, but its inputs now make "
             f"{composite.shape}, {composite.channels} channels of {composite.dtype.name}"
         )
-    job = TileJob(composite, decide_rules(composite), layout, _WithoutWriting(store), ())
+    job = TileJob(composite, decide_rules(composite), layout, store, ())
     tiles = [tile for stage in range(grid.stages) for tile in grid.tiles(stage)]
     if count is not None and count < len(tiles):
         tiles = sorted(random.Random(0).sample(tiles, count))
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        found = pool.map(lambda tile: list(_differing(job, store, tile)), tiles)
+        found = pool.map(lambda tile: list(_differing(job, tile)), tiles)
         differing = tuple(key for keys in found for key in keys)
     return RecomputeReport(len(tiles), differing)
 
 
-def _differing(job: TileJob, store: ObjectStore, tile: Tile) -> Iterator[str]:
-    made = _WithoutWriting(store)
-    again = TileJob(job.composite, job.rules, job.layout, made, ()).run(tile)
+def _differing(job: TileJob, tile: Tile) -> Iterator[str]:
+    store, made = job.store, _WithoutWriting(job.store)
+    again = replace(job, store=made).run(tile)
     for receipt in again.receipts:
         data = store.get(receipt.key)
         if data is None or hashlib.sha256(data).hexdigest() != receipt.sha256:
@@ -97,7 +97,7 @@ class _WithoutWriting:
         return self._store.list(prefix)
 
     def delete(self, key: str) -> None:
-        raise NotImplementedError(f"{key}: a check deletes nothing")
+        raise AssertionError(f"{key}: a check deletes nothing")
 
     def local_path(self, key: str = "") -> Path | None:
         return None
