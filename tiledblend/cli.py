@@ -554,13 +554,14 @@ def outline(mask: str, out: str, like: str | None, mask_values: str | None, name
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="OUT.png")
 @click.option("--max-size", type=int, default=1024, show_default=True, metavar="PX", help="Of the longer side.")
+@click.option("--scale-bar/--no-scale-bar", default=True, help="Where the pixel size is known. [drawn]")
 @_json_option
 @_debug_option
-def preview(source: str, out: str, max_size: int, as_json: bool) -> None:
+def preview(source: str, out: str, max_size: int, scale_bar: bool, as_json: bool) -> None:
     """Draw a result or any source as a small PNG."""
     from tiledblend.preview import preview as draw
 
-    done = draw(source, out, max_size)
+    done = draw(source, out, max_size, scale_bar=scale_bar)
     click.echo(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
 
 

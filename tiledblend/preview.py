@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tiledblend.errors import UsageError
 from tiledblend.export import refuse_existing, write_new
 from tiledblend.geometry import Region, ceil_div
+from tiledblend.scalebar import ScaleBar, fitting_bar, with_scale_bar
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
 
@@ -30,18 +31,37 @@ _CAPTION = 26
 
 
 def preview(
-    source: RasterSource | str | os.PathLike[str], out_png: str | os.PathLike[str], max_size: int = 1024
+    source: RasterSource | str | os.PathLike[str],
+    out_png: str | os.PathLike[str],
+    max_size: int = 1024,
+    *,
+    scale_bar: bool = True,
 ) -> dict[str, Any]:
     """Write a PNG whose longer side is at most `max_size`; never enlarged, never over an existing file.
 
-    Returns {"path", "shape", "level", "bytes"}. Raises BadInputError, RefusedError, StorageError, UsageError.
+    scale_bar: draw one where the pixel size is known. Returns {"path", "shape", "level", "bytes", "scale_bar_um"
+    (None: not drawn)}. Raises BadInputError, RefusedError, StorageError, UsageError.
     """
     _check_png(out_png)
     source = _opened(source)
     level = preview_level(source, max_size)
     picture = thumbnail(source, max_size)
-    size = write_new(out_png, _png(picture))
-    return {"path": str(out_png), "shape": list(picture.shape[:2]), "level": level, "bytes": size}
+    bar = picture_bar(source, picture.shape[1]) if scale_bar else None
+    size = write_new(out_png, _png(picture if bar is None else with_scale_bar(picture, bar)))
+    return {
+        "path": str(out_png),
+        "shape": list(picture.shape[:2]),
+        "level": level,
+        "bytes": size,
+        "scale_bar_um": None if bar is None else bar.length_um,
+    }
+
+
+def picture_bar(source: RasterSource, width: int) -> ScaleBar | None:
+    """The scale bar of a picture of `source` that is `width` px wide; None where its pixel size is not known."""
+    if source.pixel_size_um is None:
+        return None
+    return fitting_bar(source.pixel_size_um[1] * source.shape[1] / width, width)
 
 
 def panel(
