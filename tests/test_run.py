@@ -236,6 +236,33 @@ def test_parts_without_a_cluster(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), tb.to_array(composite()))
 
 
+class Changing(Breaking):
+    """An image whose file changes while its last row is read."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__(shape)
+        self.read_to_its_end = False
+
+    def __reduce__(self) -> Any:
+        return Changing, (self.levels[0].shape,)
+
+    def _read(self, region: Region, level: int) -> Array:
+        self.read_to_its_end |= region.y1 == self.shape[0]
+        return np.zeros((*region.shape, 3), np.uint8)
+
+    def require_unchanged(self) -> None:
+        if self.read_to_its_end:
+            raise self.changed()
+
+
+def test_an_input_that_changes_while_a_tile_reads_it(tmp_path: Path) -> None:
+    """The tile is not stored: an input that is put back later leaves no pixel of the other one."""
+    made = Composite([Layer(Changing(SHAPE))])
+    with pytest.raises(BadInputError, match=r"broken\.svs: the input changed while the run was using it"):
+        tb.write(made, str(tmp_path / "x.zarr"), output=SMALL, part=(1, 1))
+    assert sorted(p.name for p in (tmp_path / "x.zarr/0/c/0").iterdir()) == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize("part", [(0, 2), (3, 2), (1, 0)])
 def test_parts_that_do_not_exist(part: tuple[int, int], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="part"):

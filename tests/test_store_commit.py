@@ -15,9 +15,10 @@ from tiledblend.errors import RefusedError, StorageError, VerificationError
 from tiledblend.geometry import Tile
 from tiledblend.store import commit as commits
 from tiledblend.store import exchange as exchanges
+from tiledblend.store import lock as locks
 from tiledblend.store.commit import begin, clean, commit
 from tiledblend.store.layout import Receipt
-from tiledblend.store.ledger import Part
+from tiledblend.store.ledger import Ledger, Part
 from tiledblend.store.objects import TEMPORARY_PREFIX
 from tiledblend.store.ome import ImageMetadata
 from tiledblend.store.verify import verify
@@ -147,6 +148,48 @@ def test_resume_computes_only_what_is_missing(tmp_path: Path, undisturbed: dict[
     assert write_missing(resumed, LEVELS) == tiles - 5 + 2
     commit(resumed, IMAGE)
     assert tree(tmp_path) == undisturbed
+
+
+def test_resume_of_an_unfinished_run_reads_what_is_there(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    output = begin(str(tmp_path / "o"), LAYOUT, job=JOB)
+    write_missing(output, LEVELS, stop_after=5)
+    output.close()
+    file = tmp_path / "o/0/c/0/0/1"
+    flip(file)
+    resumed = begin(str(tmp_path / "o"), LAYOUT, job=JOB, resume=True)
+    assert next(iter(resumed.missing_tiles())) == Tile(0, 0, 1)
+    write_missing(resumed, LEVELS)
+    commit(resumed, IMAGE)
+    assert tree(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("dies_in", ["record", "flush", "_hide"])
+def test_a_death_at_the_start_of_a_repair(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, dies_in: str
+) -> None:
+    write_result(tmp_path / "o", LAYOUT, LEVELS)
+    flip(tmp_path / "o/0/c/0/0/1")
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((commits, dies_in) if dies_in == "_hide" else (Ledger, dies_in)), die)
+        patched.setattr(Ledger, "close", die)
+        with pytest.raises(KeyboardInterrupt):
+            begin(str(tmp_path / "o"), LAYOUT, job=JOB, resume=True)
+    locks._held_here.clear()
+    resumed = begin(str(tmp_path / "o"), LAYOUT, job=JOB, resume=True)
+    assert list(resumed.missing_tiles()) == [Tile(0, 0, 1)]
+    write_missing(resumed, LEVELS)
+    commit(resumed, IMAGE)
+    assert tree(tmp_path) == undisturbed
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
 
 
 def test_resume_with_nothing_there_begins(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

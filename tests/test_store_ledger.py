@@ -50,15 +50,39 @@ def test_receipts_come_back(output: DirectoryStore) -> None:
     assert not ledgers.exists(output)
 
 
-def test_nothing_is_durable_before_flush_and_all_after(output: DirectoryStore) -> None:
+def test_a_receipt_outlives_its_driver_at_once_and_a_power_cut_after_a_flush(
+    output: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = Ledger.create(output, JOB)
-    file = Path(output.uri + ".ledger/receipts.000001")
+    file, synced, fsync = Path(output.uri + ".ledger/receipts.000001"), list[int](), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
     ledger.record(tile(0), receipt(0))
-    assert file.read_bytes() == b""
+    assert (file.read_bytes().count(b"\n"), synced) == (1, [])
     ledger.flush()
-    assert file.read_bytes().count(b"\n") == 1
+    ledger.flush()
+    assert synced == [file.stat().st_ino]
     ledger.close()
     ledger.close()
+
+
+@pytest.mark.parametrize("part", [None, Part(1, 2)])
+def test_a_discard_outlives_its_driver(output: DirectoryStore, part: Part | None) -> None:
+    """Else two attempts that differed would be told at every resume, and a part could never settle them."""
+    with Ledger.create(output, JOB, part) as first:
+        first.record(tile(0), receipt(0))
+        first.record(tile(0), receipt(0, "cd"))
+        first.record(tile(1), receipt(1))
+    with Ledger.resume(output, JOB, part) as second:
+        assert len(second.conflicts) == 1
+        second.discard([tile(0)])
+        assert (second.conflicts, set(second.receipts)) == ([], {tile(1)})
+    with Ledger.resume(output, JOB, part) as third:
+        assert (third.conflicts, set(third.receipts)) == ([], {tile(1)})
+        third.record(tile(0), receipt(0, "cd"))
+    with Ledger.resume(output, JOB) as last:
+        assert (last.conflicts, last.receipts[tile(0)]) == ([], receipt(0, "cd"))
+        last.record(tile(0), receipt(0, "ef"))
+        assert len(last.conflicts) == 1
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
@@ -93,7 +117,6 @@ def test_flipped_bits_never_make_a_wrong_receipt(output: DirectoryStore) -> None
 
 def test_failed_append_does_not_spoil_the_next(output: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger.create(output, JOB)
-    ledger.record(tile(0), receipt(0))
 
     def half(descriptor: int, parts: list[bytes]) -> None:
         os.write(descriptor, parts[-1][:20])
@@ -102,7 +125,7 @@ def test_failed_append_does_not_spoil_the_next(output: DirectoryStore, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(ledgers, "write_fully", half)
         with pytest.raises(StorageError, match="no space left"):
-            ledger.flush()
+            ledger.record(tile(0), receipt(0))
     ledger.close()
     with Ledger.resume(output) as resumed:
         assert (set(resumed.receipts), resumed.damaged_lines) == ({tile(0)}, 1)
@@ -182,7 +205,7 @@ def test_another_machine_is_the_users_word(output: DirectoryStore) -> None:
     with pytest.raises(RefusedError, match=f"taken over by process {os.getpid()}"):
         ledger.flush()
     ledger.close()
-    assert Path(output.uri + ".ledger/receipts.000001").read_bytes() == b""
+    assert newer.receipts == {}
     newer.flush()
     newer.close()
 

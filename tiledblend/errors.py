@@ -5,6 +5,8 @@ Every message is one line: what was given, where (source, level, region), what t
 
 from __future__ import annotations
 
+import errno
+
 
 class TiledblendError(Exception):
     """Base of all errors that tiledblend raises on purpose; `exit_code` is the command line's."""
@@ -40,6 +42,20 @@ class ResourceError(TiledblendError):
     """The run does not fit the machine: memory, file handles, lost workers or scheduler."""
 
     exit_code = 6
+
+
+_LIMITS = {
+    errno.EMFILE: "too many open files; raise `ulimit -n` or use fewer threads, then run again with --resume",
+    errno.ENFILE: "too many open files on this machine; close some programs, then run again with --resume",
+    errno.ENOMEM: "out of memory; use fewer threads or a smaller --shard, then run again with --resume",
+    errno.EAGAIN: "no more processes or threads may be started; raise `ulimit -u` or use fewer --workers",
+}
+
+
+def resource_error(error: OSError, where: str) -> ResourceError | None:
+    """The one-line error of a system call that failed because the machine or its limits are too small, else None."""
+    limit = _LIMITS.get(error.errno or 0)
+    return ResourceError(f"{where}: {limit}") if limit else None
 
 
 class VerificationError(TiledblendError):

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Any
 
 from tiledblend.composite import Composite, Labels, Layer
-from tiledblend.errors import BadInputError
 from tiledblend.sources.base import RasterSource
 
 ALGORITHM_REVISION = 1
@@ -52,9 +51,7 @@ def require_unchanged(composite: Composite, before: list[dict[str, Any]]) -> Non
     """Raise BadInputError naming an input whose stored bytes are not the ones that were planned with."""
     for source, known in zip(sources_of(composite), before, strict=True):
         if source.fingerprint() != known:
-            raise BadInputError(
-                f"{source.name}: the input changed while the run was using it; run again on settled inputs"
-            )
+            raise source.changed()
 
 
 def _layer(layer: Layer) -> dict[str, Any]:

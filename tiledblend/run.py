@@ -93,12 +93,21 @@ class TileJob:
     def run(self, tile: Tile) -> TileResult:
         """Render a tile and store its objects."""
         sink = TileWriter(self.layout, self.store, tile)
-        if tile.stage == 0:
-            stats = render_tile(self.composite, self.rules, self.layout.grid, tile, sink)
-        else:
-            stats = TileStats()
-            shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.composite.has_alpha)
-        return TileResult(tile, sink.finish(), stats)
+        with _memory_told(tile):
+            if tile.stage == 0:
+                stats = self._render(tile, sink)
+            else:
+                stats = TileStats()
+                shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.composite.has_alpha)
+            return TileResult(tile, sink.finish(), stats)
+
+    def _render(self, tile: Tile, sink: TileWriter) -> TileStats:
+        try:
+            return render_tile(self.composite, self.rules, self.layout.grid, tile, sink)
+        finally:
+            # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
+            for source in sources_of(self.composite):
+                source.require_unchanged()
 
     def _read(self, level: int, region: Region) -> Any:
         return read_region(self.layout, self.store, level, region)
@@ -111,6 +120,21 @@ class TileResult:
     tile: Tile
     receipts: tuple[Receipt, ...]
     stats: TileStats
+
+
+@contextmanager
+def _memory_told(tile: Tile) -> Iterator[None]:
+    """However a library says that it got no memory, as one line of ours."""
+    import cv2
+
+    try:
+        yield
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
+            raise
+        raise ResourceError(
+            f"{tile}: out of memory; use fewer threads or a smaller --shard, then run again with --resume"
+        ) from error
 
 
 def open_job(pickled: bytes) -> TileJob:
@@ -205,7 +229,7 @@ def write(
 
 def _remove_if_empty(opened: Output, part: Part | None) -> None:
     """After a failure before the first tile was stored there is nothing to resume: leave nothing behind."""
-    if part is not None or opened.ledger is None or opened.ledger.receipts or opened.replaces:
+    if part is not None or opened.ledger is None or opened.ledger.receipts or opened.replaces or not opened.fresh:
         return
     opened.close()
     with suppress(TiledblendError):

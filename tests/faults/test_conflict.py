@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import tiledblend as tb
-from tiledblend.errors import VerificationError
+from tiledblend.errors import ResourceError, VerificationError
 from tiledblend.geometry import Tile
 from tiledblend.store.layout import Receipt
-from tiledblend.store.ledger import Ledger
+from tiledblend.store.ledger import Ledger, Part
+from tiledblend.store.objects import DirectoryStore
 from tiledblend.store.spec import OutputSpec
+from tiledblend.store.verify import verify
 
 
 def test_differing_attempts_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +38,21 @@ def test_differing_attempts_stop_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(recorded) == 1
     assert not (target / "zarr.json").exists()
     assert tb.write(composite, str(target), output=OutputSpec(16, 32), cluster=one, resume=True).complete
+
+
+def test_differing_attempts_in_a_part_are_settled_by_running_it_again(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 130, 3)).astype(np.uint8)
+    composite = tb.Composite([tb.Layer(tb.from_array(pixels, axes="yxc", name="base"))])
+    target, spec = str(tmp_path / "x.zarr"), OutputSpec(16, 32)
+    tb.write(composite, target, output=spec, part=(1, 2))
+    store = DirectoryStore(target)
+    # The other attempt, as the driver of a part that lost a race would have noted it.
+    with Ledger.resume(store, part=Part(1, 2)) as ledger:
+        tile, receipts = next(iter(ledger.receipts.items()))
+        ledger.record(tile, (receipts[0]._replace(sha256="0" * 64), *receipts[1:]))
+    tb.write(composite, target, output=spec, part=(2, 2))
+    with pytest.raises(ResourceError, match="1 tiles are not made yet"):
+        tb.write(composite, target, output=spec, finish=True)
+    assert tb.write(composite, target, output=spec, part=(1, 2)).tiles == 1
+    assert tb.write(composite, target, output=spec, finish=True).complete
+    assert verify(target, "full").ok

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.errors import BadInputError
+from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "float32")
@@ -138,9 +138,7 @@ class RasterSource(ABC):
             return np.zeros((*region.shape, self.channels), self.dtype)
         try:
             return self._read(region, level)
-        except BadInputError:
-            raise
-        except (MemoryError, KeyboardInterrupt):
+        except (TiledblendError, MemoryError):
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -149,6 +147,13 @@ class RasterSource(ABC):
     @abstractmethod
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         """As `read`, for a non-empty region that was checked."""
+
+    def require_unchanged(self) -> None:  # noqa: B027 - pixels in memory, or checked at every read
+        """Raise BadInputError unless the stored bytes are still those that were opened; asked after every tile."""
+
+    def changed(self) -> BadInputError:
+        """The error of an input that is not what it was."""
+        return BadInputError(f"{self.name}: the input changed while the run was using it; run again on settled inputs")
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:

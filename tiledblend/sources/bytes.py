@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tiledblend.errors import BadInputError
+from tiledblend.errors import BadInputError, TiledblendError, resource_error
 
 
 class ByteReader(ABC):
@@ -37,6 +37,10 @@ class ByteReader(ABC):
     def identity(self) -> dict[str, Any]:
         """{"uri", "size", "modified" (ns) or "etag"} as it is stored now."""
 
+    def is_as_opened(self) -> bool:
+        """False if the object is not the one that was opened. Here True: for readers that see it at every read."""
+        return True
+
     @abstractmethod
     def close(self) -> None:
         """Give back handles; a later read opens them again."""
@@ -53,7 +57,8 @@ class LocalFile(ByteReader):
         self._lock = threading.Lock()
         self._handle: int | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
-        self.size = self._stat().st_size
+        found = self._stat()
+        self.size, self._modified = found.st_size, found.st_mtime_ns
 
     def pread(self, offset: int, size: int) -> bytes:
         """As `ByteReader.pread`. One system call, no lock."""
@@ -65,13 +70,18 @@ class LocalFile(ByteReader):
             if len(data) < size:
                 data = self._rest(handle, data, offset, size)
         except OSError as error:
-            raise BadInputError(f"{self.uri}: cannot read {size} bytes at {offset}: {error.strerror}") from error
+            raise _input_error(error, f"{self.uri}: cannot read {size} bytes at {offset}") from error
         return data
 
     def identity(self) -> dict[str, Any]:
         """As `ByteReader.identity`, with "modified" in nanoseconds."""
         found = self._stat()
         return {"uri": self.uri, "size": found.st_size, "modified": found.st_mtime_ns}
+
+    def is_as_opened(self) -> bool:
+        """By size and modification time of what the path names now."""
+        found = self._stat()
+        return (found.st_size, found.st_mtime_ns) == (self.size, self._modified)
 
     def close(self) -> None:
         """As `ByteReader.close`."""
@@ -104,7 +114,7 @@ class LocalFile(ByteReader):
                 try:
                     handle = os.open(self.uri, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
                 except OSError as error:
-                    raise BadInputError(f"{self.uri}: cannot be opened: {error.strerror}") from error
+                    raise _input_error(error, f"{self.uri}: cannot be opened") from error
                 self._finalizer = weakref.finalize(self, os.close, handle)
                 self._handle = handle
             return self._handle
@@ -114,12 +124,18 @@ class LocalFile(ByteReader):
             found = os.stat(self.uri)
         except FileNotFoundError:
             raise BadInputError(f"{self.uri}: no such file") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BadInputError(f"{self.uri}: cannot be opened: {reason}") from error
+        except OSError as error:
+            raise _input_error(error, f"{self.uri}: cannot be opened") from error
+        except ValueError as error:
+            raise BadInputError(f"{self.uri}: cannot be opened: {error}") from error
         if not stat.S_ISREG(found.st_mode):
             raise BadInputError(f"{self.uri}: not a regular file")
         return found
+
+
+def _input_error(error: OSError, where: str) -> TiledblendError:
+    """Of this process's limits, or of the input."""
+    return resource_error(error, where) or BadInputError(f"{where}: {error.strerror or type(error).__name__}")
 
 
 class SeekableBytes(io.RawIOBase):

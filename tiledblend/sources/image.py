@@ -116,6 +116,8 @@ def _decoded(header: ImageHeader, path: str, state: _State) -> NDArray[Any]:
             return known
         with open(path, "rb") as file:
             data = file.read()
+        if _state(path) != state:
+            raise BadInputError(f"{path}: has changed since it was opened")
         pixels = decode(data, header)
         pixels.flags.writeable = False
         _PIXELS[state] = pixels

@@ -144,6 +144,11 @@ class TiffSource(RasterSource):
         stored = self._orientation.stored(region, self.levels[level].shape)
         return self._orientation.turn(arrange(self._readers[level].read(stored, planes), places))
 
+    def require_unchanged(self) -> None:
+        """By the file's size and time; an object's version is checked at every read."""
+        if not self._reader.is_as_opened():
+            raise self.changed()
+
     def fingerprint(self) -> dict[str, Any]:
         """Of the file as it is now, with a digest of the levels' geometry, samples and tile tables."""
         digest = hashlib.sha256()

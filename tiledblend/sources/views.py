@@ -74,6 +74,10 @@ class SelectedSource(RasterSource):
             plane[...] = pixels[:, :, channel]
         return np.moveaxis(planes, 0, 2)
 
+    def require_unchanged(self) -> None:
+        """As the other source's."""
+        self._source.require_unchanged()
+
     def fingerprint(self) -> dict[str, Any]:
         """The other source's, with the selection in its structure digest."""
         identity = self._source.fingerprint()

@@ -269,12 +269,18 @@ class ZarrSource(RasterSource):
         self.levels = tuple(_level(axes, level) for level in facts)
         self.pixel_size_um = image.pixel_size_um
         self.info = _info(image)
+        self._opened = [_modified(path) for path in image.documents]
         self._arrays = [_open_array(node, str(spec)) for node in image.arrays]
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         array = self._arrays[level]
         block = np.asarray(run_inline(lambda: array.getitem(self._image.axes.index(region))))
         return self._image.axes.to_yxc(block.astype(self.dtype, copy=False))
+
+    def require_unchanged(self) -> None:
+        """By the times of the metadata documents: a store that is written anew gets new ones. Chunks are not asked."""
+        if self._opened != [_modified(path) for path in self._image.documents]:
+            raise self.changed()
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of the metadata documents and the latest time that one of them was changed."""
@@ -294,6 +300,14 @@ class ZarrSource(RasterSource):
         from tiledblend.sources.opening import reopen
 
         return reopen, (self.spec, self._mask)
+
+
+def _modified(path: str) -> int | None:
+    """Nanoseconds; None for what is missing and for objects by URL."""
+    try:
+        return os.stat(path).st_mtime_ns if "://" not in path else None
+    except OSError:
+        return None
 
 
 def _checked_dtype(name: str, mask: bool, called: str) -> np.dtype[Any]:

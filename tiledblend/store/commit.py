@@ -52,7 +52,8 @@ _EXCHANGED = "exchanged"
 class Output:
     """A result being made. uri: what the user named. store: where tiles are put now. ledger: what is done.
 
-    complete: a resumed run found nothing to do; there is nothing to commit. warnings: lines for the report.
+    complete: a resumed run found nothing to do; there is nothing to commit. fresh: this driver began it, at a path
+    where nothing was. warnings: lines for the report.
     """
 
     uri: str
@@ -60,6 +61,7 @@ class Output:
     final: ObjectStore
     store: ObjectStore
     ledger: Ledger | None
+    fresh: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -115,7 +117,13 @@ def begin(
     stored = ledgers.stored_job(final)
     if stored is not None and (resume or part):
         kept = {"building": stored.get("building", ""), "older": stored.get("older")}
-        return _continue(final, layout, {**document, **kept}, part)
+        opened = _continue(final, layout, {**document, **kept}, part)
+        if opened.complete and (finished := read_result(final)) is not None:
+            # A driver died at its very end, or at the start of a repair: what is there is looked at like any result.
+            repaired = _repair(final, finished, layout, document)
+            repaired.warnings += opened.warnings
+            return repaired
+        return opened
     if stored is not None:
         # Says who is at work, if somebody is; otherwise what can be done.
         refuse_living(beside(final, ledgers.SUFFIX), "lock.")
@@ -253,7 +261,7 @@ def _start(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], pa
         # Another part may be using the ledger already.
         ledger.close() if part else ledger.remove()
         raise
-    return Output(final.uri, layout, final, building, ledger)
+    return Output(final.uri, layout, final, building, ledger, fresh=part is None)
 
 
 def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], part: Part | None) -> Output:
@@ -272,7 +280,7 @@ def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any],
             _hide(building)
             if part is None:
                 _remove_temporary(building)
-            _discard_unsound(building, ledger)
+            _discard_unsound(output, by_hash=part is None)
     except BaseException:
         ledger.close()
         raise
@@ -286,33 +294,34 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
     if different := ledgers.differences(was, now):
         raise RefusedError(f"{final.uri}: the result there is of another job: {'; '.join(different[:4])}")
     expected = result.manifest.receipts if result.manifest else {}
-    sound = _sound_tiles(final, layout, expected)
-    tiles = sum(rows * columns for rows, columns in map(layout.grid.tile_counts, range(layout.grid.stages)))
+    every = [tile for stage in range(layout.grid.stages) for tile in layout.grid.tiles(stage)]
+    sound = _sound_tiles(final, layout, every, expected)
     documents = all(final.get(key) == data for key, data in array_documents(layout).items())
-    if result.manifest and not result.problems and documents and len(sound) == tiles:
+    output = Output(final.uri, layout, final, final, None)
+    if result.manifest and not result.problems and documents and len(sound) == len(every):
         # A death at the very end leaves an empty ledger.
         ledgers.remove_ledger(beside(final, ledgers.SUFFIX))
-        return Output(final.uri, layout, final, final, None)
-    ledger = Ledger.create(final, document)
-    _hide(final)
+        return output
+    output.ledger = Ledger.create(final, document)
     for tile, receipts in sound.items():
-        ledger.record(tile, receipts)
-    ledger.flush()
-    return Output(final.uri, layout, final, final, ledger)
+        output.ledger.record(tile, receipts)
+    output.ledger.flush()
+    # Hidden last: a death before this leaves a result that the next driver looks through again.
+    _hide(final)
+    return output
 
 
 def _sound_tiles(
-    store: ObjectStore, layout: ArrayLayout, expected: dict[str, Receipt]
+    store: ObjectStore, layout: ArrayLayout, tiles: Iterable[Tile], expected: dict[str, Receipt]
 ) -> dict[Tile, tuple[Receipt, ...]]:
-    """Receipts of the tiles whose every object is right."""
+    """Receipts of those tiles whose every object is right."""
 
     def check(tile: Tile) -> tuple[Tile, list[Receipt | None]]:
         return tile, [checked_receipt(store, layout, key, expected.get(key)) for key in layout.tile_objects(tile)]
 
-    tiles = (tile for stage in range(layout.grid.stages) for tile in layout.grid.tiles(stage))
-    sound = {}
+    sound, pending = {}, iter(tiles)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        while batch := list(islice(tiles, 1024)):
+        while batch := list(islice(pending, 1024)):
             for tile, receipts in pool.map(check, batch):
                 if None not in receipts:
                     sound[tile] = tuple(receipt for receipt in receipts if receipt)
@@ -411,19 +420,24 @@ def _hide(store: ObjectStore) -> None:
         store.delete(key)
 
 
-def _discard_unsound(store: ObjectStore, ledger: Ledger) -> None:
-    """Forget receipts whose objects are gone or of another length, or that contradict each other."""
+def _discard_unsound(output: Output, *, by_hash: bool) -> None:
+    """Void receipts whose objects are gone or not what was stored, or that contradict each other.
+
+    by_hash: files are read and hashed. Objects of a bucket, whole by its nature and costly to fetch, and those of other
+    parts are compared by their lengths.
+    """
+    ledger, store = output.open_ledger(), output.store
     sizes = dict(store.list())
-    unsound = [
+    unsound = {
         tile
         for tile, receipts in ledger.receipts.items()
         if any(sizes.get(receipt.key) != receipt.size for receipt in receipts)
-    ]
-    ledger.discard(unsound)
-    if ledger.conflicts:
-        # Which attempt's bytes are stored is unknown: make those tiles again.
-        ledger.discard(conflict.tile for conflict in ledger.conflicts)
-        ledger.conflicts.clear()
+    }
+    if by_hash and store.local_path() is not None:
+        expected = {receipt.key: receipt for of_tile in ledger.receipts.values() for receipt in of_tile}
+        unsound |= ledger.receipts.keys() - _sound_tiles(store, output.layout, ledger.receipts, expected).keys()
+    # Which attempt's bytes are stored is unknown: make those tiles again.
+    ledger.discard(unsound | {conflict.tile for conflict in ledger.conflicts})
 
 
 def _remove_temporary(store: ObjectStore) -> None:
@@ -470,9 +484,11 @@ def _warn_kept(kept: tuple[str, ...], store: ObjectStore) -> list[str]:
 
 def _make_new_folder(folder: Path, *, shared: bool) -> None:
     try:
+        made = [parent for parent in folder.parents if not parent.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=shared)
-        sync_folder(folder.parent)
+        for parent in [folder.parent, *(parent.parent for parent in made)]:
+            sync_folder(parent)
     except FileExistsError as error:
         raise RefusedError(f"{folder}: output exists; use another path, --resume or --replace") from error
     except OSError as error:

@@ -26,8 +26,8 @@ from tiledblend.store.objects import (
     DirectoryStore,
     ObjectStore,
     beside,
+    mapped_errors,
     split_parent,
-    storage_error,
     sync_folder,
     write_fully,
 )
@@ -72,9 +72,9 @@ class Ledger:
         self.receipts: dict[Tile, Receipts] = {}
         self.conflicts: list[Conflict] = []
         self.damaged_lines = 0
+        self._rounds: dict[Tile, int] = {}
         self._log = _open_log(store, f"{prefix}receipts.{lock.generation:06d}")
-        self._pending: list[tuple[Tile, Receipts]] = []
-        self._interval, self._flushed = self._log.interval, time.monotonic()
+        self._flushed = time.monotonic()
 
     @classmethod
     def create(cls, output: ObjectStore, job: dict[str, Any], part: Part | None = None) -> Ledger:
@@ -116,18 +116,19 @@ class Ledger:
         self.close()
 
     def record(self, tile: Tile, receipts: Iterable[Receipt]) -> None:
-        """Note that a tile's objects are stored. Written to disk about once a second, or by `flush`."""
-        self._remember(tile, tuple(receipts), pending=True)
-        if time.monotonic() - self._flushed >= self._interval:
+        """Note that a tile's objects are stored.
+
+        On a file system this outlives the driver at once and a power cut after about a second or a `flush`.
+        """
+        self._note(tile, tuple(receipts))
+        if time.monotonic() - self._flushed >= self._log.interval:
             self.flush()
 
     def flush(self) -> None:
         """Make all receipts durable. Raises RefusedError if another driver took over, StorageError."""
         self.lock.check()
         self._flushed = time.monotonic()
-        if self._pending:
-            self._log.append(b"".join(_line(tile, receipts) for tile, receipts in self._pending))
-            self._pending.clear()
+        self._log.sync()
 
     def close(self) -> None:
         """Flush, and release the lock for the next driver. Idempotent; quiet if another one took over."""
@@ -148,9 +149,15 @@ class Ledger:
         remove_ledger(self.store)
 
     def discard(self, tiles: Iterable[Tile]) -> None:
-        """Forget the receipts of tiles whose objects turned out not to be what was stored: they are made again."""
+        """Void the receipts of tiles whose objects turned out not to be what was stored: they are made again.
+
+        Whoever resumes later reads that too: of a tile's lines only those after its last discard count.
+        """
         for tile in tiles:
+            self._rounds[tile] = self._rounds.get(tile, 0) + 1
             self.receipts.pop(tile, None)
+            self.conflicts = [conflict for conflict in self.conflicts if conflict.tile != tile]
+            self._note(tile, ())
 
     def put_note(self, name: str) -> None:
         """Leave a durable mark, such as "exchanged"; repeating it does nothing."""
@@ -168,19 +175,29 @@ class Ledger:
             parent.put(output_name + name, data)
             return
         self.store.put("staged", data)
-        try:
+        with mapped_errors("write", target):
             os.replace(staged, target)
             sync_folder(target.parent)
-        except OSError as error:
-            raise storage_error(error, "write", target) from error
 
-    def _remember(self, tile: Tile, receipts: Receipts, *, pending: bool) -> None:
-        known = self.receipts.setdefault(tile, receipts)
-        if known != receipts:
+    def _note(self, tile: Tile, receipts: Receipts) -> None:
+        number = self._rounds.get(tile, 0)
+        self._remember(tile, receipts, number)
+        # A contradicting receipt is written too: whoever resumes must not believe the first one.
+        self._log.append(_line(tile, receipts, number))
+
+    def _remember(self, tile: Tile, receipts: Receipts, number: int) -> None:
+        """Add a line's receipts (none: a discard). number: how often the tile was discarded before.
+
+        The order of lines does not matter: several drivers' files are read one after the other.
+        """
+        if number < self._rounds.get(tile, 0):
+            return
+        if number > self._rounds.get(tile, 0):
+            self._rounds[tile] = number
+            self.receipts.pop(tile, None)
+            self.conflicts = [conflict for conflict in self.conflicts if conflict.tile != tile]
+        if receipts and (known := self.receipts.setdefault(tile, receipts)) != receipts:
             self.conflicts.append(Conflict(tile, known, receipts))
-        if pending:
-            # A contradicting receipt is written too: whoever resumes must not believe the first one.
-            self._pending.append((tile, receipts))
 
     def _load(self) -> None:
         for key, _ in sorted(self.store.list()):
@@ -192,7 +209,7 @@ class Ledger:
                         # A torn last line, or a flipped byte: its tile is made again.
                         self.damaged_lines += 1
                     else:
-                        self._remember(*parsed, pending=False)
+                        self._remember(*parsed)
 
 
 def exists(output: ObjectStore) -> bool:
@@ -271,31 +288,32 @@ def _part_locks(store: ObjectStore) -> list[str]:
     return [f"{folder}/lock." for folder in sorted(folders) if folder]
 
 
-def _line(tile: Tile, receipts: Receipts) -> bytes:
-    """One receipt line: checksum, space, JSON, newline."""
-    document = [[tile.stage, tile.row, tile.column], receipts]
+def _line(tile: Tile, receipts: Receipts, number: int) -> bytes:
+    """One receipt line: checksum, space, JSON, newline. number: how often the tile was discarded before."""
+    document = [[tile.stage, tile.row, tile.column], receipts, number]
     text = json.dumps(document, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _parse_line(line: bytes) -> tuple[Tile, Receipts] | None:
+def _parse_line(line: bytes) -> tuple[Tile, Receipts, int] | None:
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
     try:
-        tile, receipts = json.loads(text)
-        return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts)
+        tile, receipts, number = json.loads(text)
+        return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts), int(number)
     except (ValueError, TypeError):
         return None
 
 
 class _Log(Protocol):
-    """Where receipt lines go. interval: seconds between two appends that are worth their price."""
+    """Where receipt lines go. interval: seconds between two `sync` that are worth their price."""
 
     interval: float
     closed: bool
 
-    def append(self, lines: bytes) -> None: ...
+    def append(self, line: bytes) -> None: ...
+    def sync(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -304,27 +322,36 @@ def _open_log(store: ObjectStore, key: str) -> _Log:
 
 
 class _FileLog:
-    """An append-only file of this driver alone, synced after each append."""
+    """An append-only file of this driver alone: a line is written at once and outlives this process."""
 
     interval = 1.0
 
     def __init__(self, store: DirectoryStore, key: str) -> None:
-        self.path, self.closed, self._torn = store.local_path(key), False, False
-        try:
+        self.path, self.closed = store.local_path(key), False
+        self._unwritten, self._torn, self._dirty = b"", False, False
+        with mapped_errors("create", self.path):
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
             sync_folder(self.path.parent)
-        except OSError as error:
-            raise storage_error(error, "create", self.path) from error
 
-    def append(self, lines: bytes) -> None:
-        try:
+    def append(self, line: bytes) -> None:
+        self._unwritten += line
+        self._write()
+
+    def sync(self) -> None:
+        self._write()
+        if self._dirty:
+            with mapped_errors("write", self.path):
+                os.fsync(self._descriptor)
+            self._dirty = False
+
+    def _write(self) -> None:
+        if self._unwritten:
+            self._dirty = True
             # After a failed write the file may end in half a line: a newline keeps it from spoiling the next.
-            write_fully(self._descriptor, [b"\n" * self._torn, lines])
-            os.fsync(self._descriptor)
-            self._torn = False
-        except OSError as error:
-            self._torn = True
-            raise storage_error(error, "write", self.path) from error
+            newline, self._torn = b"\n" * self._torn, True
+            with mapped_errors("write", self.path):
+                write_fully(self._descriptor, [newline, self._unwritten])
+            self._unwritten, self._torn = b"", False
 
     def close(self) -> None:
         if not self.closed:
@@ -339,11 +366,17 @@ class _BatchLog:
 
     def __init__(self, store: ObjectStore, key: str) -> None:
         self.store, self.key, self.closed, self._batches = store, key, False, 0
+        self._pending: list[bytes] = []
 
-    def append(self, lines: bytes) -> None:
-        self._batches += 1
-        if not self.store.put_new(f"{self.key}.{self._batches:08d}", lines):
-            raise RefusedError(f"{self.store.uri}: another run writes receipts of this one; this run stops")
+    def append(self, line: bytes) -> None:
+        self._pending.append(line)
+
+    def sync(self) -> None:
+        if self._pending:
+            self._batches += 1
+            if not self.store.put_new(f"{self.key}.{self._batches:08d}", b"".join(self._pending)):
+                raise RefusedError(f"{self.store.uri}: another run writes receipts of this one; this run stops")
+            self._pending.clear()
 
     def close(self) -> None:
         self.closed = True

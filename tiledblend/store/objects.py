@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
-from tiledblend.errors import ResourceError, StorageError, TiledblendError, UsageError
+from tiledblend.errors import StorageError, TiledblendError, UsageError, resource_error
 
 Data = bytes | bytearray | memoryview
 Blob = Data | Sequence[bytes]
@@ -113,18 +113,13 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "the name is too long for this file system; give a shorter output path",
     errno.EFBIG: "the file is too large for this file system or limit; use a smaller --shard",
 }
-_LIMITS = {
-    errno.EMFILE: "too many open files; raise `ulimit -n` or use fewer threads, then run again with --resume",
-    errno.ENFILE: "too many open files on this machine; close some programs, then run again with --resume",
-    errno.ENOMEM: "out of memory; use fewer threads or a smaller --shard, then run again with --resume",
-}
 
 
 def storage_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> TiledblendError:
     """The one-line error of a failed file operation: what, where, what to do."""
     where = f"cannot {doing} {os.fspath(path)}"
-    if error.errno in _LIMITS:
-        return ResourceError(f"{where}: {_LIMITS[error.errno]}")
+    if (limit := resource_error(error, where)) is not None:
+        return limit
     remedy = _REMEDIES.get(error.errno or 0, error.strerror or type(error).__name__)
     return StorageError(f"{where}: {remedy}")
 
@@ -164,7 +159,7 @@ class DirectoryStore:
         folders = dict[Path, None]()
         for key, data in items:
             path = self._file(key)
-            with _mapped_errors("write", path):
+            with mapped_errors("write", path):
                 temporary = self._write_temporary(path, data)
                 try:
                     os.rename(temporary, path)
@@ -173,13 +168,13 @@ class DirectoryStore:
                     raise
             folders[path.parent] = None
         for folder in folders:
-            with _mapped_errors("sync", folder):
+            with mapped_errors("sync", folder):
                 sync_folder(folder)
 
     def put_new(self, key: str, data: Blob) -> bool:
         """Create a file; False if the name is taken. `link` fails on an existing name on every file system."""
         path = self._file(key)
-        with _mapped_errors("create", path):
+        with mapped_errors("create", path):
             if os.path.lexists(path):
                 return False
             temporary = self._write_temporary(path, data)
@@ -193,7 +188,7 @@ class DirectoryStore:
     def get(self, key: str) -> bytes | None:
         """Content of a file, or None."""
         path = self._file(key)
-        with _mapped_errors("read", path):
+        with mapped_errors("read", path):
             try:
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -202,7 +197,7 @@ class DirectoryStore:
     def size(self, key: str) -> int | None:
         """Length of a file, or None."""
         path = self._file(key)
-        with _mapped_errors("read", path):
+        with mapped_errors("read", path):
             try:
                 return path.stat().st_size if path.is_file() else None
             except FileNotFoundError:
@@ -215,7 +210,7 @@ class DirectoryStore:
         pending = [self.local_path(folder)] if folder else [self.path]
         while pending:
             here = pending.pop()
-            with _mapped_errors("list", here):
+            with mapped_errors("list", here):
                 for entry in _scan(here):
                     key = Path(entry.path).relative_to(self.path).as_posix()
                     if entry.is_dir(follow_symlinks=False):
@@ -226,7 +221,7 @@ class DirectoryStore:
     def delete(self, key: str) -> None:
         """Remove a file if it is there."""
         path = self._file(key)
-        with _mapped_errors("delete", path), suppress(FileNotFoundError, NotADirectoryError):
+        with mapped_errors("delete", path), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
     def _file(self, key: str) -> Path:
@@ -258,7 +253,7 @@ class DirectoryStore:
             folder = folder.parent
 
 
-class _mapped_errors:  # noqa: N801 - reads as a verb in `with`
+class mapped_errors:  # noqa: N801 - reads as a verb in `with`
     """Turn an OSError in the block into the one-line error of a path."""
 
     def __init__(self, doing: str, path: Path) -> None:
