@@ -284,7 +284,7 @@ def test_version_usage_and_unknown_verbs(command: Command) -> None:
     assert command("nothing").code == 2
     assert "No such command" in command("nothing").error
     assert command("preview", "a").code == 2
-    assert "Missing argument" in command("preview", "a").error
+    assert "nothing to draw" in command("preview", "a").error
 
 
 def test_debug_shows_where(command: Command) -> None:
@@ -296,7 +296,7 @@ def test_debug_shows_where(command: Command) -> None:
 
 
 def test_unexpected_errors_are_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError("some\nthing")
 
     monkeypatch.setattr(importlib.import_module("tiledblend.preview"), "preview", fail)

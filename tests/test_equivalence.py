@@ -23,7 +23,7 @@ import tiledblend as tb
 from tiledblend.composite import Canvas, Composite
 from tiledblend.geometry import Grid, Region, Tile
 from tiledblend.kernels.blend import Contribution, blend_tile
-from tiledblend.kernels.feather import border_weight, feather_tile, inside_only
+from tiledblend.kernels.feather import feather_tile, inside_only
 from tiledblend.kernels.halve import halve_tile
 from tiledblend.lazy import to_dask
 from tiledblend.reading import LayerReader, MaskRule, decide_rules, layer_readers
@@ -63,7 +63,7 @@ def whole_array(composite: Composite, rules: tuple[MaskRule | None, ...]) -> tup
 
 
 def whole_layer(reader: LayerReader, canvas: tuple[int, int]) -> Contribution:
-    seen, frame, layer = reader.visible, reader.frame, reader.layer
+    seen, layer = reader.visible, reader.layer
     colour, alpha = reader.read(seen)
     factors: list[Array | None] = [alpha if reader.multiplies_alpha else None]
     if reader.has_mask:
@@ -71,9 +71,7 @@ def whole_layer(reader: LayerReader, canvas: tuple[int, int]) -> Contribution:
         if layer.side == "inside" and not reader.kernel.is_identity:
             inside_only(mask)
         factors.append(mask[seen.shift(-reader.mask_frame.y0, -reader.mask_frame.x0).slices])
-    factors.append(
-        border_weight(seen.shift(-frame.y0, -frame.x0), frame.shape, reader.border_sides, reader.kernel.sigma)
-    )
+    factors.append(reader.border.weight(seen))
     weight = np.full(seen.shape, layer.opacity, np.float32)
     cover = weight
     for i, factor in enumerate(factors):

@@ -164,7 +164,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             *("--invert-mask", "--feather", "8um", "--feather-side", "inside", "--opacity", "0.5"),
             *("--offset", "-3,4", "--mode", "average", "--canvas", "100,200", "--background", "1,2,3"),
             *("--layer", "{image: top.tif, mask: alpha}", "-o", "out.ome.zarr", "--chunk", "64", "--shard", "128"),
-            *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar"),
+            *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar", "--level", "2"),
         )
     )
     path = write_job(
@@ -173,6 +173,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         canvas: {shape: [100, 200]}
         mode: average
         background: [1, 2, 3]
+        level: 2
         layers:
           - image: b.tif
           - {image: o.tif, mask: m.tif, mask_values: {labels: [2, 5]}, mask_frame: canvas, invert: true, feather: 8um,

@@ -103,9 +103,7 @@ _debug_option = click.option(
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
-_layer_options = _stacked(
-    click.argument("base", required=False),
-    click.argument("overlay", required=False),
+_layer_flags = _stacked(
     click.option("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     click.option("--mask", metavar="PATH|alpha", help="Where the top image shows: 0 hides it, full shows it."),
     click.option(
@@ -126,6 +124,11 @@ _layer_options = _stacked(
     click.option("--mode", type=click.Choice(["over", "average"]), help="Bottom to top, or weighted average."),
     click.option("--canvas", metavar="PATH|Y,X|YAML", help="The result's pixel grid (default: the first image's)."),
     click.option("--background", metavar="N[,N…]", help="Value where no image is."),
+    click.option("--level", type=int, metavar="K", help="Compose 2^K times smaller, from the images' own levels."),
+    click.option("--mpp", type=float, metavar="UM", help="Compose at this pixel size; states it where none is known."),
+)
+_layer_options = _stacked(
+    click.argument("base", required=False), click.argument("overlay", required=False), _layer_flags
 )
 _output_options = _stacked(
     click.option("-o", "--output", metavar="OUT", help="New OME-Zarr, or a small .png, .jpg or .tif."),
@@ -163,6 +166,7 @@ _LAYER_KEYS = {
     "offset": "offset",
     "fit": "fit",
 }
+_RESOLUTION_KEYS = ("level", "mpp")
 _OUTPUT_KEYS = ("chunk", "shard", "levels", "codec", "ome_zarr", "layout")
 
 
@@ -190,13 +194,20 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
         mapping = jobs.with_absolute_paths(_mapping_of_layer_flags(flags), Path.cwd())
     if flags["allow_sparse"]:
         mapping = jobs.with_sparse_allowed(mapping)
+    mapping = _at_resolution(mapping, flags)
     output = dict(mapping.get("output", {}))
-    output |= {key: flags[key] for key in _OUTPUT_KEYS if flags[key] is not None}
-    if flags["levels"] is not None:
+    output |= {key: flags[key] for key in _OUTPUT_KEYS if flags.get(key) is not None}
+    if flags.get("levels") is not None:
         output["levels"] = _levels(flags["levels"])
-    if flags["output"] is not None:
+    if flags.get("output") is not None:
         output["path"] = _absolute(flags["output"])
     return mapping | ({"output": output} if output else {})
+
+
+def _at_resolution(mapping: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """The mapping with --level or --mpp, which win over the job's own."""
+    given = {key: flags[key] for key in _RESOLUTION_KEYS if flags[key] is not None}
+    return {key: value for key, value in mapping.items() if not given or key not in _RESOLUTION_KEYS} | given
 
 
 def _absolute(path: str) -> str:
@@ -551,18 +562,37 @@ def outline(mask: str, out: str, like: str | None, mask_values: str | None, name
 
 
 @cli.command()
-@click.argument("source", metavar="SOURCE")
-@click.argument("out", metavar="OUT.png")
+@click.argument("paths", nargs=-1, required=True, metavar="[SOURCE | BASE OVERLAY] OUT.png")
+@_layer_flags
 @click.option("--max-size", type=int, default=1024, show_default=True, metavar="PX", help="Of the longer side.")
 @click.option("--scale-bar/--no-scale-bar", default=True, help="Where the pixel size is known. [drawn]")
 @_json_option
 @_debug_option
-def preview(source: str, out: str, max_size: int, scale_bar: bool, as_json: bool) -> None:
-    """Draw a result or any source as a small PNG."""
+def preview(paths: tuple[str, ...], max_size: int, scale_bar: bool, as_json: bool, **flags: Any) -> None:
+    """Draw a result or any source as a small PNG; or, with blend's arguments or --job, what blend would make.
+
+    A composite is drawn from the coarsest level of its images that is fine enough: seconds, whatever its size.
+    """
     from tiledblend.preview import preview as draw
 
-    done = draw(source, out, max_size, scale_bar=scale_bar)
+    *images, out = paths
+    done = draw(_previewed(images, flags), out, max_size, scale_bar=scale_bar)
     click.echo(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
+
+
+def _previewed(images: list[str], flags: dict[str, Any]) -> Any:
+    if len(images) > 2:
+        raise UsageError("preview draws SOURCE, or BASE and OVERLAY, into OUT.png; put further images into --layer")
+    if len(images) == 1 and not any(flags.values()):
+        return images[0]
+    from tiledblend import report
+    from tiledblend.composed import ComposedSource
+
+    if not images and not any(flags.values()):
+        raise UsageError("nothing to draw; give SOURCE OUT.png, BASE OVERLAY OUT.png or --job FILE OUT.png")
+    report.start_logging(debug=_is_debugging())
+    base, overlay = (*images, None, None)[:2]
+    return ComposedSource(_built(flags | {"base": base, "overlay": overlay}).composite)
 
 
 @cli.command()

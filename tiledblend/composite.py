@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tiledblend.errors import BadInputError, UsageError
-from tiledblend.geometry import Region
+from tiledblend.geometry import Affine, Region, ceil_div
 from tiledblend.kernels.blend import Mode
 from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.placement import Placement, overlaps, place
 from tiledblend.sources.base import SUPPORTED_DTYPES, Alpha, RasterSource
 from tiledblend.sources.polygons import PolygonSource
 
@@ -77,8 +78,16 @@ class Feather:
                         raise
         raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5")
 
-    def kernel(self, pixel_size_um: tuple[float, float] | None) -> FeatherKernel:
-        """The filter on the canvas's pixel grid."""
+    def kernel(self, pixel_size_um: tuple[float, float] | None, reduction: float = 1.0) -> FeatherKernel:
+        """The filter on the grid of a canvas with pixels of this size, or of one that is `reduction` times smaller.
+
+        There OpenCV's kernel is the Gaussian that OpenCV takes it for.
+        """
+        if reduction != 1:
+            full = self.kernel(pixel_size_um)
+            # cv2.getGaussianKernel's sigma for a given size; at 1 it leaves the pixels alone
+            sigma = full.sigma if full.ksize is None else 0.3 * ((full.ksize - 1) * 0.5 - 1) + 0.8
+            return FeatherKernel(0.0 if full.is_identity else sigma / reduction)
         if self.kernel_size is not None:
             return FeatherKernel(0.0, self.kernel_size)
         if self.unit == "px" or self.sigma == 0:
@@ -234,6 +243,8 @@ class Composite:
 
     mode: "over" (bottom to top) or "average". background: a number for all channels or one per channel, in the
     dtype's units. canvas: the first layer's grid unless given; what it leaves open is filled in from the layers.
+    reduction: what is rendered is this many times smaller than the canvas (see `tiledblend.levels`); offsets and
+    feathers stay those of the full canvas.
 
     Raises BadInputError where layers do not agree (both sizes, dtypes or channel counts are named), UsageError for bad
     parameters.
@@ -243,6 +254,7 @@ class Composite:
     mode: Mode = "over"
     background: float | tuple[float, ...] = 0
     canvas: Canvas | None = None
+    reduction: float = 1.0
 
     def __init__(
         self,
@@ -250,17 +262,22 @@ class Composite:
         mode: Mode = "over",
         background: float | Sequence[float] = 0,
         canvas: Canvas | None = None,
+        reduction: float = 1.0,
     ) -> None:
         object.__setattr__(self, "layers", tuple(layers))
         object.__setattr__(self, "mode", mode)
+        object.__setattr__(self, "reduction", float(reduction))
         plain = background if isinstance(background, (int, float)) else tuple(float(b) for b in background)
         object.__setattr__(self, "background", plain)
         if not self.layers:
             raise UsageError("a composite needs at least one layer")
         if mode not in ("over", "average"):
             raise UsageError(f"mode {mode!r} must be over or average")
+        if not (math.isfinite(self.reduction) and self.reduction >= 1):
+            raise UsageError(f"reduction {reduction} must be 1 or more: a composite is not enlarged")
         object.__setattr__(self, "canvas", self._resolved(canvas))
-        object.__setattr__(self, "layers", tuple(_with_placed_polygons(layer, self.shape) for layer in self.layers))
+        placed = tuple(_with_placed_polygons(layer, self.full.shape) for layer in self.layers)
+        object.__setattr__(self, "layers", placed)
         self._check_layers()
         self.background_values()
 
@@ -286,15 +303,24 @@ class Composite:
         )
 
     @property
-    def grid(self) -> Canvas:
-        """The canvas, every field resolved."""
+    def full(self) -> Canvas:
+        """The canvas that layers are placed on, every field resolved; what is rendered is `reduction` times smaller."""
         assert self.canvas is not None
         return self.canvas
 
     @property
+    def grid(self) -> Canvas:
+        """The canvas that is rendered, every field resolved."""
+        full, by = self.full, self.reduction
+        if by == 1:
+            return full
+        size = full.pixel_size_um
+        return replace(full, shape=self.shape, pixel_size_um=None if size is None else (size[0] * by, size[1] * by))
+
+    @property
     def shape(self) -> tuple[int, int]:
-        """(y, x) of the canvas."""
-        return self.grid.shape
+        """(y, x) of the canvas that is rendered: every pixel that the full one's touch."""
+        return _reduced(self.full.shape[0], self.reduction), _reduced(self.full.shape[1], self.reduction)
 
     @property
     def channels(self) -> int:
@@ -319,9 +345,24 @@ class Composite:
 
     def frame(self, layer: Layer) -> Region:
         """The layer's rectangle in canvas pixels; it may reach beyond the canvas."""
+        return self.placement(layer).frame
+
+    def placement(self, layer: Layer) -> Placement:
+        """Where the layer lies on the canvas that is rendered."""
+        by, image, full = self.reduction, layer.image.shape, self.full.shape
         if layer.fit == "canvas":
-            return Region.of_shape(self.shape)
-        return Region.of_shape(layer.image.shape).shift(*(layer.offset or (0, 0)))
+            frame = Region.of_shape(self.shape)
+            fill = Affine.scaling(by * image[1] / full[1], by * image[0] / full[0])
+            return Placement(frame, None if by == 1 else fill)
+        y, x = layer.offset or (0, 0)
+        if by == 1:
+            return Placement(Region.of_shape(image).shift(y, x))
+        to_layer = Affine.shifting(-x, -y).after(Affine.scaling(by, by))
+        return place(to_layer, image, (full[0] / by, full[1] / by))
+
+    def kernel(self, layer: Layer) -> FeatherKernel:
+        """The layer's feather on the canvas that is rendered."""
+        return layer.feather.kernel(self.full.pixel_size_um, self.reduction)
 
     def background_values(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 background, one value per channel."""
@@ -342,7 +383,13 @@ class Composite:
             _check_placement(layer, self)
             if isinstance(layer.mask, RasterSource):
                 mask_scaling(layer, self)
-            layer.feather.kernel(self.grid.pixel_size_um)
+            self.kernel(layer)
+
+
+def _reduced(size: int, by: float) -> int:
+    if by.is_integer():
+        return ceil_div(size, int(by))
+    return math.ceil(size / by - 1e-9)
 
 
 def _with_placed_polygons(layer: Layer, canvas: tuple[int, int]) -> Layer:
@@ -350,7 +397,10 @@ def _with_placed_polygons(layer: Layer, canvas: tuple[int, int]) -> Layer:
     if not isinstance(layer.mask, PolygonSource):
         return layer
     shape = canvas if layer.mask_frame == "canvas" else layer.image.shape
-    return replace(layer, mask=layer.mask.with_shape(shape, labels=isinstance(layer.mask_values, Labels)))
+    labels = isinstance(layer.mask_values, Labels)
+    if (layer.mask.spec.shape, layer.mask.spec.labels) == (shape, labels):
+        return layer
+    return replace(layer, mask=layer.mask.with_shape(shape, labels=labels))
 
 
 def _check_image(layer: Layer, base: Layer, composite: Composite) -> None:
@@ -378,22 +428,24 @@ def _check_image(layer: Layer, base: Layer, composite: Composite) -> None:
 
 
 def _check_placement(layer: Layer, composite: Composite) -> None:
-    size, canvas = layer.image.shape, composite.shape
+    size, canvas = layer.image.shape, composite.full.shape
     if layer.fit is None and layer.offset is None and size != canvas:
         raise BadInputError(
             f"{layer.image.name} is {size[0]} x {size[1]} pixels (y x x), but the canvas is {canvas[0]} x {canvas[1]}; "
             "give --offset Y,X to place it or --fit canvas to resample it"
         )
-    if (composite.frame(layer) & Region.of_shape(canvas)).is_empty:
+    if composite.reduction == 1 and not overlaps(composite.placement(layer), size, canvas):
         raise BadInputError(
             f"{layer.image.name} of {size[0]} x {size[1]} pixels at offset {layer.offset} lies "
             f"wholly outside the canvas of {canvas[0]} x {canvas[1]}"
         )
 
 
-def mask_shape_on_canvas(layer: Layer, composite: Composite) -> tuple[int, int]:
-    """(y, x) in canvas pixels of what the layer's mask covers."""
-    return composite.shape if layer.mask_frame == "canvas" else composite.frame(layer).shape
+def mask_field(layer: Layer, composite: Composite) -> tuple[int, int]:
+    """(y, x) of what the layer's mask covers: pixels of the layer's level 0, or of the full canvas."""
+    if layer.mask_frame == "canvas" or layer.fit == "canvas":
+        return composite.full.shape
+    return layer.image.shape
 
 
 def mask_scaling(layer: Layer, composite: Composite) -> int | None:
@@ -404,7 +456,7 @@ def mask_scaling(layer: Layer, composite: Composite) -> int | None:
     (`fit` resamples to the canvas whatever the aspect). Raises BadInputError naming both sizes.
     """
     assert isinstance(layer.mask, RasterSource)
-    mask, frame = layer.mask.shape, mask_shape_on_canvas(layer, composite)
+    mask, frame = layer.mask.shape, mask_field(layer, composite)
     if mask == frame:
         return 1
     if layer.fit == "canvas" and layer.mask_frame == "layer":

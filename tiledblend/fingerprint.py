@@ -25,6 +25,7 @@ def fingerprint(composite: Composite) -> dict[str, Any]:
             "dtype": composite.dtype.name,
             "pixel_size_um": list(composite.grid.pixel_size_um) if composite.grid.pixel_size_um else None,
         },
+        "reduction": composite.reduction,
         "layers": [_layer(layer) for layer in composite.layers],
         "inputs": input_fingerprints(composite),
         "libraries": {name: version(name) for name in LIBRARIES},

@@ -1,7 +1,8 @@
-"""Regions and grids: where pixels are, in pixels of a stated level. Pure arithmetic, no arrays."""
+"""Regions, grids and affine maps: where pixels are, in pixels of a stated level. Pure arithmetic, no arrays."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -89,6 +90,75 @@ def halved(shape: tuple[int, int], times: int = 1) -> tuple[int, int]:
     """
     f = 1 << times
     return ceil_div(shape[0], f), ceil_div(shape[1], f)
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """x' = a x + b y + c, y' = d x + e y + f, of points in pixels: pixel (y, x) covers [x, x + 1) by [y, y + 1).
+
+    >>> Affine.scaling(2, 3).after(Affine(1, 0, 5, 0, 1, 7)).of(0, 0)
+    (10.0, 21.0)
+    """
+
+    a: float
+    b: float
+    c: float
+    d: float
+    e: float
+    f: float
+
+    @classmethod
+    def scaling(cls, x: float, y: float) -> Affine:
+        """Along the axes, (0, 0) stays."""
+        return cls(float(x), 0.0, 0.0, 0.0, float(y), 0.0)
+
+    @classmethod
+    def shifting(cls, x: float, y: float) -> Affine:
+        """By (x, y)."""
+        return cls(1.0, 0.0, float(x), 0.0, 1.0, float(y))
+
+    def of(self, x: float, y: float) -> tuple[float, float]:
+        """(x', y') of a point."""
+        return self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f
+
+    def after(self, first: Affine) -> Affine:
+        """The map that does `first`, then this one."""
+        c, f = self.of(first.c, first.f)
+        return Affine(
+            self.a * first.a + self.b * first.d,
+            self.a * first.b + self.b * first.e,
+            c,
+            self.d * first.a + self.e * first.d,
+            self.d * first.b + self.e * first.e,
+            f,
+        )
+
+    @property
+    def determinant(self) -> float:
+        """Area of the image of one pixel; negative when it is mirrored."""
+        return self.a * self.e - self.b * self.d
+
+    def inverse(self) -> Affine:
+        """The map back. Raises ZeroDivisionError when there is none."""
+        det = self.determinant
+        a, b, d, e = self.e / det, -self.b / det, -self.d / det, self.a / det
+        return Affine(a, b, -(a * self.c + b * self.f), d, e, -(d * self.c + e * self.f))
+
+    @property
+    def stretch(self) -> tuple[float, float]:
+        """(smallest, largest) singular value: how much lengths shrink or grow, by direction.
+
+        >>> Affine.scaling(2, 3).stretch
+        (2.0, 3.0)
+        """
+        along = math.hypot(self.a + self.e, self.d - self.b)
+        across = math.hypot(self.a - self.e, self.d + self.b)
+        return abs(along - across) / 2, (along + across) / 2
+
+    @property
+    def keeps_axes(self) -> bool:
+        """True when rows stay rows and columns columns, in order: no rotation, shear or mirroring."""
+        return self.b == 0 and self.d == 0 and self.a > 0 and self.e > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import yaml
 
 from tiledblend.composite import Canvas, Composite, Feather, Labels, Layer, MaskValues
 from tiledblend.errors import BadInputError, UsageError
+from tiledblend.levels import at_level, at_pixel_size
 from tiledblend.sources import open_source
 from tiledblend.sources.opening import make_spec
 from tiledblend.store.spec import OutputSpec
@@ -78,13 +79,31 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     output = OutputSpec(**output_keys)
     feathers = [Feather.parse(layer.get("feather", 0)) for layer in mapping["layers"]]
     background = mapping.get("background", 0)
+    layers = [_layer(layer, feather) for layer, feather in zip(mapping["layers"], feathers, strict=True)]
     composite = Composite(
-        [_layer(layer, feather) for layer, feather in zip(mapping["layers"], feathers, strict=True)],
+        layers,
         mode=mapping.get("mode", "over"),
         background=tuple(background) if isinstance(background, list) else background,
-        canvas=_canvas(mapping.get("canvas")),
+        canvas=_sized(_canvas(mapping.get("canvas")), layers[0].image, mapping.get("mpp")),
     )
-    return Job(composite, output, path, dict(mapping))
+    return Job(_at_resolution(composite, mapping), output, path, dict(mapping))
+
+
+def _sized(canvas: Canvas | None, base: RasterSource, mpp: float | None) -> Canvas | None:
+    """The canvas with `mpp` for its pixel size where nothing else says it."""
+    known = base.pixel_size_um if canvas is None else canvas.pixel_size_um
+    if mpp is None or known is not None:
+        return canvas
+    return replace(canvas or Canvas(base.shape), pixel_size_um=(mpp, mpp))
+
+
+def _at_resolution(composite: Composite, mapping: Mapping[str, Any]) -> Composite:
+    level, mpp = mapping.get("level"), mapping.get("mpp")
+    if level is not None and mpp is not None:
+        raise UsageError("level and mpp both say at which resolution to compose; give one of them")
+    if mpp is not None:
+        return at_pixel_size(composite, mpp)
+    return composite if level is None else at_level(composite, level)
 
 
 def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:

@@ -15,7 +15,7 @@ from tiledblend.composite import Composite, Labels, MaskValues
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Contribution, Mode, blend_tile
-from tiledblend.kernels.feather import FeatherKernel, border_weight, feather_tile, inside_only
+from tiledblend.kernels.feather import FeatherKernel, feather_tile, inside_only
 from tiledblend.reading import LayerReader, MaskRule, apply_mask_rule, decide_rules, layer_readers
 from tiledblend.sources.base import SUPPORTED_DTYPES
 
@@ -297,8 +297,7 @@ class _CanvasBlock:
         if pixels.dtype != colour.dtype:
             colour = colour.astype(pixels.dtype)
         colour[at] = pixels
-        frame = reader.frame
-        border = border_weight(part.shift(-frame.y0, -frame.x0), frame.shape, reader.border_sides, reader.kernel.sigma)
+        border = reader.border.weight(part)
         if not reader.multiplies_alpha:
             alpha = None  # it counts once, as the mask
         inner = None if mask is None else mask[at]

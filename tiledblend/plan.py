@@ -13,7 +13,7 @@ from tiledblend.composite import Composite
 from tiledblend.errors import ResourceError, UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.feather import STRIP_ROWS
-from tiledblend.reading import LayerReader, MaskRule, decide_rules, layer_readers
+from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import LayerField, classify
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
@@ -194,7 +194,9 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
     pixels = row * layout.channels * item * 4
     layers = 0
     for reader in readers:
-        source = row * reader.layer.image.channels * (item if reader.layer.image.shape == reader.frame.shape else 12)
+        source = row * reader.layer.image.channels * (item if reader.pixels.sampling is None else 12)
+        if reader.pixels.sampling is not None:
+            source += SOURCE_PIXELS * reader.layer.image.channels * (item + 8)
         halo = reader.kernel.halo_px
         if not reader.has_mask:
             mask = 0
@@ -207,10 +209,10 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
                 + ceil_div(height + 2 * halo, d) * ceil_div(width + 2 * halo, d) * 24
                 + row * 16
             )
-        tile_y, tile_x = reader.layer.image.levels[0].tile
+        tile_y, tile_x = reader.layer.image.levels[reader.pixels.level].tile
         stored_row = (
             tile_y
-            * min(ceil_div(width, tile_x) * tile_x + tile_x, reader.layer.image.shape[1])
+            * min(ceil_div(width, tile_x) * tile_x + tile_x, reader.pixels.shape[1])
             * reader.layer.image.channels
             * item
         )

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.composite import Composite, Labels, Layer, MaskValues, mask_scaling, mask_shape_on_canvas
+from tiledblend.composite import Composite, Labels, Layer, MaskValues, mask_field, mask_scaling
 from tiledblend.errors import BadInputError
-from tiledblend.geometry import Region, ceil_div
+from tiledblend.geometry import Affine, Region, ceil_div
+from tiledblend.kernels.border import AlignedBorder, Border, PlacedBorder
 from tiledblend.kernels.feather import FeatherKernel, Units
-from tiledblend.kernels.resample import resample_region, source_region
+from tiledblend.kernels.resample import Method, Sampling, Scaled, ToSize
+from tiledblend.placement import Placement
 from tiledblend.sources.base import Alpha, RasterSource
+from tiledblend.sources.views import downsampling
 
 log = logging.getLogger("tiledblend")
 
 READ_BLOCK = 4096
+SOURCE_PIXELS = 1 << 21
+"""Of a source that is resampled, most pixels that are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +138,22 @@ class LayerReader:
     """One layer of a composite, read in canvas pixels. Cheap to make; holds no pixels.
 
     frame: the layer's rectangle on the canvas. visible: its part on the canvas. kernel: its feather.
-    border_sides: (top, left, bottom, right), True where the layer ends strictly inside the canvas.
-    mask_frame: the rectangle that the mask covers, in canvas pixels.
+    border: its weight towards its own sides. mask_frame: the rectangle that the mask covers, in canvas pixels.
     """
 
     def __init__(self, composite: Composite, layer: Layer, rule: MaskRule | None) -> None:
         self.layer = layer
         self.rule = rule
-        self.frame = composite.frame(layer)
+        placement = composite.placement(layer)
+        self.frame = placement.frame
         canvas = Region.of_shape(composite.shape)
         self.visible = self.frame & canvas
-        self.kernel: FeatherKernel = layer.feather.kernel(composite.grid.pixel_size_um)
-        fades = self.kernel.ksize is None and self.kernel.sigma > 0
-        self.border_sides = (
-            fades and self.frame.y0 > 0,
-            fades and self.frame.x0 > 0,
-            fades and self.frame.y1 < canvas.y1,
-            fades and self.frame.x1 < canvas.x1,
-        )
+        self.kernel: FeatherKernel = composite.kernel(layer)
+        self.border = _border(placement, canvas, 0.0 if layer.feather.kernel_size is not None else self.kernel.sigma)
         self.has_alpha = layer.image.alpha is not Alpha.NONE
         self.mask_frame = canvas if layer.mask_frame == "canvas" else self.frame
-        self._mask_size = mask_shape_on_canvas(layer, composite)
-        self._repeat = mask_scaling(layer, composite) if isinstance(layer.mask, RasterSource) else 1
+        self.pixels = _pixels_of(layer.image, placement)
+        self._units = _MaskPixels(composite, layer, placement) if isinstance(layer.mask, RasterSource) else None
 
     @property
     def has_mask(self) -> bool:
@@ -163,7 +163,7 @@ class LayerReader:
     @property
     def mask_shape(self) -> tuple[int, int]:
         """(y, x) of the mask in canvas pixels."""
-        return self._mask_size
+        return self.mask_frame.shape
 
     @property
     def multiplies_alpha(self) -> bool:
@@ -177,69 +177,225 @@ class LayerReader:
         float32 (y, x) in [0, 1] or None.
         """
         region = region.shift(-self.frame.y0, -self.frame.x0)
-        image = self.layer.image
-        if image.shape == self.frame.shape:
-            return _split_alpha(self._image_pixels(region), image.alpha)
-        needed = source_region(region, image.shape, self.frame.shape)
-        pixels = self._image_pixels(needed)
-        return _resampled(pixels, image.alpha, region, image.shape, self.frame.shape)
+        image, sampling = self.layer.image, self.pixels.sampling
+        if sampling is None:
+            return _split_alpha(_checked_alpha(self.pixels.read(region), image, region, self.pixels.level), image.alpha)
+        pixels = _assembled(region, self.pixels.parts(region), self._resampled)
+        return (pixels, None) if image.alpha is Alpha.NONE else (pixels[:, :, :-1], pixels[:, :, -1])
 
-    def _image_pixels(self, region: Region) -> NDArray[Any]:
-        image = self.layer.image
-        return _checked_alpha(image.read(region), image, region)
+    def _resampled(self, part: Region) -> NDArray[np.float32]:
+        """(y, x, c) of a region of the frame, alpha (0 to 1) last if there is one."""
+        image, sampling = self.layer.image, self.pixels.sampling
+        assert sampling is not None
+        native = sampling.source_region(part)
+        pixels = _checked_alpha(self.pixels.read_source(native), image, native, self.pixels.level)
+        colour, alpha = _resampled(pixels, image.alpha, part, sampling)
+        return colour if alpha is None else np.concatenate([colour, alpha[:, :, None]], axis=2)
 
     def mask_units(self, region: Region) -> Units:
         """Units of a region of the mask's frame, in canvas pixels from the mask frame's origin; inside `mask_shape`."""
-        layer = self.layer
-        if layer.mask == "alpha":
+        if self._units is None:
             units = self._alpha_units(region)
         else:
-            assert isinstance(layer.mask, RasterSource)
-            units = self._raster_units(layer.mask, region)
-        return _inverted(units) if layer.invert else units
+            assert self.rule is not None
+            units = self._units.read(region, self.rule, keep_float=self.kernel.is_identity)
+        return _inverted(units) if self.layer.invert else units
 
     def _alpha_units(self, region: Region) -> Units:
         image = self.layer.image
-        if image.shape == self.frame.shape and image.dtype.kind == "u":
-            return np.ascontiguousarray(image.read(region)[:, :, -1])
-        if image.shape == self.frame.shape:
-            alpha = self._image_pixels(region)[:, :, -1]
+        if self.pixels.sampling is None and image.dtype.kind == "u":
+            return np.ascontiguousarray(self.pixels.read(region)[:, :, -1])
+        if self.pixels.sampling is None:
+            alpha = _checked_alpha(self.pixels.read(region), image, region, self.pixels.level)[:, :, -1]
         else:
-            needed = source_region(region, image.shape, self.frame.shape)
-            alpha = self._image_pixels(needed)[:, :, -1]
-            full = _full_scale(alpha.dtype)
-            alpha = resample_region(alpha, region, image.shape, self.frame.shape) / full
+            alpha = _assembled(region, self.pixels.parts(region), self._resampled_alpha)
         return np.rint(np.clip(alpha, 0, 1) * np.float32(65535)).astype(np.uint16)
 
-    def _raster_units(self, mask: RasterSource, region: Region) -> Units:
-        assert self.rule is not None
-        method: Literal["linear", "nearest"] = "nearest" if self.rule.kind == "labels" else "linear"
+    def _resampled_alpha(self, part: Region) -> NDArray[np.float32]:
+        image, sampling = self.layer.image, self.pixels.sampling
+        assert sampling is not None
+        native = sampling.source_region(part)
+        alpha = _checked_alpha(self.pixels.read_source(native), image, native, self.pixels.level)[:, :, -1]
+        smooth: NDArray[np.float32] = sampling.resample(alpha, part)
+        return np.divide(smooth, _full_scale(alpha.dtype), dtype=np.float32)
+
+
+def _assembled(region: Region, parts: list[Region], made: Callable[[Region], NDArray[Any]]) -> NDArray[Any]:
+    """A region of which one part after the other is made."""
+    if len(parts) == 1:
+        return made(parts[0])
+    out: NDArray[Any] | None = None
+    for part in parts:
+        pixels = made(part)
+        if out is None:
+            out = np.empty((*region.shape, *pixels.shape[2:]), pixels.dtype)
+        out[part.shift(-region.y0, -region.x0).slices] = pixels
+    assert out is not None
+    return out
+
+
+def _border(placement: Placement, canvas: Region, sigma: float) -> Border:
+    if placement.to_layer is not None:
+        return PlacedBorder(placement.sides, sigma)
+    frame, fades = placement.frame, sigma > 0
+    sides = (
+        fades and frame.y0 > 0,
+        fades and frame.x0 > 0,
+        fades and frame.y1 < canvas.y1,
+        fades and frame.x1 < canvas.x1,
+    )
+    return AlignedBorder(frame, sides, sigma)
+
+
+class PixelsInFrame:
+    """A source's pixels at the places of a frame's: those of one of its levels, shifted by whole pixels, or resampled.
+
+    level: which is read. sampling: None when the level's own pixels are taken. shift: (y, x) of the frame's corner on
+    the level then.
+    """
+
+    def __init__(
+        self, source: RasterSource, level: int, sampling: Sampling | None, shift: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.source, self.level, self.sampling, self._shift = source, level, sampling, shift
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x) of the level."""
+        return self.source.levels[self.level].shape
+
+    def read(self, region: Region) -> NDArray[Any]:
+        """Pixels of a region of the frame as the level has them; beyond its end the last ones are repeated."""
+        region = region.shift(*self._shift)
+        inside = region & Region.of_shape(self.shape)
+        if inside == region:
+            return self.source.read(region, self.level)
+        rows = np.clip(np.arange(region.y0, region.y1), 0, self.shape[0] - 1)
+        columns = np.clip(np.arange(region.x0, region.x1), 0, self.shape[1] - 1)
+        needed = Region(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        return self.source.read(needed, self.level)[rows - needed.y0][:, columns - needed.x0]
+
+    def read_source(self, native: Region) -> NDArray[Any]:
+        """Pixels of a region of the level."""
+        return self.source.read(native, self.level)
+
+    def parts(self, region: Region, method: Method = "linear") -> list[Region]:
+        """A region of the frame cut until none needs more than a few megapixels of the source."""
+        assert self.sampling is not None
+        if region.size <= 1 or self.sampling.source_region(region, method).size <= SOURCE_PIXELS:
+            return [region]
+        return [part for half in _halves(region) for part in self.parts(half, method)]
+
+
+def _halves(region: Region) -> tuple[Region, Region]:
+    height, width = region.shape
+    if height >= width:
+        y = region.y0 + height // 2
+        return Region(region.y0, region.x0, y, region.x1), Region(y, region.x0, region.y1, region.x1)
+    x = region.x0 + width // 2
+    return Region(region.y0, region.x0, region.y1, x), Region(region.y0, x, region.y1, region.x1)
+
+
+def _pixels_of(image: RasterSource, placement: Placement) -> PixelsInFrame:
+    frame = placement.frame
+    if placement.to_layer is not None:
+        return _placed_pixels(image, placement.to_layer, (frame.y0, frame.x0))
+    return PixelsInFrame(image, 0, None if image.shape == frame.shape else ToSize(image.shape, frame.shape))
+
+
+def _placed_pixels(source: RasterSource, to_source: Affine, origin: tuple[int, int]) -> PixelsInFrame:
+    """A source read through a map of canvas points to points of its level 0: from its coarsest level that is not
+    coarser than the canvas, along each axis."""
+    scale = (to_source.e, to_source.a)
+    level = max((i for i in range(len(source.levels)) if _is_fine(source, i, scale)), default=0)
+    factor = level_factor(source, level)
+    scale = (scale[0] / factor[0], scale[1] / factor[1])
+    shift = (to_source.f / factor[0], to_source.c / factor[1])
+    start = (shift[0] + origin[0], shift[1] + origin[1])
+    if scale == (1.0, 1.0) and all(s.is_integer() for s in start):
+        return PixelsInFrame(source, level, None, (int(start[0]), int(start[1])))
+    return PixelsInFrame(source, level, Scaled(scale, shift, source.levels[level].shape, origin))
+
+
+def _is_fine(source: RasterSource, level: int, scale: tuple[float, float]) -> bool:
+    return all(f <= s * (1 + 1e-9) for f, s in zip(level_factor(source, level), scale, strict=True))
+
+
+def level_factor(source: RasterSource, level: int) -> tuple[float, float]:
+    """(y, x) pixels of level 0 that one pixel of `level` stands for."""
+    fine, coarse = source.shape, source.levels[level].shape
+    return downsampling(fine[0], coarse[0]), downsampling(fine[1], coarse[1])
+
+
+class _MaskPixels:
+    """A raster mask in the pixels of its frame on the canvas."""
+
+    def __init__(self, composite: Composite, layer: Layer, placement: Placement) -> None:
+        assert isinstance(layer.mask, RasterSource)
+        self._mask = layer.mask
+        canvas = Region.of_shape(composite.shape)
+        frame = canvas if layer.mask_frame == "canvas" else placement.frame
+        self._repeat: int | None = mask_scaling(layer, composite)
+        self._nearest: bool = self._repeat not in (None, 1)
+        if placement.to_layer is None and composite.reduction == 1:
+            shift = None if self._repeat is not None else ToSize(self._mask.shape, frame.shape)
+            self._pixels = PixelsInFrame(self._mask, 0, shift)
+            return
+        to_mask = _mask_map(composite, layer, placement, self._repeat)
+        self._pixels = _placed_pixels(self._mask, to_mask, (frame.y0, frame.x0))
+        self._nearest = self._nearest and max(to_mask.stretch) <= 1
+        self._repeat = None if self._pixels.sampling is not None else 1
+
+    def read(self, region: Region, rule: MaskRule, *, keep_float: bool) -> Units:
+        """Units of a region of the frame: uint8 or uint16, or float32 (`apply_mask_rule`)."""
+        method: Method = "nearest" if rule.kind == "labels" or self._nearest else "linear"
+        if self._repeat is not None:
+            return self._repeated(region, rule, keep_float)
+
+        def resampled(part: Region) -> Units:
+            return self._resampled(part, rule, method, keep_float)
+
+        return _assembled(region, self._pixels.parts(region, method), resampled)
+
+    def _repeated(self, region: Region, rule: MaskRule, keep_float: bool) -> Units:
         f = self._repeat
-        if f is None:
-            native = source_region(region, mask.shape, self._mask_size, method)
-        else:
-            last = mask.shape
-            native = Region(
-                min(region.y0 // f, last[0] - 1),
-                min(region.x0 // f, last[1] - 1),
-                min(ceil_div(region.y1, f), last[0]),
-                min(ceil_div(region.x1, f), last[1]),
-            )
-        values = one_channel(mask, mask.read(native))
-        keep_float = self.kernel.is_identity
-        units = apply_mask_rule(
-            self.rule, values, keep_float=keep_float, where=f"mask {mask.name}: level 0, region {native}"
-        )
+        assert f is not None
         if f == 1:
-            return np.ascontiguousarray(units)
-        if f is not None:
-            return _repeated(units, native, region, f)
-        if method == "nearest":
-            return resample_region(units, region, mask.shape, self._mask_size, method)
-        smooth = resample_region(units, region, mask.shape, self._mask_size)
-        if units.dtype == np.float32:
+            return np.ascontiguousarray(self._rated(self._pixels.read(region), rule, keep_float, region))
+        last = self._mask.shape
+        native = Region(
+            min(region.y0 // f, last[0] - 1),
+            min(region.x0 // f, last[1] - 1),
+            min(ceil_div(region.y1, f), last[0]),
+            min(ceil_div(region.x1, f), last[1]),
+        )
+        return _repeated(self._rated(self._mask.read(native), rule, keep_float, native), native, region, f)
+
+    def _resampled(self, region: Region, rule: MaskRule, method: Method, keep_float: bool) -> Units:
+        sampling = self._pixels.sampling
+        assert sampling is not None
+        native = sampling.source_region(region, method)
+        units = self._rated(self._pixels.read_source(native), rule, keep_float, native)
+        smooth = sampling.resample(units, region, method)
+        if method == "nearest" or units.dtype == np.float32:
             return smooth
         return np.rint(np.clip(smooth * np.float32(65535 / np.iinfo(units.dtype).max), 0, 65535)).astype(np.uint16)
+
+    def _rated(self, pixels: NDArray[Any], rule: MaskRule, keep_float: bool, native: Region) -> Units:
+        where = f"mask {self._mask.name}: level {self._pixels.level}, region {native}"
+        return apply_mask_rule(rule, one_channel(self._mask, pixels), keep_float=keep_float, where=where)
+
+
+def _mask_map(composite: Composite, layer: Layer, placement: Placement, repeat: int | None) -> Affine:
+    """Canvas points to points of the mask's level 0."""
+    assert isinstance(layer.mask, RasterSource)
+    by, field, mask = composite.reduction, mask_field(layer, composite), layer.mask.shape
+    if layer.mask_frame == "canvas" or layer.fit == "canvas" or placement.to_layer is None:
+        to_field = Affine.scaling(by, by)
+    else:
+        to_field = placement.to_layer
+    scale = (mask[1] / field[1], mask[0] / field[0]) if repeat is None else (1 / repeat, 1 / repeat)
+    return Affine.scaling(*scale).after(to_field)
 
 
 def _repeated(units: Units, native: Region, region: Region, f: int) -> Units:
@@ -261,13 +417,13 @@ def _full_scale(dtype: np.dtype[Any]) -> np.float32:
     return np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
 
 
-def _checked_alpha(pixels: NDArray[Any], image: RasterSource, region: Region) -> NDArray[Any]:
+def _checked_alpha(pixels: NDArray[Any], image: RasterSource, region: Region, level: int = 0) -> NDArray[Any]:
     """The same pixels. Raises BadInputError for a float alpha that is NaN or not from 0 to 1."""
     if image.alpha is not Alpha.NONE and pixels.dtype.kind == "f":
         alpha = pixels[:, :, -1]
         if not ((alpha >= 0) & (alpha <= 1)).all():
             raise BadInputError(
-                f"{image.name}: level 0, region {region}: alpha has NaN or values outside 0 to 1; "
+                f"{image.name}: level {level}, region {region}: alpha has NaN or values outside 0 to 1; "
                 "scale it, or leave the channel out with channels"
             )
     return pixels
@@ -291,19 +447,19 @@ def _unmultiplied(colour: NDArray[np.float32], alpha: NDArray[np.float32], full:
 
 
 def _resampled(
-    pixels: NDArray[Any], alpha: Alpha, region: Region, shape_in: tuple[int, int], shape_out: tuple[int, int]
+    pixels: NDArray[Any], alpha: Alpha, region: Region, sampling: Sampling
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """Colour is weighted by alpha while it is resampled, so that hidden colours do not bleed in."""
     if alpha is Alpha.NONE:
-        return resample_region(pixels, region, shape_in, shape_out), None
+        return sampling.resample(pixels, region), None
     full = _full_scale(pixels.dtype)
     opacity = pixels[:, :, -1].astype(np.float32) / full
     colour = pixels[:, :, :-1].astype(np.float32)
     if alpha is Alpha.STRAIGHT:
         # Not 0 x infinity: a hidden colour is nothing, whatever it holds.
         colour = np.where(opacity[:, :, None] == 0, np.float32(0), colour) * opacity[:, :, None]
-    smooth_alpha = resample_region(opacity, region, shape_in, shape_out)
-    smooth = resample_region(colour, region, shape_in, shape_out)
+    smooth_alpha = sampling.resample(opacity, region)
+    smooth = sampling.resample(colour, region)
     return _unmultiplied(smooth, smooth_alpha, full), smooth_alpha
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tiledblend.composite import Composite
 from tiledblend.geometry import Grid, Region, Tile
 from tiledblend.kernels.blend import Contribution, blend_tile, to_dtype
-from tiledblend.kernels.feather import FeatheredMask, border_bounds, border_weight, inside_only
+from tiledblend.kernels.feather import FeatheredMask, inside_only
 from tiledblend.kernels.halve import halve_tile
 from tiledblend.reading import LayerReader, MaskRule, layer_readers
 
@@ -51,17 +51,12 @@ class LayerField:
     def _in_mask(self, region: Region) -> Region:
         return region.shift(-self.reader.mask_frame.y0, -self.reader.mask_frame.x0)
 
-    def _in_layer(self, region: Region) -> Region:
-        return region.shift(-self.reader.frame.y0, -self.reader.frame.x0)
-
     def cover_bounds(self, region: Region) -> tuple[float, float]:
         """(lower, upper) bound of the weight in `region`, the image's own alpha left out; 0 and 1 are exact."""
         part = region & self.visible
         if part.is_empty or self.reader.layer.opacity == 0:
             return 0.0, 0.0
-        low, high = border_bounds(
-            self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma
-        )
+        low, high = self.reader.border.bounds(part)
         if self._mask is not None:
             mask_low, mask_high = self._mask.bounds(self._in_mask(part))
             if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
@@ -98,9 +93,7 @@ class LayerField:
         mask = self._mask_weight(part)
         if mask is not None:
             weight = (opacity * mask if opacity != 1 else mask) if weight is None else weight * mask
-        border = border_weight(
-            self._in_layer(part), self.reader.frame.shape, self.reader.border_sides, self.reader.kernel.sigma
-        )
+        border = self.reader.border.weight(part)
         if border is not None:
             weight = opacity * border if weight is None else weight * border
         if weight is None and opacity != 1:

@@ -1,13 +1,15 @@
 """Resampling an axis at a time, elementwise in a fixed order: a part of the result equals that part of the whole.
 
-Pixel centres are aligned as in `cv2.resize`: output pixel i covers [i, i + 1) * n / m of the input's n pixels.
-Per axis: bilinear when enlarging, area average when shrinking, nearest on request.
+Pixel centres are aligned as in `cv2.resize`: output pixel i covers [i, i + 1) * n / m of the input's n pixels
+(`ToSize`), or [i, i + 1) * scale + shift (`Scaled`). Per axis: bilinear when enlarging, area average when shrinking,
+nearest on request.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,32 +77,96 @@ def _area(start: int, stop: int, size_in: int, size_out: int) -> tuple[NDArray[n
     return np.minimum(index, size_in - 1), weight
 
 
-def source_region(
-    region: Region, shape_in: tuple[int, int], shape_out: tuple[int, int], method: Method = "linear"
-) -> Region:
-    """The input pixels that a region of the resampled image depends on."""
-    rows = axis_taps(region.y0, region.y1, shape_in[0], shape_out[0], method)
-    columns = axis_taps(region.x0, region.x1, shape_in[1], shape_out[1], method)
-    return Region(rows.first, columns.first, rows.stop, columns.stop)
+def scaled_taps(start: int, stop: int, scale: float, shift: float, size_in: int, method: Method = "linear") -> AxisTaps:
+    """Taps for output pixels start..stop-1 where pixel i covers [i, i + 1) * scale + shift of an axis of `size_in`
+    pixels; beyond its ends the last pixel is repeated.
 
+    In float64 from the absolute index i, so that every cut of the output has the same taps.
 
-def resample_region(
-    pixels: NDArray[Any],
-    region: Region,
-    shape_in: tuple[int, int],
-    shape_out: tuple[int, int],
-    method: Method = "linear",
-) -> NDArray[Any]:
-    """`region` of an image resampled from shape_in to shape_out.
-
-    pixels: the input's `source_region`, shape (y, x) or (y, x, c). Returns float32 (nearest: the input's dtype), not
-    rounded.
+    >>> scaled_taps(0, 2, 2.0, 0.5, 5).weight.tolist()
+    [[0.25, 0.25], [0.5, 0.5], [0.25, 0.25]]
     """
-    rows = axis_taps(region.y0, region.y1, shape_in[0], shape_out[0], method)
-    columns = axis_taps(region.x0, region.x1, shape_in[1], shape_out[1], method)
+    out = np.arange(start, stop, dtype=np.float64)
     if method == "nearest":
-        return pixels[np.ix_(rows.index[0], columns.index[0])]
-    return _weighted(_weighted(pixels, rows, 0), columns, 1)
+        positions = np.floor((out + 0.5) * scale + shift)[None]
+        weights = np.ones((1, len(out)), np.float32)
+    elif scale <= 1:
+        centre = (out + 0.5) * scale + (shift - 0.5)
+        low = np.floor(centre)
+        fraction = (centre - low).astype(np.float32)
+        positions, weights = np.stack([low, low + 1]), np.stack([1 - fraction, fraction])
+    else:
+        low, high = out * scale + shift, (out + 1) * scale + shift
+        positions = np.floor(low)[None] + np.arange(math.ceil(scale) + 1, dtype=np.float64)[:, None]
+        covered = np.minimum(positions + 1, high) - np.maximum(positions, low)
+        weights = (np.maximum(covered, 0) / scale).astype(np.float32)
+    index = np.clip(positions, 0, size_in - 1).astype(np.int64)
+    first = int(index.min())
+    return AxisTaps(first, int(index.max()) + 1, index - first, weights)
+
+
+class Sampling(Protocol):
+    """How the pixels of a frame come from an input's. A part of the frame equals that part of the whole."""
+
+    def source_region(self, region: Region, method: Method = "linear") -> Region:
+        """The input pixels that a region of the frame depends on."""
+        ...
+
+    def resample(self, pixels: NDArray[Any], region: Region, method: Method = "linear") -> NDArray[Any]:
+        """`region` of the frame from its `source_region`, (y, x) or (y, x, c): float32, not rounded (nearest: the
+        input's dtype)."""
+        ...
+
+
+class _Separable:
+    """Axis by axis."""
+
+    def _taps(self, region: Region, method: Method) -> tuple[AxisTaps, AxisTaps]:
+        raise NotImplementedError
+
+    def source_region(self, region: Region, method: Method = "linear") -> Region:
+        rows, columns = self._taps(region, method)
+        return Region(rows.first, columns.first, rows.stop, columns.stop)
+
+    def resample(self, pixels: NDArray[Any], region: Region, method: Method = "linear") -> NDArray[Any]:
+        rows, columns = self._taps(region, method)
+        if method == "nearest":
+            return pixels[np.ix_(rows.index[0], columns.index[0])]
+        return _weighted(_weighted(pixels, rows, 0), columns, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ToSize(_Separable):
+    """An input of shape_in (y, x) made to fill shape_out, in exact integers."""
+
+    shape_in: tuple[int, int]
+    shape_out: tuple[int, int]
+
+    def _taps(self, region: Region, method: Method) -> tuple[AxisTaps, AxisTaps]:
+        return (
+            axis_taps(region.y0, region.y1, self.shape_in[0], self.shape_out[0], method),
+            axis_taps(region.x0, region.x1, self.shape_in[1], self.shape_out[1], method),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(_Separable):
+    """Pixel (y, x) of the frame covers [y + origin, y + origin + 1) * scale + shift of an input of shape_in.
+
+    origin: (y, x) in whole pixels, of the frame on the canvas: positions are counted from the canvas.
+    """
+
+    scale: tuple[float, float]
+    shift: tuple[float, float]
+    shape_in: tuple[int, int]
+    origin: tuple[int, int] = (0, 0)
+
+    def _taps(self, region: Region, method: Method) -> tuple[AxisTaps, AxisTaps]:
+        at = region.shift(*self.origin)
+        return (
+            scaled_taps(at.y0, at.y1, self.scale[0], self.shift[0], self.shape_in[0], method),
+            scaled_taps(at.x0, at.x1, self.scale[1], self.shift[1], self.shape_in[1], method),
+        )
 
 
 def _weighted(pixels: NDArray[Any], taps: AxisTaps, axis: int) -> NDArray[np.float32]:

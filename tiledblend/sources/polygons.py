@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.errors import BadInputError, UsageError
-from tiledblend.geometry import Region
+from tiledblend.geometry import Grid, Region, halved
 from tiledblend.kernels.scanline import fill_polygons
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.polygon_files import Invalid, Outlines, read_outlines
@@ -60,7 +60,8 @@ def open_polygons(spec: SourceSpec) -> PolygonSource:
 class PolygonSource(RasterSource):
     """A mask of polygons: bool (True inside), or uint16 numbers of classes.
 
-    As opened it reaches from (0, 0) to the last outline; `with_shape` puts it on the grid of a canvas or image.
+    As opened it reaches from (0, 0) to the last outline; `with_shape` puts it on the grid of a canvas or image. Its
+    levels are halved until one tile holds all.
     """
 
     handles_selection = True
@@ -72,8 +73,7 @@ class PolygonSource(RasterSource):
         self._index = _Index(self._outlines, self._groups)
         self.dtype = np.dtype(np.uint16 if spec.labels else np.bool_)
         self.channels = 1
-        shape = spec.shape or self._extent()
-        self.levels = (Level(shape, (min(TILE, shape[0]), min(TILE, shape[1]))),)
+        self.levels = _levels(spec.shape or self._extent())
         self.info = SourceInfo(
             self._outlines.format,
             "yx",
@@ -131,24 +131,24 @@ class PolygonSource(RasterSource):
         return (f"{count} outlines reach beyond the image of {height} x {width} pixels (y x x)",) if count else ()
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
-        scale = 1 << self.spec.level
-        found = self._index.touching(region, scale)
+        halvings = self.spec.level + level
+        found = self._index.touching(region, 1 << halvings)
         if not self.spec.labels:
-            return self._filled(np.unique(np.concatenate(found)), region)[:, :, None]
+            return self._filled(np.unique(np.concatenate(found)), region, halvings)[:, :, None]
         out = np.zeros((*region.shape, 1), np.uint16)
         for label, features in enumerate(found, 1):
             if len(features):
-                out[self._filled(features, region)] = label
+                out[self._filled(features, region, halvings)] = label
         return out
 
-    def _filled(self, features: NDArray[np.int64], region: Region) -> NDArray[np.bool_]:
+    def _filled(self, features: NDArray[np.int64], region: Region, halvings: int) -> NDArray[np.bool_]:
         starts = self._outlines.starts
         count = starts[features + 1] - starts[features]
         polygon = np.repeat(np.arange(len(features)), count)
         edge = np.arange(len(polygon)) - np.repeat(np.cumsum(count) - count - starts[features], count)
         edges = self._outlines.edges[edge]
-        if self.spec.level:
-            edges = edges / (1 << self.spec.level)  # a power of two: exact
+        if halvings:
+            edges = edges / (1 << halvings)  # a power of two: exact
         return fill_polygons(edges, polygon, region)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -188,6 +188,12 @@ class _Index:
         box = shapely.box(region.x0 * scale, region.y0 * scale, region.x1 * scale, region.y1 * scale)
         hits = np.sort(self._tree.query(box))
         return [self._feature[hits[self._group[hits] == group]] for group in range(max(1, self._count))]
+
+
+def _levels(shape: tuple[int, int]) -> tuple[Level, ...]:
+    """Outlines have every resolution: each level by the pixel-centre rule on its own grid."""
+    count = Grid.auto_levels(shape, TILE)
+    return tuple(Level((y, x), (min(TILE, y), min(TILE, x))) for y, x in (halved(shape, k) for k in range(count)))
 
 
 def _groups(outlines: Outlines, spec: PolygonSpec) -> tuple[NDArray[np.int64], ...]:
