@@ -22,6 +22,7 @@ from tiledblend.errors import BadInputError, InterruptedRun, TiledblendError, Us
 
 if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
+    from tiledblend.composite import Composite
     from tiledblend.job import Job
     from tiledblend.recompute import RecomputeReport
     from tiledblend.run import RunReport
@@ -309,6 +310,18 @@ def _built(flags: dict[str, Any]) -> Job:
     return jobs.build(job_mapping(flags), where=flags["job_path"] or "flags")
 
 
+def _looked_at(flags: dict[str, Any]) -> tuple[str | None, Composite | None, str | None]:
+    """(result, composite, note): a result that BASE alone names, with what it was made from; or a planned composite."""
+    from tiledblend.origin import origin_of
+
+    only_base = flags["base"] and not any(value for name, value in flags.items() if name != "base")
+    path = _absolute(flags["base"]) if only_base else None
+    origin = origin_of(path) if path else None
+    if origin is not None:
+        return path, origin.composite, origin.note
+    return None, _built(flags).composite, None
+
+
 def _cluster(flags: dict[str, Any]) -> ClusterOptions:
     from tiledblend.cluster import ClusterOptions
 
@@ -593,6 +606,35 @@ def _previewed(images: list[str], flags: dict[str, Any]) -> Any:
     report.start_logging(debug=_is_debugging())
     base, overlay = (*images, None, None)[:2]
     return ComposedSource(_built(flags | {"base": base, "overlay": overlay}).composite)
+
+
+@cli.command()
+@_layer_options
+@click.option("--widths", metavar="4px,8px,…", help="Feathers to compare with the given one.")
+@_json_option
+@_debug_option
+def seams(widths: str | None, as_json: bool, **flags: Any) -> None:
+    """How visible the seams are: the step across each layer's edge, hard, feathered, and of the images themselves.
+
+    BASE alone may be a result; else what blend would make of the same flags.
+    """
+    from tiledblend import report
+    from tiledblend.cluster import cpu_count
+    from tiledblend.composite import Feather
+    from tiledblend.seams import measure_seams
+
+    report.start_logging(debug=_is_debugging())
+    compared = [Feather.parse(text.strip()) for text in widths.split(",")] if widths else []
+    result, composite, note = _looked_at(flags)
+    if composite is None:
+        raise BadInputError(f"{result}: {note}")
+    if note:
+        report.say(f"note: {note}")
+    found = measure_seams(composite, compared, threads=cpu_count())
+    if as_json:
+        click.echo(json.dumps({"seams": [seam.as_dict() for seam in found]}))
+    else:
+        click.echo(report.seams_text(found))
 
 
 @cli.command()

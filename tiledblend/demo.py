@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tiledblend.cluster import ClusterOptions
-from tiledblend.composite import Composite, Feather, Layer
 from tiledblend.errors import RefusedError, UsageError
+from tiledblend.job import build
 from tiledblend.preview import panel
 from tiledblend.run import ProgressEvent, RunReport, write
-from tiledblend.sources import open_source
 from tiledblend.tissue import make_slides
 
 FEATHER_PX = 16
@@ -62,15 +61,15 @@ def run_demo(
     started = time.perf_counter()
     slides = make_slides(folder, size, seed)
     making_seconds = time.perf_counter() - started
-    base, overlay = open_source(slides.base), open_source(slides.overlay)
-    mask = open_source(slides.mask, mask=True)
-    composite = Composite([Layer(base), Layer(overlay, mask=mask, feather=Feather.px(FEATHER_PX))])
+    top = {"image": str(slides.overlay), "mask": str(slides.mask), "feather": f"{FEATHER_PX}px"}
+    job = build({"layers": [{"image": str(slides.base)}, top]})
     say(f"blending {slides.overlay.name} over {slides.base.name} by {slides.mask.name}, {FEATHER_PX} px feather")
     result = folder / "blended.ome.zarr"
-    run = write(composite, str(result), cluster=cluster, progress=progress, stop=stop)
+    run = write(job.composite, str(result), cluster=cluster, progress=progress, stop=stop, job=job.mapping)
     picture = folder / "preview.png"
     say("drawing the preview")
-    panel([("base (H&E)", base), ("overlay (IHC)", overlay), ("mask", mask), ("result", open_source(result))], picture)
+    captions = ("base (H&E)", slides.base), ("overlay (IHC)", slides.overlay), ("mask", slides.mask), ("result", result)
+    panel(captions, picture)
     return DemoReport(folder, making_seconds, run, picture)
 
 

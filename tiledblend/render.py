@@ -72,6 +72,15 @@ class LayerField:
         low, high = self.cover_bounds(region)
         return (0.0 if self.reader.multiplies_alpha else low), high
 
+    def cover(self, region: Region) -> NDArray[np.float32]:
+        """The weight over the whole of `region`, the image's own alpha left out; zeros outside the layer."""
+        weight = np.zeros(region.shape, np.float32)
+        part = region & self.visible
+        if not part.is_empty:
+            inner = self._factor(part, None)
+            weight[part.shift(-region.y0, -region.x0).slices] = 1 if inner is None else inner
+        return weight
+
     def contribution(self, region: Region) -> Contribution:
         """Colours and weights over the whole of `region`, zeros outside the layer."""
         part = region & self.visible

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tiledblend.demo import DemoReport
     from tiledblend.plan import Plan
     from tiledblend.run import ProgressEvent, RunReport
+    from tiledblend.seams import Seam, Step
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -198,3 +199,23 @@ def plan_text(planned: Plan, cluster: ClusterOptions) -> str:
         f"memory   up to {amount(planned.process_bytes(threads))} in {where}",
     ]
     return "\n".join([*lines, *(f"note     {note}" for note in facts["notes"])])
+
+
+def seams_text(found: Sequence[Seam]) -> str:
+    """The step across each seam, a table for each layer."""
+    return "\n".join(_seam_text(seam) for seam in found) or "no layer has an edge on the canvas: there are no seams"
+
+
+def _seam_text(seam: Seam) -> str:
+    by = f" by {seam.mask}" if seam.mask else ""
+    title = f"layer {seam.layer}: {seam.image}{by}"
+    if seam.before is None or seam.after is None or seam.images is None:
+        where = f"{seam.blocks:,} of {seam.of_blocks:,} blocks" if seam.blocks < seam.of_blocks else "the canvas"
+        return f"{title}\n  no edge found on {where}"
+    how = f"a sample, {_count(seam.windows, 'window', 'windows')}" if seam.sampled else "all"
+    rows: list[tuple[str, Step]] = [("hard edge", seam.before), (f"feather {seam.feather}", seam.after)]
+    rows += [(f"feather {name}", step) for name, step in seam.widths]
+    rows.append(("images alone", seam.images))
+    lines = [f"  {name:<18}{step.mean:>10.4g}{step.p99:>10.4g}" for name, step in rows]
+    head = f"  {'step across edge':<18}{'mean':>10}{'99 %':>10}"
+    return "\n".join([title, f"  {seam.pairs:,} pairs of pixels across the edge ({how})", head, *lines])
