@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
+from unittest import mock
 
 KEY, SECRET, BUCKET = "testkey", "tb-Secret-5f3e9a77", "tb-test"
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
@@ -58,7 +59,13 @@ def seaweedfs(folder: Path) -> Iterator[str]:
         process = subprocess.Popen(
             [
                 *(program, "-logtostderr", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-                *("-admin.ui=false", "-webdav=false", f"-s3.config={configuration}", f"-bucket={BUCKET}"),
+                *(
+                    "-admin.ui=false",
+                    "-webdav=false",
+                    "-telemetry=false",
+                    f"-s3.config={configuration}",
+                    f"-bucket={BUCKET}",
+                ),
                 *("-s3.port.iceberg=0", "-s3.port.lance=0", *arguments),
             ],
             stdout=log,
@@ -83,15 +90,19 @@ def _wait_for(endpoint: str, process: subprocess.Popen[bytes]) -> None:
     import obstore
     from obstore.store import S3Store
 
-    store = S3Store(
-        BUCKET,
-        endpoint=endpoint,
-        region="us-east-1",
-        access_key_id=KEY,
-        secret_access_key=SECRET,
-        client_options={"allow_http": True},
-        retry_config={"max_retries": 0},
-    )
+    # The caller's own environment wins over arguments.
+    with mock.patch.dict(os.environ, {}):
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        store = S3Store(
+            BUCKET,
+            endpoint=endpoint,
+            region="us-east-1",
+            access_key_id=KEY,
+            secret_access_key=SECRET,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
     deadline = time.monotonic() + 30
     while True:
         try:

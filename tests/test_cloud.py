@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -11,14 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import imagecodecs
 import numpy as np
 import pytest
+from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from object_stores import BUCKET, KEY, SECRET, VARIABLES, Proxy, environment, seaweedfs, weed
 
 import tiledblend as tb
-from tiledblend.buckets import _client, redacted, scheme_of, split_url
+from tiledblend.buckets import forget_clients, redacted, retry_seconds, scheme_of, split_url
 from tiledblend.cluster import ClusterOptions
 from tiledblend.errors import BadInputError, RefusedError, StorageError, TiledblendError, UsageError
 from tiledblend.geometry import Region
@@ -56,11 +59,11 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
     def point(endpoint: str, secret: str = SECRET) -> None:
         for name, value in environment(endpoint, secret).items():
             monkeypatch.setenv(name, value)
-        _client.cache_clear()
+        forget_clients()
         tb.sources.opening.forget_sources()
 
     yield point
-    _client.cache_clear()
+    forget_clients()
     tb.sources.opening.forget_sources()
 
 
@@ -166,8 +169,7 @@ def test_a_struggling_store_is_asked_again(endpoint: str, bucket: CloudStore, us
 def test_a_store_that_never_recovers(
     endpoint: str, bucket: CloudStore, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tiledblend.buckets.MAX_RETRIES", 1)
-    monkeypatch.setattr("tiledblend.store.cloud.MAX_RETRIES", 1)
+    monkeypatch.setenv("TILEDBLEND_RETRY_SECONDS", "0.3")
     with Proxy(endpoint, lambda *_: "503").running() as before:
         use(before)
         for action in (lambda: bucket.put("a", b"1"), lambda: bucket.put_new("a", b"1"), lambda: bucket.get("a")):
@@ -237,8 +239,9 @@ def test_neighbours_share_a_request(endpoint: str, bucket: CloudStore, use: Use)
         reader.pread_many([(i * 20_000, 15_000) for i in range(20)] + [(2_500_000, 10)])
         assert [method for method, _ in proxy.requests] == ["GET", "GET"]
         proxy.requests.clear()
-        for offset in range(0, 100_000, 1000):
+        for offset in range(0, 500_000, 1000):
             reader.pread(offset, 100)
+        # The first block came with the opening; each further one takes a request.
         assert len(proxy.requests) == 1
 
 
@@ -267,6 +270,85 @@ def test_zarr_from_a_bucket_and_from_the_web(tmp_path: Path, slides: Slides, buc
     assert ours.fingerprint()["structure"] == theirs.fingerprint()["structure"]
     with pytest.raises(BadInputError, match="no such object"):
         tb.open(bucket.uri + "/none.ome.zarr")
+
+
+def test_images_outlines_and_jobs_from_a_bucket(tmp_path: Path, bucket: CloudStore, command: Command) -> None:
+    """A job file in the bucket names its images beside it; the same files here give the same pixels."""
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (150, 200, 3)).astype(np.uint8)
+    ring = [[20, 30], [150, 40], [120, 130], [20, 30]]
+    outline = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    files = {
+        "base.png": imagecodecs.png_encode(pixels),
+        "sub/overlay.jpg": imagecodecs.jpeg8_encode(255 - pixels),
+        "outlines.geojson": json.dumps({"type": "FeatureCollection", "features": [outline]}).encode(),
+        "job.yaml": b"{layers: [{image: base.png}, {image: ./sub/overlay.jpg, mask: outlines.geojson, feather: 3px}]}",
+    }
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+        bucket.put(name, data)
+    there = bucket.uri + "/out.ome.zarr"
+    for place, out in ((tmp_path, tmp_path / "out.ome.zarr"), (bucket.uri, there)):
+        assert command("blend", "--job", f"{place}/job.yaml", "-o", out, "--chunk", 64, "--shard", 128).code == 0
+    ours = DirectoryStore(tmp_path / "out.ome.zarr")
+    assert [key for key, _ in ours.list() if ours.get(key) != open_store(there).get(key)] == ["zarr.json"]
+    assert command("verify", there, "--against-inputs", "all").code == 0
+    info = command("info", *(f"{bucket.uri}/{name}" for name in list(files)[:3]), "--json")
+    assert [entry["problem"] for entry in json.loads(info.out)["images"][:2]] == [None, None]
+    source = tb.open(f"{bucket.uri}/sub/overlay.jpg")
+    assert source.fingerprint() == pickle.loads(pickle.dumps(source)).fingerprint()
+    bucket.put("base.png", imagecodecs.png_encode(pixels[::-1]))
+    again = command("blend", "--job", f"{bucket.uri}/job.yaml", "-o", there, "--resume", "--chunk", 64, "--shard", 128)
+    assert again.code == 3
+    assert "another job" in again.error
+
+
+def test_single_files_into_a_bucket(tmp_path: Path, bucket: CloudStore, slides: Slides, command: Command) -> None:
+    for verb, *arguments in (
+        ("preview", slides.base, f"{bucket.uri}/preview.png"),
+        ("outline", slides.mask, "-o", f"{bucket.uri}/mask.geojson"),
+        ("blend", slides.base, "-o", f"{bucket.uri}/whole.png"),
+    ):
+        assert command(verb, *arguments).code == 0
+        again = command(verb, *arguments)
+        assert (again.code, "exists" in again.error) == (3, True)
+    np.testing.assert_array_equal(
+        tb.open(f"{bucket.uri}/whole.png").read(Region(0, 0, 1000, 1000)),
+        tb.open(slides.base).read(Region(0, 0, 1000, 1000)),
+    )
+    assert tb.open(f"{bucket.uri}/mask.geojson", mask=True).shape <= tb.open(slides.mask, mask=True).shape
+    refused = command("export", slides.base, f"{bucket.uri}/a.ome.tif")
+    assert (refused.code, "copy it to the bucket" in refused.error) == (2, True)
+    assert command("info", f"{bucket.uri}/none.tif").code == 4
+    assert command("preview", slides.base, f"file://{tmp_path}/here.png").code == 0
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://me:tb-Hidden-1@h/a.tif", "https://h/a.tif?X-Amz-Signature=tb-Hidden-1", "s3://k:tb-Hidden-1@b/a"],
+)
+def test_no_verb_shows_what_an_address_hides(tmp_path: Path, address: str, command: Command, slides: Slides) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps({"layers": [{"image": str(slides.base), "mask": address}]}))
+    for arguments in (
+        ("info", address),
+        ("blend", address, "-o", "x.ome.zarr"),
+        ("blend", slides.base, "-o", address),
+        ("blend", slides.base, "-o", address + ".png"),
+        ("blend", "--job", job, "-o", "x.ome.zarr"),
+        ("blend", "--job", address, "-o", "x.ome.zarr"),
+        ("plan", slides.base, "--mask", address),
+        ("verify", address),
+        ("clean", address),
+        ("preview", slides.base, address),
+        ("export", address, "x.ome.tif"),
+        ("--debug", "outline", slides.mask, "-o", address),
+    ):
+        ran = command(*arguments)
+        assert ran.code in (2, 4, 5), arguments
+        assert ran.error
+        assert "tb-Hidden-1" not in ran.out + ran.err, arguments
 
 
 def test_web_addresses(tmp_path: Path, slides: Slides, use: Use) -> None:
@@ -385,7 +467,7 @@ def test_the_command_line(tmp_path: Path, endpoint: str, slides: Slides, bucket:
     out = bucket.uri + "/out.ome.zarr"
     flags = [names[0], names[1], "--mask", names[2], "--feather", "16px", "-o", out, "--chunk", "128", "--shard", "512"]
     denied = run("blend", *flags, secret="not-the-Secret-91c2")
-    assert denied.returncode == 4
+    assert denied.returncode == 5
     assert len(denied.stderr.strip().splitlines()) == 1
     assert "not-the-Secret-91c2" not in denied.stderr + denied.stdout
     done = run("blend", *flags)
@@ -415,5 +497,10 @@ def test_addresses() -> None:
     with pytest.raises(UsageError, match="whole bucket"):
         beside(open_store("s3://bucket"), ".ledger")
     assert isinstance(open_store("file:///tmp/out"), DirectoryStore)
+    for wrong in ("soon", "-1", "nan"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TILEDBLEND_RETRY_SECONDS", wrong)
+            with pytest.raises(UsageError, match="TILEDBLEND_RETRY_SECONDS"):
+                retry_seconds()
     assert redacted("a hunter22 b", {"MY_PASSWORD": "hunter22", "HOME": "a"}) == "a *** b"
     assert set(VARIABLES) <= set(environment(""))

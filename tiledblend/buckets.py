@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -18,10 +20,13 @@ from tiledblend.errors import ResourceError, UsageError
 
 BUCKET_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 WEB_SCHEMES = ("http", "https")
-MAX_RETRIES = 8
-RETRY_SECONDS = 180
+RETRY_SECONDS = 180.0
+"""How long one request is tried again, unless TILEDBLEND_RETRY_SECONDS says otherwise."""
+OUTAGE_SECONDS = 5.0
+"""The same, while the store has just failed another request for good: a run that ends does not wait again."""
 REQUEST_SECONDS = 120
 CONNECT_SECONDS = 10
+CONNECTIONS = 8
 _ENDPOINTS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -36,6 +41,8 @@ _CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN",
 }
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|KEY|CREDENTIAL|CONNECTION_STRING|SAS", re.IGNORECASE)
+_USER_INFO = re.compile(r"(\b(?!abfs)[A-Za-z][A-Za-z0-9+.-]+://)[^\s/@'\"]+@")
+_QUERY = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+://[^\s?'\"]+)\?[^\s:,;'\")]+")
 _EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed")
 
 
@@ -55,7 +62,10 @@ def split_url(uri: str) -> tuple[str, str]:
     >>> split_url("s3://slides/2026/a.svs")
     ('s3://slides', '2026/a.svs')
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise UsageError(f"an address that starts with {scheme_of(uri)}:// is malformed") from None
     scheme = parts.scheme.lower()
     # The address itself is kept out of these lines: it may hold what must not be shown.
     if "@" in parts.netloc and scheme not in ("abfs", "abfss"):
@@ -73,16 +83,67 @@ def split_url(uri: str) -> tuple[str, str]:
     return f"{scheme}://{parts.netloc}", key
 
 
+def checked_url(uri: str) -> str:
+    """The URL itself. Raises UsageError for one that could carry credentials, without showing it."""
+    if scheme_of(uri) != "file":
+        split_url(uri)
+    return uri
+
+
+def retry_seconds() -> float:
+    """The budget of one request with all its repetitions. Raises UsageError for a bad TILEDBLEND_RETRY_SECONDS."""
+    text = os.environ.get("TILEDBLEND_RETRY_SECONDS", "")
+    try:
+        seconds = float(text) if text else RETRY_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise UsageError(f"TILEDBLEND_RETRY_SECONDS={text!r} must be a number of seconds from 0 to 86400")
+    return seconds
+
+
 def client_of(root: str) -> Any:
     """The obstore store of a bucket or server, such as "s3://slides"; made once per process.
 
     Raises UsageError when the scheme is unknown or obstore is not installed, ResourceError when its settings are bad.
     """
-    return _client(root, os.getpid())
+    budget = retry_seconds()
+    if root in _OUTAGES:
+        budget = min(budget, OUTAGE_SECONDS)
+    with _MAKING:
+        return _client(root, os.getpid(), budget)
+
+
+def note_outcome(root: str, error: BaseException | None) -> None:
+    """Tell how a request to a bucket or server ended, so that a lasting outage is not waited for twice."""
+    if error is None or is_final(error):
+        _OUTAGES.discard(root)
+    else:
+        _OUTAGES.add(root)
+
+
+def forget_clients() -> None:
+    """Make new clients from now on: the environment has changed."""
+    _client.cache_clear()
+    _OUTAGES.clear()
+
+
+def connections() -> ThreadPoolExecutor:
+    """This process's threads for requests that are under way together."""
+    return _connections(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _connections(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="tiledblend-request")
+
+
+_MAKING = threading.Lock()
+_OUTAGES: set[str] = set()
 
 
 @lru_cache(maxsize=64)
-def _client(root: str, process: int) -> Any:
+def _client(root: str, process: int, budget: float) -> Any:
     try:
         import obstore.store
     except ImportError:
@@ -96,8 +157,9 @@ def _client(root: str, process: int) -> Any:
     if _plain_http(root):
         options["allow_http"] = True
     retries = {
-        "max_retries": MAX_RETRIES,
-        "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+        # The time is what limits them.
+        "max_retries": 100,
+        "retry_timeout": timedelta(seconds=budget),
         # obstore adds jitter to these.
         "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
     }
@@ -129,6 +191,8 @@ def is_final(error: BaseException) -> bool:
 def reason_of(error: BaseException, uri: str) -> str:
     """What went wrong and what to do, on one line, without anything that the client knows and others must not."""
     text, status = str(error), _status(error)
+    if isinstance(error, UsageError | ResourceError):
+        return text
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
     answer = " ".join(str(part) for part in (status, code) if part)
     scheme = scheme_of(uri)
@@ -154,11 +218,16 @@ def reason_of(error: BaseException, uri: str) -> str:
 
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The text without the value of any environment variable that is named like a secret.
+    """The text without the value of any environment variable that is named like a secret, and without what addresses
+    carry besides server and path.
 
     >>> redacted("key abcdefgh refused", {"MY_SECRET": "abcdefgh"})
     'key *** refused'
+    >>> redacted("https://me:pw@host/a.tif?sig=abc: refused", {})
+    'https://***@host/a.tif?***: refused'
     """
+    text = _USER_INFO.sub(r"\1***@", text)
+    text = _QUERY.sub(r"\1?***", text)
     values = [value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= 6]
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, "***")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiledblend import __version__
+from tiledblend.buckets import checked_url, redacted, scheme_of
 from tiledblend.errors import BadInputError, InterruptedRun, TiledblendError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except BaseException as error:
         code, line = _explained(error)
         if state["debug"]:
-            traceback.print_exc()
-        click.echo(f"tiledblend: error: {line}", err=True)
+            click.echo(redacted(traceback.format_exc()), err=True)
+        click.echo(f"tiledblend: error: {redacted(line)}", err=True)
         return code
 
 
@@ -212,7 +213,7 @@ def _at_resolution(mapping: dict[str, Any], flags: dict[str, Any]) -> dict[str, 
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return checked_url(path) if scheme_of(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def _flag(name: str) -> str:
@@ -366,7 +367,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> int:
         try:
             found = describe(path)
         except BadInputError as error:
-            click.echo(f"tiledblend: error: {_one_line(str(error))}", err=True)
+            click.echo(f"tiledblend: error: {redacted(_one_line(str(error)))}", err=True)
             code = error.exit_code
             continue
         entries += found
@@ -540,11 +541,13 @@ def export(
     """Write a result as one OME-TIFF with its pyramid, for QuPath and others."""
     from tiledblend import report
     from tiledblend.cluster import cpu_count
+    from tiledblend.export import local_output
     from tiledblend.ometiff import TiffOptions, export_ometiff
 
+    local = local_output(out, "an OME-TIFF")
     options = TiffOptions(compression, quality, tile, cpu_count() if threads is None else threads)
     with report.progress() as progress:
-        done = export_ometiff(result, out, options, progress=progress)
+        done = export_ometiff(result, local, options, progress=progress)
     if as_json:
         click.echo(json.dumps(done.as_dict()))
     else:

@@ -1,17 +1,18 @@
-"""Files that other programs open: small results as PNG, JPEG or TIFF. Never over a file that is there."""
+"""Files that other programs open: small results as PNG, JPEG or TIFF, never over one that is there."""
 
 from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.buckets import scheme_of
 from tiledblend.errors import RefusedError, StorageError, UsageError
-from tiledblend.store.objects import DirectoryStore
+from tiledblend.store.objects import Blob, ObjectStore, open_store, parts_of, split_parent
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MAX_IMAGE_PIXELS = 100_000_000
@@ -24,17 +25,20 @@ def is_image_path(path: str | os.PathLike[str]) -> bool:
     >>> is_image_path("a.PNG"), is_image_path("a.ome.zarr")
     (True, False)
     """
-    return Path(path).suffix.lower() in IMAGE_ENDINGS
+    return _ending(path) in IMAGE_ENDINGS
+
+
+def _ending(path: str | os.PathLike[str]) -> str:
+    return PurePosixPath(os.fspath(path)).suffix.lower()
 
 
 def check_image_output(path: str | os.PathLike[str], shape: tuple[int, int], channels: int, dtype: Any) -> None:
     """Raises UsageError when the file format cannot hold such an image, RefusedError when `path` exists."""
-    path, dtype = Path(path), np.dtype(dtype)
-    kind = path.suffix.lower()
+    dtype, kind = np.dtype(dtype), _ending(path)
     if shape[0] * shape[1] > MAX_IMAGE_PIXELS:
         raise UsageError(
             f"{path}: the result is {shape[0]} x {shape[1]} pixels; one image file may have "
-            f"{MAX_IMAGE_PIXELS // 1_000_000} Mpx: write -o {path.with_suffix('.ome.zarr').name}"
+            f"{MAX_IMAGE_PIXELS // 1_000_000} Mpx: write -o {PurePosixPath(os.fspath(path)).stem}.ome.zarr"
         )
     if kind == ".png" and (dtype.name not in ("uint8", "uint16") or channels > 4):
         raise UsageError(
@@ -50,12 +54,27 @@ def check_image_output(path: str | os.PathLike[str], shape: tuple[int, int], cha
 
 
 def refuse_existing(path: str | os.PathLike[str]) -> None:
-    """Raises RefusedError when something is at `path`, StorageError when its folder is missing."""
-    path = Path(path)
-    if os.path.lexists(path):
-        raise RefusedError(f"{path}: exists; name another output or remove it first")
-    if not path.absolute().parent.is_dir():
-        raise StorageError(f"{path}: folder {path.absolute().parent} does not exist; make it first")
+    """Raises RefusedError when something is at `path` (a local one or a bucket's), StorageError when its folder is
+    missing or the bucket refuses."""
+    store, name = _place(path)
+    folder = store.local_path()
+    if os.path.lexists(folder / name) if folder is not None else store.size(name) is not None:
+        raise RefusedError(f"{os.fspath(path)}: exists; name another output or remove it first")
+    if folder is not None and not folder.is_dir():
+        raise StorageError(f"{os.fspath(path)}: folder {folder} does not exist; make it first")
+
+
+def _place(path: str | os.PathLike[str]) -> tuple[ObjectStore, str]:
+    """The folder or prefix that an output lies in, and its name there."""
+    return split_parent(open_store(path))
+
+
+def local_output(path: str | os.PathLike[str], what: str) -> Path:
+    """A path on this machine, for what cannot be written to a bucket. Raises UsageError for a bucket's."""
+    local = open_store(path).local_path()
+    if local is None:
+        raise UsageError(f"{os.fspath(path)}: {what} is written to a path on this machine; copy it to the bucket then")
+    return local if scheme_of(os.fspath(path)) else Path(path)
 
 
 def write_image(
@@ -65,10 +84,9 @@ def write_image(
 
     Returns the number of bytes. The file appears whole or not at all. Raises as `check_image_output`, StorageError.
     """
-    path = Path(path)
     check_image_output(path, (array.shape[0], array.shape[1]), array.shape[2], array.dtype)
     pixels = np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    kind = path.suffix.lower()
+    kind = _ending(path)
     if kind in (".tif", ".tiff"):
         return write_new(path, _tiff(pixels, pixel_size_um))
     import imagecodecs
@@ -97,13 +115,13 @@ def _tiff(pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None) -> me
     return file.getbuffer()
 
 
-def write_new(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> int:
-    """Create the file `path` with this content, whole or not at all, only if the name is still free.
+def write_new(path: str | os.PathLike[str], data: Blob) -> int:
+    """Create the file or object `path` with this content, whole or not at all, only if the name is still free.
 
-    Returns the number of bytes. Raises RefusedError when `path` exists, StorageError when the disk refuses.
+    Returns the number of bytes. Raises RefusedError when `path` exists, StorageError when disk or bucket refuse.
     """
-    path = Path(path)
     refuse_existing(path)
-    if not DirectoryStore(path.absolute().parent).put_new(path.name, data):
+    store, name = _place(path)
+    if not store.put_new(name, data):
         refuse_existing(path)
-    return len(data)
+    return sum(map(len, parts_of(data)))

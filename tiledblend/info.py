@@ -9,7 +9,7 @@ from typing import Any
 
 from tiledblend.errors import BadInputError
 from tiledblend.sources.base import Alpha, RasterSource
-from tiledblend.sources.opening import is_remote, make_spec, open_source, recognise
+from tiledblend.sources.opening import make_spec, open_source, recognise
 
 # Names that scanners and tifffile give to the pictures beside a slide's own image.
 BESIDE_THE_SLIDE = ("label", "macro", "thumbnail", "overview", "map")
@@ -25,8 +25,6 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises BadInputError when nothing is there or it is no image.
     """
     absolute = make_spec(path).path
-    if is_remote(absolute):
-        return [_entry(absolute, None, "")]
     kind = recognise(absolute)
     if kind == "tiff":
         return [_entry(absolute, series, name) for series, name in _tiff_series(absolute)]
@@ -36,12 +34,11 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _tiff_series(path: str) -> list[tuple[int | None, str]]:
-    import tifffile
+    from tiledblend.sources.tiff import list_series
 
     try:
-        with tifffile.TiffFile(path) as tiff:
-            return [(index, series.name or "") for index, series in enumerate(tiff.series)] or [(None, "")]
-    except Exception:
+        return [(series.index, series.name or "") for series in list_series(path)] or [(None, "")]
+    except BadInputError:
         # Too broken to list: opening it says why, in one line.
         return [(None, "")]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import posixpath
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tiledblend.buckets import checked_url, scheme_of
 from tiledblend.composite import Canvas, Composite, Feather, Labels, Layer, MaskValues
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.levels import at_level, at_pixel_size
 from tiledblend.sources import open_source
+from tiledblend.sources.bytes import open_bytes
 from tiledblend.sources.opening import make_spec
 from tiledblend.store.spec import OutputSpec
 
@@ -49,21 +52,29 @@ def load_job(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises BadInputError when the file cannot be read, UsageError when it is not a job.
     """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    path = make_spec(path).path
+    data = _job_bytes(path)
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MB; a job file only names images")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start}); a job file is YAML or JSON") from error
-    mapping = parse_mapping(text, where=str(path))
-    check(mapping, where=str(path))
-    return with_absolute_paths(mapping, path.resolve().parent)
+    mapping = parse_mapping(text, where=path)
+    check(mapping, where=path)
+    return with_absolute_paths(mapping, path.rpartition("/")[0] if "://" in path else Path(path).resolve().parent)
+
+
+def _job_bytes(path: str) -> bytes:
+    """The file's or object's first `MAX_BYTES` + 1 bytes."""
+    if "://" in path:
+        reader = open_bytes(path)
+        return reader.pread(0, min(reader.size, MAX_BYTES + 1))
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
@@ -155,7 +166,7 @@ def _open_outlines(source: Mapping[str, Any]) -> RasterSource:
     from tiledblend.sources.polygons import PolygonSpec
 
     path = make_spec(source["path"]).path
-    if "://" in path or recognise(path) != "polygons":
+    if recognise(path) != "polygons":
         raise UsageError(f"{path}: classes and invalid are for outlines (GeoJSON, ASAP XML)")
     if unfit := [key for key in ("series", "channels", "plane") if key in source]:
         raise UsageError(f"{path}: outlines have no {', '.join(unfit)}")
@@ -185,8 +196,10 @@ def _canvas(keys: Mapping[str, Any] | None) -> Canvas | None:
     return Canvas((keys["shape"][0], keys["shape"][1]), channels=keys.get("channels"), pixel_size_um=pixel_size)
 
 
-def with_absolute_paths(mapping: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def with_absolute_paths(mapping: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
     """The mapping with every path of an image, mask and output made absolute, relative ones taken from `folder`.
+
+    folder: a directory, or the URL of one. Raises UsageError for a URL that could carry credentials.
 
     >>> with_absolute_paths({"layers": [{"image": "a.tif", "mask": "alpha"}]}, Path("/slides"))
     {'layers': [{'image': '/slides/a.tif', 'mask': 'alpha'}]}
@@ -202,11 +215,17 @@ def with_absolute_paths(mapping: Mapping[str, Any], folder: Path) -> dict[str, A
     return done
 
 
-def _absolute(source: Any, folder: Path, key: str) -> Any:
+def _absolute(source: Any, folder: Path | str, key: str) -> Any:
     if isinstance(source, Mapping):
         return dict(source) | {"path": _absolute(source["path"], folder, "path")}
-    if not isinstance(source, str) or "://" in source or (key == "mask" and source == "alpha"):
+    if not isinstance(source, str) or (key == "mask" and source == "alpha"):
         return source
+    if scheme_of(source):
+        return checked_url(source)
+    if isinstance(folder, str) and not source.startswith(("/", "~")):
+        scheme, _, rest = folder.partition("://")
+        server, _, place = rest.partition("/")
+        return f"{scheme}://{server}" + posixpath.normpath(f"/{place}/{source}")
     return os.path.normpath(folder / Path(source).expanduser())
 
 

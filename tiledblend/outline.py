@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 
 from tiledblend.composite import Labels, MaskValues
 from tiledblend.errors import BadInputError
-from tiledblend.export import refuse_existing
+from tiledblend.export import refuse_existing, write_new
 from tiledblend.geometry import Region
 from tiledblend.reading import MaskRule, apply_mask_rule, decide_mask_rule, one_channel
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.opening import open_source
-from tiledblend.store.objects import DirectoryStore
 
 BAND_PIXELS = 1 << 24
 """Most pixels of the mask that are held at once."""
@@ -64,7 +62,6 @@ def outline(
     Areas are connected by pixel sides, not corners. Raises RefusedError when `path` exists, BadInputError.
     """
     started = time.perf_counter()
-    path = Path(path)
     refuse_existing(path)
     source = mask if isinstance(mask, RasterSource) else open_source(mask, mask=True)
     scale = (1.0, 1.0) if like is None else _scale(source, like)
@@ -76,10 +73,8 @@ def outline(
         features += [_feature(polygon, scale, klass, color) for polygon in polygons]
         counts[klass or "unclassified"] = len(polygons)
     parts = [b'{"type":"FeatureCollection","features":[\n', b",\n".join(features), b"\n]}\n"]
-    if not DirectoryStore(path.absolute().parent).put_new(path.name, parts):
-        refuse_existing(path)
-    size = sum(map(len, parts))
-    return OutlineReport(str(path), len(features), counts, scale, size, time.perf_counter() - started)
+    size = write_new(path, parts)
+    return OutlineReport(os.fspath(path), len(features), counts, scale, size, time.perf_counter() - started)
 
 
 def _scale(mask: RasterSource, like: str | os.PathLike[str] | RasterSource) -> tuple[float, float]:

@@ -217,6 +217,26 @@ class SeekableBytes(io.RawIOBase):
         return data
 
 
+def identity_of(path: str) -> dict[str, Any]:
+    """As `ByteReader.identity`, without reading: {"uri", "size", "modified" (ns) or "etag"} of a path or URL."""
+    if "://" in path and not path.lower().startswith("file://"):
+        from tiledblend.sources.remote import remote_identity
+
+        return remote_identity(path)
+    return open_bytes(path).identity()
+
+
+def read_whole(path: str, limit: int) -> bytes:
+    """All bytes of a local path or URL. Raises BadInputError when it is missing or has more than `limit` bytes."""
+    reader = open_bytes(path)
+    if reader.size > limit:
+        raise BadInputError(f"{path}: {reader.size:,} bytes, more than the {limit >> 20:,} MiB that are read at once")
+    try:
+        return reader.pread(0, reader.size)
+    finally:
+        reader.close()
+
+
 def open_bytes(path_or_url: str | os.PathLike[str]) -> ByteReader:
     """The bytes of a local path or URL. Raises BadInputError when it cannot be read."""
     path = os.fspath(path_or_url)

@@ -1,4 +1,4 @@
-"""PNG, JPEG and WebP files: decoded whole, once per process, on the first read.
+"""PNG, JPEG and WebP files and objects: decoded whole, once per process, on the first read.
 
 Their formats have no tiles, so a large one belongs in a tiled TIFF: above `MAX_PIXELS` opening refuses.
 A density of 72, 96 or 300 dpi is a print size, not a pixel size: `pixel_size_um` is always None.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import threading
 import weakref
 from typing import Any
@@ -19,9 +18,11 @@ from numpy.typing import NDArray
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.bytes import identity_of, read_whole
 from tiledblend.sources.image_header import ImageHeader, read_header
 
 MAX_PIXELS = 250_000_000
+MAX_FILE_BYTES = 4 << 30
 
 
 def open_image(spec: SourceSpec, *, mask: bool = False) -> ImageSource:
@@ -70,7 +71,7 @@ class ImageSource(RasterSource):
         )
         self._header = header
         self._mask = mask
-        self._state = _state(spec.path)
+        self._state = _stored(spec.path)
         self._pixels: NDArray[Any] | None = None
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
@@ -79,10 +80,9 @@ class ImageSource(RasterSource):
         return self._pixels[region.slices]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size, modification time and a digest of the header's facts."""
-        _, modified, size = _state(self.spec.path)
+        """Of the file or object as it is now, with a digest of the header's facts."""
         structure = hashlib.sha256(repr(self._header).encode()).hexdigest()
-        return {"uri": self.spec.path, "size": size, "modified": modified / 1e9, "structure": structure}
+        return {**identity_of(self.spec.path), "structure": structure}
 
     def __reduce__(self) -> tuple[Any, ...]:
         from tiledblend.sources.opening import reopen
@@ -90,23 +90,20 @@ class ImageSource(RasterSource):
         return reopen, (self.spec, self._mask)
 
 
-_State = tuple[str, int, int]
+_Stored = tuple[tuple[str, Any], ...]
 _LOCK = threading.Lock()
-_DECODING: dict[_State, threading.Lock] = {}
-_PIXELS: weakref.WeakValueDictionary[_State, NDArray[Any]] = weakref.WeakValueDictionary()
+_DECODING: dict[_Stored, threading.Lock] = {}
+_PIXELS: weakref.WeakValueDictionary[_Stored, NDArray[Any]] = weakref.WeakValueDictionary()
 
 
-def _state(path: str) -> _State:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    return path, found.st_mtime_ns, found.st_size
+def _stored(path: str) -> _Stored:
+    """What changes when the file or object does."""
+    return tuple(identity_of(path).items())
 
 
-def _decoded(header: ImageHeader, path: str, state: _State) -> NDArray[Any]:
+def _decoded(header: ImageHeader, path: str, state: _Stored) -> NDArray[Any]:
     """The whole image, (y, x, channels), upright and read-only; decoded by the first who asks."""
-    if _state(path) != state:
+    if _stored(path) != state:
         raise BadInputError(f"{path}: has changed since it was opened")
     with _LOCK:
         decoding = _DECODING.setdefault(state, threading.Lock())
@@ -114,9 +111,8 @@ def _decoded(header: ImageHeader, path: str, state: _State) -> NDArray[Any]:
         known = _PIXELS.get(state)
         if known is not None:
             return known
-        with open(path, "rb") as file:
-            data = file.read()
-        if _state(path) != state:
+        data = read_whole(path, MAX_FILE_BYTES)
+        if _stored(path) != state:
             raise BadInputError(f"{path}: has changed since it was opened")
         pixels = decode(data, header)
         pixels.flags.writeable = False

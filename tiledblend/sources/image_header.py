@@ -6,14 +6,17 @@ PNG: https://www.w3.org/TR/png-3/ · JPEG: ITU-T T.81 · WebP: RFC 9649 · orien
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from tiledblend.errors import BadInputError
+from tiledblend.sources.bytes import read_whole
 
 MAX_METADATA_CHUNK = 32 << 20
+MAX_REMOTE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,9 @@ class ImageHeader:
 
 
 def read_header(path: str) -> ImageHeader:
-    """The header of a PNG, JPEG or WebP file. Raises BadInputError when it is malformed or not a layer's kind."""
+    """The header of a PNG, JPEG or WebP, by path or URL. Raises BadInputError if malformed or not a layer's kind."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             head = file.read(16)
             file.seek(0)
             if head.startswith(b"\x89PNG"):
@@ -58,6 +61,11 @@ def read_header(path: str) -> ImageHeader:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
     except (struct.error, ValueError, IndexError) as error:
         raise BadInputError(f"{path}: malformed header: {' '.join(str(error).split())}") from error
+
+
+def _opened(path: str) -> BinaryIO:
+    """The file, or an object's bytes: a PNG's header is only known at its end, and decoding needs all of it anyway."""
+    return io.BytesIO(read_whole(path, MAX_REMOTE_BYTES)) if "://" in path else open(path, "rb")
 
 
 def _exactly(file: BinaryIO, count: int) -> bytes:

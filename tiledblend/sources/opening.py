@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tiledblend.buckets import checked_url
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources.base import RasterSource, SourceSpec
 from tiledblend.sources.views import select
@@ -20,6 +21,7 @@ READS = "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP, outlines in G
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHED_SOURCES = 32
+MAX_ZARR_BYTES = 64 << 20
 
 Plane = Mapping[str, int] | Iterable[tuple[str, int]]
 
@@ -35,9 +37,10 @@ def open_source(
 ) -> RasterSource:
     """Open an image by its metadata only; the format is known by its first bytes or its zarr metadata.
 
-    path: a local path, a file:// URL, or a `SourceSpec` that already says the rest. series: TIFF series or OME-Zarr
-    image index. level: the pyramid level taken as level 0. channels: indices kept, in this order. plane: index along
-    each further axis, `{"z": 3}`. mask: accept every dtype that a mask may have (`MASK_DTYPES`).
+    path: a local path, a URL (file://, s3://, gs://, az://, https://), or a `SourceSpec` that already says the rest.
+    series: TIFF series or OME-Zarr image index. level: the pyramid level taken as level 0. channels: indices kept, in
+    this order. plane: index along each further axis, `{"z": 3}`. mask: accept every dtype that a mask may have
+    (`MASK_DTYPES`).
 
     The same spec gives the same object within a process, until the file changes.
     Raises BadInputError when it is missing, is no image, or cannot be read as one 2-D image.
@@ -90,7 +93,10 @@ def is_remote(path: str) -> bool:
 
 def _absolute(path: str) -> str:
     if is_remote(path):
-        return path
+        try:
+            return checked_url(path)
+        except UsageError as error:
+            raise BadInputError(str(error)) from None
     if path.lower().startswith("file://"):
         path = unquote(urlsplit(path).path)
     return os.path.abspath(os.path.expanduser(path))
@@ -163,32 +169,63 @@ def _stored_state(path: str) -> Any:
 
 
 def recognise(path: str) -> str:
-    """What a local path holds: "tiff", "image" (PNG, JPEG, WebP), "zarr" or "polygons" (JSON or XML text).
+    """What a path or URL holds: "tiff", "image" (PNG, JPEG, WebP), "zarr" or "polygons" (JSON or XML text).
 
-    Raises BadInputError for anything else.
+    Raises BadInputError for anything else, StorageError when an object store does not answer.
     """
+    if is_remote(path):
+        return _recognise_remote(path)
     if os.path.isdir(path):
         if any(os.path.isfile(os.path.join(path, name)) for name in ZARR_METADATA):
             return "zarr"
         raise BadInputError(f"{path}: {_why_no_zarr(path)}")
     head = _first_bytes(path)
+    kind = _kind_of(head, path)
+    if kind is None:
+        raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
+    return kind
+
+
+def _kind_of(head: bytes, path: str) -> str | None:
+    """What a file or object of these first bytes is, or None."""
     if head.startswith(TIFF_MAGIC):
         return "tiff"
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<") and Path(path).name not in ZARR_METADATA:
         return "polygons"
-    raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
+    return None
+
+
+def _recognise_remote(path: str) -> str:
+    """As `recognise`. A web server may answer a directory's address with a page: zarr's documents come before text."""
+    from tiledblend.sources.remote import RemoteFile, read_object, stored_state
+
+    head, found = b"", stored_state(path) is not None
+    if found:
+        reader = RemoteFile(path)
+        head = reader.pread(0, min(16, reader.size))
+    kind = _kind_of(head, path)
+    if kind in ("tiff", "image"):
+        return kind
+    folder = path.rstrip("/")
+    if any(read_object(f"{folder}/{name}", MAX_ZARR_BYTES) is not None for name in ZARR_METADATA):
+        return "zarr"
+    if not found:
+        raise BadInputError(f"{path}: no such object, and no zarr metadata below it")
+    if kind is None:
+        raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
+    return kind
 
 
 def _open(spec: SourceSpec, mask: bool) -> RasterSource:
-    source = open_remote(spec, mask) if is_remote(spec.path) else _open_local(spec, mask)
+    source = _open_whole(spec, mask)
     if getattr(type(source), "handles_selection", False):
         return source
     return select(source, spec, mask=mask)
 
 
-def _open_local(spec: SourceSpec, mask: bool) -> RasterSource:
+def _open_whole(spec: SourceSpec, mask: bool) -> RasterSource:
     kind = recognise(spec.path)
     if kind == "zarr":
         from tiledblend.sources.zarr import open_zarr
@@ -205,35 +242,6 @@ def _open_local(spec: SourceSpec, mask: bool) -> RasterSource:
     from tiledblend.sources.tiff import open_tiff
 
     return open_tiff(spec, mask=mask)
-
-
-def open_remote(spec: SourceSpec, mask: bool) -> RasterSource:
-    """Open a URL: a TIFF by range requests, or zarr.
-
-    A web server may answer a directory's address with a page, so zarr's documents are looked for unless it is a TIFF.
-    """
-    from tiledblend.sources.remote import RemoteFile, read_object, stored_state
-
-    path = spec.path
-    head = b""
-    if stored_state(path) is not None:
-        reader = RemoteFile(path)
-        head = reader.pread(0, min(16, reader.size))
-    if head.startswith(TIFF_MAGIC):
-        from tiledblend.sources.tiff import open_tiff
-
-        return open_tiff(spec, mask=mask)
-    if any(read_object(f"{path.rstrip('/')}/{name}", 64 << 20) is not None for name in ZARR_METADATA):
-        from tiledblend.sources.zarr import open_zarr
-
-        return open_zarr(spec, mask=mask)
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")):
-        raise BadInputError(
-            f"{path}: a PNG, JPEG or WebP is not read by URL; convert it to a tiled TIFF or copy it here"
-        )
-    if not head:
-        raise BadInputError(f"{path}: no such object, and no zarr metadata below it")
-    raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
 
 
 def _why_no_zarr(path: str) -> str:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from tiledblend.errors import BadInputError
 from tiledblend.kernels.scanline import edges_of_rings
+from tiledblend.sources.bytes import read_whole
 
 Ring = NDArray[np.float64]
 Polygon = list[Ring]
 Invalid = Literal["repair", "refuse"]
 
+MAX_FILE_BYTES = 4 << 30
 MAX_COORDINATE = 2.0**31
 UNCLASSIFIED = "unclassified"
 _NAMED = 3
@@ -62,11 +64,7 @@ def read_outlines(path: str, invalid: Invalid = "repair") -> Outlines:
 
     Raises BadInputError when the file is neither of the two, or a feature's coordinates are no numbers.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be opened: {error.strerror}") from error
+    data = read_whole(path, MAX_FILE_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
         kind, (features, notes) = "ASAP XML", _asap(data, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -15,6 +14,7 @@ from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Grid, Region, halved
 from tiledblend.kernels.scanline import fill_polygons
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.bytes import identity_of
 from tiledblend.sources.polygon_files import Invalid, Outlines, read_outlines
 
 TILE = 512
@@ -153,14 +153,8 @@ class PolygonSource(RasterSource):
 
     def fingerprint(self) -> dict[str, Any]:
         """The file's, with classes, level and repair in its structure digest. Stale when the file has changed."""
-        modified, size = _stamp(self.spec.path)
         how = f"{self._outlines.digest} {self.spec.classes} {self.spec.level} {self.spec.labels} {self.spec.invalid}"
-        return {
-            "uri": self.spec.path,
-            "size": size,
-            "modified": modified,
-            "structure": hashlib.sha256(how.encode()).hexdigest(),
-        }
+        return {**identity_of(self.spec.path), "structure": hashlib.sha256(how.encode()).hexdigest()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         from tiledblend.sources.opening import reopen
@@ -221,15 +215,11 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else "no outlines"
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be opened: {error.strerror}") from error
-    return found.st_mtime_ns, found.st_size
+def _stamp(path: str) -> tuple[tuple[str, Any], ...]:
+    return tuple(identity_of(path).items())
 
 
 @lru_cache(maxsize=4)
-def _load(path: str, stamp: tuple[int, int], invalid: Invalid) -> Outlines:
+def _load(path: str, stamp: tuple[tuple[str, Any], ...], invalid: Invalid) -> Outlines:
     """`stamp` is part of the key: a changed file is read again."""
     return read_outlines(path, invalid)

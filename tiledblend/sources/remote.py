@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from tiledblend.buckets import WEB_SCHEMES, client_of, is_missing, reason_of, scheme_of, split_url
-from tiledblend.errors import BadInputError, UsageError
+from tiledblend.buckets import (
+    BUCKET_SCHEMES,
+    WEB_SCHEMES,
+    client_of,
+    connections,
+    is_missing,
+    note_outcome,
+    reason_of,
+    scheme_of,
+    split_url,
+)
+from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
 from tiledblend.sources.bytes import ByteReader, open_bytes
 
 BLOCK_BYTES = 1 << 18
 BLOCKS = 32
 MERGE_GAP_BYTES = 1 << 18
 MERGED_BYTES = 1 << 24
-CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +51,12 @@ class RemoteFile(ByteReader):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        state = stored_state(uri)
-        if state is None:
-            raise BadInputError(f"{uri}: no such object")
-        self.size, self._version = state.size, state.version
         self._lock = threading.Lock()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        state, first = _first_block(uri)
+        self.size, self._version = state.size, state.version
+        if first:
+            self._blocks[0] = first
 
     def pread(self, offset: int, size: int) -> bytes:
         """As `ByteReader.pread`: from cached blocks when small, else one request."""
@@ -71,16 +78,13 @@ class RemoteFile(ByteReader):
         if len(merged) == 1:
             stored = [self._request(*merged[0])]
         else:
-            stored = list(_connections(os.getpid()).map(lambda item: self._request(*item), merged))
+            stored = list(connections().map(lambda item: self._request(*item), merged))
         starts = [start for start, _ in merged]
         return [_cut(stored, starts, offset, size) for offset, size in ranges]
 
     def identity(self) -> dict[str, Any]:
         """As `ByteReader.identity`, with "etag" (a time where the server gives none)."""
-        state = stored_state(self.uri)
-        if state is None:
-            raise BadInputError(f"{self.uri}: no such object any more")
-        return {"uri": self.uri, "size": state.size, "etag": state.version}
+        return remote_identity(self.uri)
 
     def close(self) -> None:
         """Forget the cached blocks; connections belong to the process."""
@@ -114,13 +118,9 @@ class RemoteFile(ByteReader):
         if not size:
             return b""
         root, key = split_url(self.uri)
-        try:
+        with told(self.uri, f"cannot read {size} bytes at {offset}"):
             answer = obstore.get(client_of(root), key, options={"range": (offset, offset + size)})
             version, data = _state_of(answer.meta).version, bytes(answer.bytes())
-        except Exception as error:
-            raise BadInputError(
-                f"{self.uri}: cannot read {size} bytes at {offset}: {reason_of(error, self.uri)}"
-            ) from None
         if version != self._version or len(data) != size:
             raise BadInputError(f"{self.uri}: the input changed while it was read; run again on settled inputs")
         return data
@@ -158,25 +158,68 @@ def _cut(stored: Sequence[bytes], starts: Sequence[int], offset: int, size: int)
     return stored[index][at : at + size]
 
 
-@lru_cache(maxsize=1)
-def _connections(process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="tiledblend-get")
+@contextmanager
+def told(uri: str, what: str) -> Iterator[None]:
+    """One line for whatever a client raises inside: BadInputError for what is not there, else StorageError."""
+    root = _split(uri)[0]
+    try:
+        yield
+    except TiledblendError:
+        raise
+    except Exception as error:
+        line = f"{uri}: {what}: {reason_of(error, uri)}"
+        # Not chained: the client's own report is long and shows its settings.
+        if isinstance(error, FileNotFoundError | NotImplementedError):
+            raise BadInputError(line) from None
+        note_outcome(root, error)
+        raise StorageError(line) from None
+    else:
+        note_outcome(root, None)
+
+
+def _first_block(uri: str) -> tuple[StoredState, bytes]:
+    """What an object is now, and its first bytes: one request for both."""
+    import_checked(uri)
+    import obstore
+
+    root, key = _split(uri)
+    if not key:
+        raise BadInputError(f"{uri}: names a bucket or server, not an object")
+    try:
+        answer = obstore.get(client_of(root), key, options={"range": (0, BLOCK_BYTES)})
+        return _state_of(answer.meta), bytes(answer.bytes())
+    except Exception as error:
+        # An empty object has no first byte to ask for: the store says that the range is wrong.
+        state = None if is_missing(error) else stored_state(uri)
+        if state is not None and state.size == 0:
+            return state, b""
+        with told(uri, "cannot be opened"):
+            raise
+
+
+def remote_identity(uri: str) -> dict[str, Any]:
+    """{"uri", "size", "etag"} of an object as it is now (a time where the server gives no ETag)."""
+    state = stored_state(uri)
+    if state is None:
+        raise BadInputError(f"{uri}: no such object any more")
+    return {"uri": uri, "size": state.size, "etag": state.version}
 
 
 def stored_state(uri: str) -> StoredState | None:
-    """Size and version of an object as it is now, or None if there is none. Raises BadInputError."""
+    """Size and version of an object as it is now, or None if there is none. Raises BadInputError, StorageError."""
     import_checked(uri)
     import obstore
 
     root, key = _split(uri)
     if not key:
         return None
-    try:
-        return _state_of(obstore.head(client_of(root), key))
-    except Exception as error:
-        if is_missing(error):
-            return None
-        raise BadInputError(f"{uri}: cannot be opened: {reason_of(error, uri)}") from None
+    with told(uri, "cannot be opened"):
+        try:
+            return _state_of(obstore.head(client_of(root), key))
+        except FileNotFoundError as error:
+            if is_missing(error):
+                return None
+            raise
 
 
 def read_object(uri: str, limit: int) -> bytes | None:
@@ -185,19 +228,18 @@ def read_object(uri: str, limit: int) -> bytes | None:
     import obstore
 
     root, key = _split(uri)
-    try:
-        answer = obstore.get(client_of(root), key)
-        if answer.meta["size"] > limit:
-            raise BadInputError(f"{uri}: metadata of more than {limit >> 20} MiB")
-        return bytes(answer.bytes())
-    except BadInputError:
-        raise
-    except Exception as error:
-        # A public bucket that may not be listed answers 403 for what is not there.
-        hidden = scheme_of(uri) in WEB_SCHEMES and "status code: 403" in str(error)
-        if is_missing(error) or hidden:
-            return None
-        raise BadInputError(f"{uri}: cannot be read: {reason_of(error, uri)}") from None
+    with told(uri, "cannot be read"):
+        try:
+            answer = obstore.get(client_of(root), key)
+            if answer.meta["size"] > limit:
+                raise BadInputError(f"{uri}: metadata of more than {limit >> 20} MiB")
+            return bytes(answer.bytes())
+        except Exception as error:
+            # A public bucket that may not be listed answers 403 for what is not there.
+            hidden = scheme_of(uri) in WEB_SCHEMES and "status code: 403" in str(error)
+            if is_missing(error) or hidden:
+                return None
+            raise
 
 
 def list_names(uri: str) -> list[str]:
@@ -208,26 +250,16 @@ def list_names(uri: str) -> list[str]:
     root, key = _split(uri)
     if scheme_of(uri) in WEB_SCHEMES:
         return []
-    try:
+    with told(uri, "cannot be listed"):
         found = obstore.list_with_delimiter(client_of(root), key or None)
-    except Exception as error:
-        raise BadInputError(f"{uri}: cannot be listed: {reason_of(error, uri)}") from None
     paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
     return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
-
-
-def zarr_path(uri: str) -> Any:
-    """What zarr-python opens an array from: its own store over this process's client of the bucket."""
-    from zarr.storage import ObjectStore, StorePath
-
-    root, key = _split(uri)
-    return StorePath(ObjectStore(client_of(root), read_only=True), key)
 
 
 def import_checked(uri: str) -> None:
     """Raise BadInputError for a URL that cannot be read here at all: obstore missing, unknown scheme, credentials."""
     root, _ = _split(uri)
-    if scheme_of(root) not in ("s3", "gs", "az", "abfs", "abfss", *WEB_SCHEMES):
+    if scheme_of(root) not in (*BUCKET_SCHEMES, *WEB_SCHEMES):
         raise BadInputError(f"{uri}: {scheme_of(uri)}:// is not read; give a path, s3://, gs://, az:// or https://")
     try:
         client_of(root)

@@ -16,7 +16,7 @@ from typing import Any
 import tifffile
 from numpy.typing import NDArray
 
-from tiledblend.errors import BadInputError
+from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.bytes import ByteReader, SeekableBytes, open_bytes
@@ -223,7 +223,7 @@ def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]
         # A multi-file OME-TIFF would make tifffile open other paths, named by the file.
         with tifffile.TiffFile(SeekableBytes(reader), _multifile=False, **flags) as tiff:  # type: ignore[arg-type]
             yield tiff, structure
-    except BadInputError:
+    except TiledblendError:
         raise
     except MemoryError as error:
         raise BadInputError(f"{reader.uri}: cannot be opened: its metadata does not fit into memory") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.errors import BadInputError
+from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
 from tiledblend.sources.array import check_dtype
 from tiledblend.sources.axes import PlaneAxes, find_plane
@@ -274,7 +274,11 @@ class ZarrSource(RasterSource):
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         array = self._arrays[level]
-        block = np.asarray(run_inline(lambda: array.getitem(self._image.axes.index(region))))
+        try:
+            block = np.asarray(run_inline(lambda: array.getitem(self._image.axes.index(region))))
+        except ExceptionGroup as group:
+            # Requests that went together: the first failure says it.
+            raise group.exceptions[0] from None
         return self._image.axes.to_yxc(block.astype(self.dtype, copy=False))
 
     def require_unchanged(self) -> None:
@@ -346,12 +350,14 @@ def _open_array(node: ZarrNode, called: str) -> AsyncArray[Any]:
     try:
         store: Any = LocalStore(node.path, read_only=True) if "://" not in node.path else _remote_path(node.path)
         return run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
+    except TiledblendError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInputError(f"{called}: array {node.path} cannot be opened: {reason}") from error
 
 
 def _remote_path(url: str) -> Any:
-    from tiledblend.sources.remote import zarr_path
+    from tiledblend.sources.remote_zarr import zarr_path
 
     return zarr_path(url)

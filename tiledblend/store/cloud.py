@@ -10,17 +10,21 @@ import random
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
+from itertools import count, islice
 from typing import Any
 
 from tiledblend.buckets import (
     BUCKET_SCHEMES,
-    MAX_RETRIES,
-    RETRY_SECONDS,
+    CONNECTIONS,
     client_of,
+    connections,
     is_final,
     is_missing,
+    note_outcome,
     reason_of,
+    retry_seconds,
     scheme_of,
     split_url,
 )
@@ -65,9 +69,13 @@ class CloudStore:
             obstore.put(self._client, self._path(key), _content(data), use_multipart=False)
 
     def put_many(self, items: Iterable[tuple[str, Blob]]) -> None:
-        """As `put` for each."""
-        for key, data in items:
-            self.put(key, data)
+        """As `put` for each, several at once; nothing is under way any more when it returns or raises."""
+        waiting = iter(items)
+        while batch := list(islice(waiting, 4 * CONNECTIONS)):
+            futures = [connections().submit(self.put, key, data) for key, data in batch]
+            wait(futures)
+            for future in futures:
+                future.result()
 
     def put_new(self, key: str, data: Blob) -> bool:
         """Create an object; False if there is one that this very call did not make.
@@ -75,18 +83,18 @@ class CloudStore:
         The answer to a request that did its work can be lost, and the repeated request then finds the object: each
         call's own token, kept in the object's metadata, tells that from somebody else's object.
         """
-        token, deadline = uuid.uuid4().hex, time.monotonic() + RETRY_SECONDS
-        for attempt in range(MAX_RETRIES + 1):
-            failure = self._try_create(key, data, token)
-            if failure is None:
-                return True
+        token, deadline = uuid.uuid4().hex, time.monotonic() + retry_seconds()
+        for attempt in count():
             with self._told("create", key):
+                failure = self._try_create(key, data, token)
+                if failure is None:
+                    return True
                 if is_final(failure):
                     raise failure
                 exists, found = self._token(key)
                 if exists:
                     return found == token
-                if attempt == MAX_RETRIES or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise failure
             time.sleep(random.uniform(0.1, 0.2) * 2 ** min(attempt, 6))
         raise AssertionError("unreachable")
@@ -176,9 +184,12 @@ class CloudStore:
         except TiledblendError:
             raise
         except Exception as error:
+            note_outcome(self._root, error)
             where = f"{self.uri}/{key}".rstrip("/")
             # Not chained: the client's own report is long and shows its settings.
             raise StorageError(f"cannot {doing} {where}: {reason_of(error, self.uri)}") from None
+        else:
+            note_outcome(self._root, None)
 
 
 def _content(data: Blob) -> Any:
