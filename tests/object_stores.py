@@ -62,7 +62,7 @@ def seaweedfs(folder: Path) -> Iterator[str]:
                 *(
                     "-admin.ui=false",
                     "-webdav=false",
-                    "-telemetry=false",
+                    "-master.telemetry=false",
                     f"-s3.config={configuration}",
                     f"-bucket={BUCKET}",
                 ),
