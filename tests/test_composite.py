@@ -92,7 +92,7 @@ def test_micrometres_need_square_pixels_of_known_size() -> None:
         ({"opacity": 1.5}, "opacity 1.5"),
         ({"opacity": -0.1}, "opacity"),
         ({"opacity": float("nan")}, "opacity"),
-        ({"fit": "canvas", "offset": (1, 0)}, "both fit and offset"),
+        ({"fit": "canvas", "offset": (1, 0)}, "both fit canvas and an offset"),
         ({"mask_frame": "image"}, "mask_frame"),
         ({"fit": "layer"}, "fit"),
         ({"feather_side": "outside"}, "feather_side"),

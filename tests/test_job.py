@@ -165,6 +165,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             *("--offset", "-3,4", "--mode", "average", "--canvas", "100,200", "--background", "1,2,3"),
             *("--layer", "{image: top.tif, mask: alpha}", "-o", "out.ome.zarr", "--chunk", "64", "--shard", "128"),
             *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar", "--level", "2"),
+            *("--pixel-size-um", "0.5,0.25"),
         )
     )
     path = write_job(
@@ -175,9 +176,9 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         background: [1, 2, 3]
         level: 2
         layers:
-          - image: b.tif
-          - {image: o.tif, mask: m.tif, mask_values: {labels: [2, 5]}, mask_frame: canvas, invert: true, feather: 8um,
-             feather_side: inside, opacity: 0.5, offset: [-3, 4]}
+          - {image: b.tif, pixel_size_um: 0.5}
+          - {image: o.tif, pixel_size_um: 0.25, mask: m.tif, mask_values: {labels: [2, 5]}, mask_frame: canvas,
+             invert: true, feather: 8um, feather_side: inside, opacity: 0.5, offset: [-3, 4]}
           - {image: top.tif, mask: alpha}
         output: {path: out.ome.zarr, chunk: 64, shard: 128, levels: 3, codec: gzip, ome_zarr: "0.4", layout: planar}
         """,
@@ -216,6 +217,6 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
 
     Draft202012Validator.check_schema(jobs.schema())
     layer = jobs.schema()["$defs"]["layer"]["properties"]
-    assert set(layer) == {
-        *("image", "mask", "mask_values", "mask_frame", "invert", "feather", "feather_side", "opacity", "offset", "fit")
-    }
+    assert set(layer) == set(
+        "image mask mask_values mask_frame invert feather feather_side opacity offset fit pixel_size_um".split()
+    )

@@ -118,8 +118,15 @@ _layer_flags = _stacked(
     click.option("--feather", metavar="16px|8um|ksize:5", help="Width of the mask's soft edge (a Gaussian's sigma)."),
     click.option("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
     click.option("--opacity", type=float, metavar="0..1", help="Of the top image."),
-    click.option("--offset", metavar="Y,X", help="Where the top image's corner lies on the canvas, in pixels."),
-    click.option("--fit", type=click.Choice(["canvas", "none"]), help="Resample images and mask to the canvas."),
+    click.option("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
+    click.option(
+        "--fit",
+        type=click.Choice(["canvas", "physical", "none"]),
+        help="Resample images and mask to the canvas's size; physical: the top image by the pixel sizes.",
+    ),
+    click.option(
+        "--pixel-size-um", metavar="UM[,UM]", help="Of the images, instead of what the files say: of BASE, of OVERLAY."
+    ),
     click.option(
         "--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."
     ),
@@ -187,7 +194,7 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
     from tiledblend import job as jobs
 
     if flags["job_path"]:
-        others = ("classes", "base", "layers", "mode", "canvas", "background")
+        others = ("classes", "base", "layers", "mode", "canvas", "background", "pixel_size_um")
         given = [name for name in (*_LAYER_KEYS, *others) if flags[name]]
         if given:
             raise UsageError(f"--job says the layers already; leave out {', '.join(_flag(name) for name in given)}")
@@ -232,7 +239,7 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
             f"{_flag(next(f for f in _LAYER_KEYS if flags[f] is not None))} belongs to an image; give BASE"
         )
     if "offset" in top:
-        top["offset"] = _numbers(top["offset"], "--offset", int, 2)
+        top["offset"] = _offset(top["offset"])
     if "mask_values" in top:
         top["mask_values"] = _mask_values(top["mask_values"])
     if flags["classes"]:
@@ -243,6 +250,8 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         layers[-1] |= top
     if flags["fit"] and flags["canvas"] and len(layers) > 1:
         layers[0]["fit"] = flags["fit"]
+    if flags["pixel_size_um"] is not None:
+        _state_pixel_sizes(layers, flags["pixel_size_um"])
     for number, text in enumerate(flags["layers"], 1):
         layer = jobs.parse_mapping(text, where=f"--layer {number}")
         jobs.check_layer(layer, where=f"--layer {number}")
@@ -260,13 +269,29 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return mapping
 
 
+def _state_pixel_sizes(layers: list[dict[str, Any]], text: str) -> None:
+    """Of BASE and OVERLAY; one number is both's."""
+    sizes = _numbers(text, "--pixel-size-um", float, None)
+    if len(sizes) > max(1, len(layers)) or not layers:
+        raise UsageError(f"--pixel-size-um {text!r} has {len(sizes)} numbers for {len(layers)} images")
+    for number, layer in enumerate(layers):
+        layer["pixel_size_um"] = sizes[min(number, len(sizes) - 1)]
+
+
+def _offset(text: str) -> list[int | str]:
+    parts = [part.strip() for part in text.strip("[] ").split(",")]
+    if len(parts) != 2 or not all(parts):
+        raise UsageError(f"--offset {text!r} is not of the form Y,X in whole pixels or lengths such as 12um,30um")
+    return [int(part) if re.fullmatch(r"[-+]?\d+", part) else part for part in parts]
+
+
 def _numbers(text: str, flag: str, kind: type[int] | type[float], count: int | None) -> list[Any]:
     try:
         values = [kind(part) for part in text.strip("[] ").split(",")]
     except ValueError:
         values = []
     if not values or (count is not None and len(values) != count):
-        form = "Y,X in whole pixels" if count == 2 and kind is int else "numbers with commas between"
+        form = "numbers with commas between"
         raise UsageError(f"{flag} {text!r} is not of the form {form}")
     return values
 

@@ -19,7 +19,48 @@ from tiledblend.placement import Placement, overlaps, place
 from tiledblend.sources.base import SUPPORTED_DTYPES, Alpha, RasterSource
 from tiledblend.sources.polygons import PolygonSource
 
-_LENGTH = re.compile(r"^\s*([-+0-9.eE]+)\s*(px|um|µm|)\s*$")
+_LENGTH = re.compile(r"^\s*([-+0-9.eE]+)\s*(px|um|µm|μm|)\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """A distance on the canvas: pixels of the full canvas, or micrometres.
+
+    >>> Length.parse("12um"), Length.parse(3)
+    (Length(value=12.0, unit='um'), Length(value=3.0, unit='px'))
+    """
+
+    value: float
+    unit: Literal["px", "um"] = "px"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise UsageError(f"length {self.value} {self.unit} must be finite")
+
+    @classmethod
+    def parse(cls, value: Any) -> Length:
+        """From a number of pixels, or text such as "16px" or "8um". Raises ValueError for anything else."""
+        if isinstance(value, Length):
+            return value
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return cls(float(value))
+        match = _LENGTH.match(value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f"{value!r} is no length")
+        return cls(float(match[1]), "px" if match[2] in ("px", "") else "um")
+
+    def pixels(self, pixel_um: float | None, what: str) -> float:
+        """In pixels of `pixel_um` micrometres. Raises UsageError naming `what` when that is not known."""
+        if self.unit == "px":
+            return self.value
+        if pixel_um is None:
+            raise UsageError(
+                f"{what} {self} needs a pixel size, and the canvas has none; give it in px, or the size with --mpp"
+            )
+        return self.value / pixel_um
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{self.unit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +111,11 @@ class Feather:
         elif isinstance(value, str):
             if value.startswith("ksize:") and value[6:].strip().isdigit():
                 return cls.ksize(int(value[6:]))
-            if match := _LENGTH.match(value):
-                try:
-                    return cls(float(match[1]), "um" if match[2] in ("um", "µm") else "px")
-                except ValueError as error:
-                    if isinstance(error, UsageError):
-                        raise
+            try:
+                length = Length.parse(value)
+            except ValueError:
+                raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5") from None
+            return cls(length.value, length.unit)
         raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5")
 
     def kernel(self, pixel_size_um: tuple[float, float] | None, reduction: float = 1.0) -> FeatherKernel:
@@ -130,9 +170,11 @@ class Layer:
     mask_values: how the mask's numbers become 0..1. mask_frame: what the mask covers, this layer or the whole canvas
     (None: the canvas for polygons, else the layer).
     feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's
-    top-left pixel on the canvas,
-    may be negative; None: not placed, so the sizes must agree. fit: "canvas" resamples image and mask to the canvas's
-    size.
+    top-left corner on the canvas, whole pixels or `Length`s (also "12um"), may be negative; None: not placed, so the
+    sizes must agree. fit: "canvas" resamples image and mask to the canvas's size, "physical" by the pixel sizes of
+    layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says.
+
+    An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
     """
 
     image: RasterSource
@@ -143,8 +185,9 @@ class Layer:
     feather: Feather = field(default_factory=Feather)
     feather_side: Literal["both", "inside"] | None = None
     opacity: float = 1.0
-    offset: tuple[int, int] | None = None
-    fit: Literal["canvas"] | None = None
+    offset: tuple[int, int] | tuple[Length, Length] | None = None
+    fit: Literal["canvas", "physical"] | None = None
+    pixel_size_um: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -152,10 +195,12 @@ class Layer:
             object.__setattr__(self, "mask_frame", "canvas" if isinstance(self.mask, PolygonSource) else "layer")
         if not 0 <= self.opacity <= 1:
             raise UsageError(f"opacity {self.opacity} of layer {self.image.name} must be from 0 to 1")
-        if self.fit is not None and self.offset not in (None, (0, 0)):
-            raise UsageError(f"layer {self.image.name} has both fit and offset {self.offset}; give one of them")
-        if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas"):
-            raise UsageError(f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none or canvas")
+        if self.fit == "canvas" and self.offset not in (None, (0, 0)):
+            raise UsageError(f"layer {self.image.name} has both fit canvas and an offset; give one of them")
+        if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas", "physical"):
+            raise UsageError(
+                f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none, canvas or physical"
+            )
         if self.feather_side not in (None, "both", "inside"):
             raise UsageError(f"layer {self.image.name}: feather_side {self.feather_side!r} must be both or inside")
         if self.mask == "alpha" and self.image.alpha is Alpha.NONE:
@@ -177,11 +222,9 @@ class Layer:
         if isinstance(values, list):
             object.__setattr__(self, "mask_values", tuple(values))
         if self.offset is not None:
-            try:
-                y, x = (operator.index(value) for value in self.offset)
-            except (TypeError, ValueError):
-                raise UsageError(f"offset {self.offset!r} must be two whole numbers of pixels, (y, x)") from None
-            object.__setattr__(self, "offset", (y, x))
+            object.__setattr__(self, "offset", _offset(self.offset))
+        if self.pixel_size_um is not None:
+            object.__setattr__(self, "pixel_size_um", _pixel_size(self.pixel_size_um, self.image.name))
 
     def _check_mask_values(self) -> None:
         values = self.mask_values
@@ -198,6 +241,11 @@ class Layer:
             )
 
     @property
+    def known_pixel_size_um(self) -> tuple[float, float] | None:
+        """(y, x) of the image's pixels: as stated, else as the file says."""
+        return self.pixel_size_um or self.image.pixel_size_um
+
+    @property
     def side(self) -> Literal["both", "inside"]:
         """The feather's side with its default resolved."""
         if self.feather_side is not None:
@@ -208,6 +256,29 @@ class Layer:
     def colours(self) -> int:
         """Number of colour channels, alpha left out."""
         return self.image.channels - (self.image.alpha is not Alpha.NONE)
+
+
+def _offset(given: Any) -> tuple[int, int] | tuple[Length, Length]:
+    try:
+        if isinstance(given, str):
+            raise ValueError("one text is no pair")
+        y, x = (Length.parse(v) if isinstance(v, (str, Length)) else operator.index(v) for v in given)
+    except UsageError:
+        raise
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"offset {given!r} must be two whole numbers of pixels, (y, x), or two lengths such as 12um"
+        ) from None
+    if isinstance(y, int) and isinstance(x, int):
+        return y, x
+    return Length.parse(y), Length.parse(x)
+
+
+def _pixel_size(given: Any, name: str) -> tuple[float, float]:
+    values = (given, given) if isinstance(given, (int, float)) else tuple(given)
+    if len(values) != 2 or not all(math.isfinite(v) and v > 0 for v in values):
+        raise UsageError(f"pixel size {given!r} of {name} must be one or two ([y, x]) positive numbers of micrometres")
+    return float(values[0]), float(values[1])
 
 
 def _is_rgb_mask(mask: RasterSource) -> bool:
@@ -283,7 +354,7 @@ class Composite:
 
     def _resolved(self, canvas: Canvas | None) -> Canvas:
         base = self.layers[0]
-        given = canvas or Canvas(base.image.shape, pixel_size_um=base.image.pixel_size_um)
+        given = canvas or Canvas(base.image.shape, pixel_size_um=base.known_pixel_size_um)
         own_channels = base.image.channels
         channels = own_channels if given.channels is None else given.channels
         if channels not in (base.colours, base.colours + 1):
@@ -354,11 +425,41 @@ class Composite:
             frame = Region.of_shape(self.shape)
             fill = Affine.scaling(by * image[1] / full[1], by * image[0] / full[0])
             return Placement(frame, None if by == 1 else fill)
+        if layer.fit == "physical" and (size := self._layer_pixels(layer)) != (1.0, 1.0):
+            y, x = self.exact_offset(layer)
+            to_layer = Affine.scaling(1 / size[1], 1 / size[0]).after(Affine.shifting(-x, -y))
+        else:
+            row, column = self.offset(layer)
+            if by == 1:
+                return Placement(Region.of_shape(image).shift(row, column))
+            to_layer = Affine.shifting(-column, -row)
+        return place(to_layer.after(Affine.scaling(by, by)), image, (full[0] / by, full[1] / by))
+
+    def exact_offset(self, layer: Layer) -> tuple[float, float]:
+        """(y, x) of the layer's corner in pixels of the full canvas."""
         y, x = layer.offset or (0, 0)
-        if by == 1:
-            return Placement(Region.of_shape(image).shift(y, x))
-        to_layer = Affine.shifting(-x, -y).after(Affine.scaling(by, by))
-        return place(to_layer, image, (full[0] / by, full[1] / by))
+        sizes = self.full.pixel_size_um or (None, None)
+        first, second = (Length.parse(v).pixels(size, "offset") for v, size in zip((y, x), sizes, strict=True))
+        return first, second
+
+    def offset(self, layer: Layer) -> tuple[int, int]:
+        """(y, x) of the layer's corner as it is taken where its pixels are not resampled: rounded, halves up."""
+        y, x = self.exact_offset(layer)
+        return math.floor(y + 0.5), math.floor(x + 0.5)
+
+    def _layer_pixels(self, layer: Layer) -> tuple[float, float]:
+        """(y, x) size of a layer's pixel in pixels of the full canvas, by their pixel sizes."""
+        own, canvas = layer.known_pixel_size_um, self.full.pixel_size_um
+        for size, what in ((own, layer.image.name), (canvas, "the canvas")):
+            if size is None:
+                raise BadInputError(
+                    f"{layer.image.name}: fit physical needs the pixel sizes of layer and canvas, and {what} has none; "
+                    "state it with pixel_size_um"
+                )
+        assert own is not None
+        assert canvas is not None
+        y, x = own[0] / canvas[0], own[1] / canvas[1]
+        return (1.0, 1.0) if max(abs(y - 1), abs(x - 1)) < 1e-6 else (y, x)
 
     def kernel(self, layer: Layer) -> FeatherKernel:
         """The layer's feather on the canvas that is rendered."""
@@ -427,18 +528,51 @@ def _check_image(layer: Layer, base: Layer, composite: Composite) -> None:
         )
 
 
+FIELD_TOLERANCE = 0.01
+
+
 def _check_placement(layer: Layer, composite: Composite) -> None:
-    size, canvas = layer.image.shape, composite.full.shape
+    size, canvas, name = layer.image.shape, composite.full.shape, layer.image.name
     if layer.fit is None and layer.offset is None and size != canvas:
+        known = layer.known_pixel_size_um is not None and composite.full.pixel_size_um is not None
         raise BadInputError(
-            f"{layer.image.name} is {size[0]} x {size[1]} pixels (y x x), but the canvas is {canvas[0]} x {canvas[1]}; "
-            "give --offset Y,X to place it or --fit canvas to resample it"
+            f"{name} is {size[0]} x {size[1]} pixels (y x x), but the canvas is {canvas[0]} x {canvas[1]}; "
+            f"give --offset Y,X to place it{', --fit physical to place it by micrometres' if known else ''} "
+            "or --fit canvas to resample it"
         )
+    if layer.fit == "physical" and layer.offset is None:
+        _check_same_field(layer, composite)
     if composite.reduction == 1 and not overlaps(composite.placement(layer), size, canvas):
         raise BadInputError(
-            f"{layer.image.name} of {size[0]} x {size[1]} pixels at offset {layer.offset} lies "
+            f"{name} of {size[0]} x {size[1]} pixels at offset {_shown(layer.offset)} lies "
             f"wholly outside the canvas of {canvas[0]} x {canvas[1]}"
         )
+
+
+def _shown(offset: Any) -> str:
+    return "0, 0" if offset is None else f"{offset[0]}, {offset[1]}"
+
+
+def _check_same_field(layer: Layer, composite: Composite) -> None:
+    """Without an offset, layer and canvas show one field: what their sizes say of the scale must agree with what their
+    pixel sizes say."""
+    scale, size, canvas = composite._layer_pixels(layer), layer.image.shape, composite.full.shape
+    reach = tuple(n * s for n, s in zip(size, scale, strict=True))
+    if all(abs(r - n) <= FIELD_TOLERANCE * n + max(1.0, s) for r, n, s in zip(reach, canvas, scale, strict=True)):
+        return
+    own, full = layer.known_pixel_size_um, composite.full.pixel_size_um
+    assert own is not None
+    assert full is not None
+    raise BadInputError(
+        f"{layer.image.name}: its {_field(size, own)} (y x x), the canvas's {_field(canvas, full)}: sizes and pixel "
+        "sizes disagree; "
+        "correct a pixel size with pixel_size_um, or give --offset 0,0 if the corners coincide"
+    )
+
+
+def _field(shape: tuple[int, int], um: tuple[float, float]) -> str:
+    covered = " x ".join(f"{n * size:,.0f}" for n, size in zip(shape, um, strict=True))
+    return f"{shape[0]} x {shape[1]} pixels of {um[0]:g} x {um[1]:g} um cover {covered} um"
 
 
 def mask_field(layer: Layer, composite: Composite) -> tuple[int, int]:

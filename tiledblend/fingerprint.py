@@ -26,7 +26,7 @@ def fingerprint(composite: Composite) -> dict[str, Any]:
             "pixel_size_um": list(composite.grid.pixel_size_um) if composite.grid.pixel_size_um else None,
         },
         "reduction": composite.reduction,
-        "layers": [_layer(layer) for layer in composite.layers],
+        "layers": [_layer(composite, layer) for layer in composite.layers],
         "inputs": input_fingerprints(composite),
         "libraries": {name: version(name) for name in LIBRARIES},
         "machine": platform.machine(),
@@ -55,7 +55,7 @@ def require_unchanged(composite: Composite, before: list[dict[str, Any]]) -> Non
             raise source.changed()
 
 
-def _layer(layer: Layer) -> dict[str, Any]:
+def _layer(composite: Composite, layer: Layer) -> dict[str, Any]:
     values = layer.mask_values
     return {
         "image": _selection(layer.image),
@@ -70,8 +70,9 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "feather": {"sigma": layer.feather.sigma, "unit": layer.feather.unit, "ksize": layer.feather.kernel_size},
         "feather_side": layer.side,
         "opacity": layer.opacity,
-        "offset": list(layer.offset or (0, 0)),
+        "offset": list(composite.exact_offset(layer)),
         "fit": layer.fit,
+        "pixel_size_um": list(layer.known_pixel_size_um) if layer.known_pixel_size_um else None,
     }
 
 

@@ -95,17 +95,17 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
         layers,
         mode=mapping.get("mode", "over"),
         background=tuple(background) if isinstance(background, list) else background,
-        canvas=_sized(_canvas(mapping.get("canvas")), layers[0].image, mapping.get("mpp")),
+        canvas=_sized(_canvas(mapping.get("canvas")), layers[0], mapping.get("mpp")),
     )
     return Job(_at_resolution(composite, mapping), output, path, dict(mapping))
 
 
-def _sized(canvas: Canvas | None, base: RasterSource, mpp: float | None) -> Canvas | None:
+def _sized(canvas: Canvas | None, base: Layer, mpp: float | None) -> Canvas | None:
     """The canvas with `mpp` for its pixel size where nothing else says it."""
-    known = base.pixel_size_um if canvas is None else canvas.pixel_size_um
+    known = base.known_pixel_size_um if canvas is None else canvas.pixel_size_um
     if mpp is None or known is not None:
         return canvas
-    return replace(canvas or Canvas(base.shape), pixel_size_um=(mpp, mpp))
+    return replace(canvas or Canvas(base.image.shape), pixel_size_um=(mpp, mpp))
 
 
 def _at_resolution(composite: Composite, mapping: Mapping[str, Any]) -> Composite:
@@ -131,7 +131,13 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
         opacity=keys.get("opacity", 1.0),
         offset=None if offset is None else (offset[0], offset[1]),
         fit=None if keys.get("fit") == "none" else keys.get("fit"),
+        pixel_size_um=_pixel_size(keys.get("pixel_size_um")),
     )
+
+
+def _pixel_size(value: Any) -> tuple[float, float] | None:
+    """(y, x) of one number or a list of two."""
+    return None if value is None else (value[0], value[1]) if isinstance(value, list) else (value, value)
 
 
 def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSource:
@@ -191,9 +197,11 @@ def _canvas(keys: Mapping[str, Any] | None) -> Canvas | None:
     if "like" in keys:
         like = _open(keys["like"], mask=True)  # only its size counts: a mask will do
         return Canvas(like.shape, channels=keys.get("channels"), pixel_size_um=like.pixel_size_um)
-    size = keys.get("pixel_size_um")
-    pixel_size = None if size is None else (size[0], size[1]) if isinstance(size, list) else (size, size)
-    return Canvas((keys["shape"][0], keys["shape"][1]), channels=keys.get("channels"), pixel_size_um=pixel_size)
+    return Canvas(
+        (keys["shape"][0], keys["shape"][1]),
+        channels=keys.get("channels"),
+        pixel_size_um=_pixel_size(keys.get("pixel_size_um")),
+    )
 
 
 def with_absolute_paths(mapping: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:

@@ -250,9 +250,30 @@ def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[s
                         f"{source.name}: stored in strips of {tile_y} rows, each decoded again by every tile "
                         "that it crosses; a tiled copy reads faster"
                     )
+    yield from _placement_notes(composite)
     for reader in islice(readers, 1, None):
         if reader.frame & reader.visible != reader.frame:
             yield (
                 f"{reader.layer.image.name}: only {reader.visible} of the canvas is covered; the rest "
                 "of the layer lies outside"
+            )
+
+
+def _placement_notes(composite: Composite) -> Iterator[str]:
+    """What micrometres became in pixels, and pixel sizes that the placement does not follow."""
+    canvas = composite.full.pixel_size_um
+    for layer in composite.layers:
+        own, exact, whole = layer.known_pixel_size_um, composite.exact_offset(layer), composite.offset(layer)
+        if layer.fit is None and exact != whole:
+            places = f"{exact[0]:.3f}, {exact[1]:.3f} px (y, x) is rounded to {whole[0]}, {whole[1]}"
+            yield f"{layer.image.name}: offset {places}"
+        if (
+            layer.fit is None
+            and own
+            and canvas
+            and any(abs(a / b - 1) > 0.01 for a, b in zip(own, canvas, strict=True))
+        ):
+            yield (
+                f"{layer.image.name}: its pixels are {own[0]:g} x {own[1]:g} um, the canvas's {canvas[0]:g} x "
+                f"{canvas[1]:g} um, but it is placed pixel on pixel; --fit physical places it by micrometres"
             )
