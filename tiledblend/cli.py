@@ -607,9 +607,13 @@ def outline(mask: str, out: str, like: str | None, mask_values: str | None, name
 @_layer_flags
 @click.option("--max-size", type=int, default=1024, show_default=True, metavar="PX", help="Of the longer side.")
 @click.option("--scale-bar/--no-scale-bar", default=True, help="Where the pixel size is known. [drawn]")
+@click.option("--seams", is_flag=True, help="Draw the layers' edges.")
+@click.option("--weights", is_flag=True, help="Draw each layer's weight beside it.")
 @_json_option
 @_debug_option
-def preview(paths: tuple[str, ...], max_size: int, scale_bar: bool, as_json: bool, **flags: Any) -> None:
+def preview(
+    paths: tuple[str, ...], max_size: int, scale_bar: bool, seams: bool, weights: bool, as_json: bool, **flags: Any
+) -> None:
     """Draw a result or any source as a small PNG; or, with blend's arguments or --job, what blend would make.
 
     A composite is drawn from the coarsest level of its images that is fine enough: seconds, whatever its size.
@@ -617,7 +621,7 @@ def preview(paths: tuple[str, ...], max_size: int, scale_bar: bool, as_json: boo
     from tiledblend.preview import preview as draw
 
     *images, out = paths
-    done = draw(_previewed(images, flags), out, max_size, scale_bar=scale_bar)
+    done = draw(_previewed(images, flags), out, max_size, scale_bar=scale_bar, seams=seams, weights=weights)
     click.echo(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
 
 
@@ -627,13 +631,12 @@ def _previewed(images: list[str], flags: dict[str, Any]) -> Any:
     if len(images) == 1 and not any(flags.values()):
         return images[0]
     from tiledblend import report
-    from tiledblend.composed import ComposedSource
 
     if not images and not any(flags.values()):
         raise UsageError("nothing to draw; give SOURCE OUT.png, BASE OVERLAY OUT.png or --job FILE OUT.png")
     report.start_logging(debug=_is_debugging())
     base, overlay = (*images, None, None)[:2]
-    return ComposedSource(_built(flags | {"base": base, "overlay": overlay}).composite)
+    return _built(flags | {"base": base, "overlay": overlay}).composite
 
 
 @cli.command()

@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tiledblend.errors import UsageError
+from tiledblend.composed import CanvasViews, canvas_views
+from tiledblend.composite import Composite
+from tiledblend.edges import COLOURS, edge_lines, with_lines
+from tiledblend.errors import BadInputError, UsageError
 from tiledblend.export import refuse_existing, write_new
 from tiledblend.geometry import Region, ceil_div
+from tiledblend.origin import origin_of
 from tiledblend.scalebar import ScaleBar, fitting_bar, with_scale_bar
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
@@ -31,23 +35,45 @@ _CAPTION = 26
 
 
 def preview(
-    source: RasterSource | str | os.PathLike[str],
+    source: RasterSource | Composite | str | os.PathLike[str],
     out_png: str | os.PathLike[str],
     max_size: int = 1024,
     *,
     scale_bar: bool = True,
+    seams: bool = False,
+    weights: bool = False,
 ) -> dict[str, Any]:
     """Write a PNG whose longer side is at most `max_size`; never enlarged, never over an existing file.
 
-    scale_bar: draw one where the pixel size is known. Returns {"path", "shape", "level", "bytes", "scale_bar_um"
-    (None: not drawn)}. Raises BadInputError, RefusedError, StorageError, UsageError.
+    source: a result, any image, or a composite that was never written. scale_bar: draw one where the pixel size is
+    known. seams: draw the layers' edges. weights: a second picture for each layer's weight, beside the first. Both
+    need a composite, or a result whose inputs are still there.
+
+    Returns {"path", "shape", "level", "bytes", "scale_bar_um" (None: not drawn)}. Raises BadInputError, RefusedError,
+    StorageError, UsageError.
     """
     _check_png(out_png)
-    source = _opened(source)
+    views: CanvasViews | None = None
+    if isinstance(source, Composite):
+        views = canvas_views(source)
+        source = views.result
+    else:
+        source = _opened(source)
+        if seams or weights:
+            views = _views_of_result(source.spec.path)
     level = preview_level(source, max_size)
     picture = thumbnail(source, max_size)
+    if seams and views:
+        picture = _with_edges(picture, views, max_size)
     bar = picture_bar(source, picture.shape[1]) if scale_bar else None
-    size = write_new(out_png, _png(picture if bar is None else with_scale_bar(picture, bar)))
+    if bar is not None:
+        picture = with_scale_bar(picture, bar)
+    if weights and views:
+        shown = [weight for weight in views.weights if weight is not None]
+        captions = [f"weight of {Path(weight.layer.image.spec.path).name}" for weight in shown]
+        maps = [thumbnail(weight, max_size) for weight in shown]
+        picture = _sheet([("result", picture), *zip(captions, maps, strict=True)])
+    size = write_new(out_png, _png(picture))
     return {
         "path": str(out_png),
         "shape": list(picture.shape[:2]),
@@ -55,6 +81,24 @@ def preview(
         "bytes": size,
         "scale_bar_um": None if bar is None else bar.length_um,
     }
+
+
+def _views_of_result(name: str) -> CanvasViews:
+    origin = origin_of(name)
+    if origin is None:
+        raise UsageError(f"{name}: is no result of tiledblend, so it has no layers whose edges or weights can be drawn")
+    if origin.composite is None:
+        raise BadInputError(f"{name}: {origin.note}")
+    return canvas_views(origin.composite)
+
+
+def _with_edges(picture: Pixels, views: CanvasViews, max_size: int) -> Pixels:
+    width = max(1, round(max(picture.shape[:2]) / 500))
+    edges = [edge for edge in views.edges if edge is not None]
+    for number, edge in enumerate(edges):
+        weight = thumbnail(edge, max_size)[:, :, 0]
+        picture = with_lines(picture, edge_lines(weight, COLOURS[number % len(COLOURS)], width))
+    return picture
 
 
 def picture_bar(source: RasterSource, width: int) -> ScaleBar | None:
@@ -74,7 +118,13 @@ def panel(
     pictures: (caption, source) from left to right. Returns {"path", "shape", "bytes"}.
     """
     _check_png(out_png)
-    parts = [(caption, _fitted(_opened(source), height)) for caption, source in pictures]
+    picture = _sheet([(caption, _fitted(_opened(source), height)) for caption, source in pictures])
+    size = write_new(out_png, _png(picture))
+    return {"path": str(out_png), "shape": list(picture.shape[:2]), "bytes": size}
+
+
+def _sheet(parts: Sequence[tuple[str, Pixels]]) -> Pixels:
+    """Pictures from left to right on white, captions below."""
     width = sum(part.shape[1] + _MARGIN for _, part in parts) + _MARGIN
     sheet = Image.new("RGB", (width, max(part.shape[0] for _, part in parts) + 2 * _MARGIN + _CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
@@ -85,9 +135,7 @@ def panel(
         draw.rectangle(box, outline=(200, 200, 200))
         draw.text((left + 1, _MARGIN + part.shape[0] + 6), caption, fill=(40, 40, 40), font=font)
         left += part.shape[1] + _MARGIN
-    picture = np.asarray(sheet)
-    size = write_new(out_png, _png(picture))
-    return {"path": str(out_png), "shape": list(picture.shape[:2]), "bytes": size}
+    return np.asarray(sheet)
 
 
 def _fitted(source: RasterSource, height: int) -> Pixels:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.composed import has_edge, unmasked
 from tiledblend.composite import Composite, Feather, Layer
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.reading import LayerReader, MaskRule, decide_rules, layer_readers
@@ -91,7 +92,7 @@ def measure_seams(composite: Composite, widths: Sequence[Feather] = (), *, threa
         return tuple(
             _measured(_Pictures.of(composite, rules, index, tuple(widths)), pool)
             for index, layer in enumerate(composite.layers)
-            if _can_have_edge(composite, layer)
+            if layer.opacity > 0 and has_edge(composite, layer)
         )
 
 
@@ -104,12 +105,6 @@ def feather_text(feather: Feather) -> str:
     if feather.kernel_size is not None:
         return f"ksize:{feather.kernel_size}"
     return f"{feather.sigma:g}{feather.unit}"
-
-
-def _can_have_edge(composite: Composite, layer: Layer) -> bool:
-    placement = composite.placement(layer)
-    covers = placement.frame.contains(Region.of_shape(composite.shape)) and not placement.sides
-    return layer.opacity > 0 and not (layer.mask is None and covers)
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,6 @@ class _Pictures:
             return replace(composite, layers=layers), rules
 
         hard = among(replace(layer, feather=Feather()))
-        unmasked = replace(layer, mask=None, invert=False, feather=Feather(), opacity=1.0)
         return cls(
             layer,
             index,
@@ -148,7 +142,7 @@ class _Pictures:
             widths,
             hard,
             tuple(among(replace(layer, feather=width)) for width in (layer.feather, *widths)),
-            (replace(composite, layers=(unmasked,)), (None,)),
+            (replace(composite, layers=(unmasked(layer),)), (None,)),
             among(replace(layer, opacity=0.0)),
         )
 
