@@ -1,7 +1,8 @@
 """Two JPEG slides and a disc mask of any size: `python benchmarks/generate.py FOLDER --size 16384`.
 
-The slides repeat one drawn (or given) patch, mirrored in turn, as tiles that are encoded once: any size is written at
-the speed of the disk and within 200 MB. The mask has twelve discs that cover 26 % of it.
+The slides repeat one patch, drawn or taken from a slide of yours (`--slide`), mirrored in turn, as tiles that are
+encoded once: any size is written at the speed of the disk and within 200 MB. The mask has twelve discs that cover 26 %
+of it (`--covered` for another share).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from tiledblend.geometry import Region
+from tiledblend.sources import open_source
 from tiledblend.tissue import Tissue
 
 TILE = 256
@@ -56,9 +58,9 @@ def write_slide(path: Path, patch: NDArray[np.uint8], size: int) -> None:
     )
 
 
-def write_mask(path: Path, size: int) -> None:
+def write_mask(path: Path, size: int, covered: float) -> None:
     """A zlib TIFF of uint8 0 and 255, tiled, drawn row of tiles by row of tiles."""
-    radius = size * (COVERED / (DISCS_ACROSS * DISCS_DOWN * np.pi)) ** 0.5
+    radius = size * (covered / (DISCS_ACROSS * DISCS_DOWN * np.pi)) ** 0.5
     centres_x = (np.arange(DISCS_ACROSS) + 0.5) * size / DISCS_ACROSS
     centres_y = (np.arange(DISCS_DOWN) + 0.5) * size / DISCS_DOWN
     x = np.arange(size, dtype=np.float32)
@@ -78,21 +80,35 @@ def write_mask(path: Path, size: int) -> None:
     )
 
 
-def generate(folder: Path, size: int) -> None:
+def patches(slide: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The (base, overlay) patch, (y, x, 3): drawn, or the middle of a slide and the same with its stain recoloured."""
+    if slide is None:
+        middle = Region(3072, 3072, 3072 + PATCH, 3072 + PATCH)
+        base, overlay = Tissue(8192, 7).render(middle)
+        return base, overlay
+    source = open_source(str(slide))
+    y, x = ((side - PATCH) // 2 for side in source.shape)
+    if min(y, x) < 0:
+        raise SystemExit(f"{slide} is {source.shape[0]} x {source.shape[1]} pixels; {PATCH} x {PATCH} are needed")
+    patch = np.ascontiguousarray(source.read(Region(y, x, y + PATCH, x + PATCH))[:, :, :3])
+    return patch, np.ascontiguousarray(patch[::-1, ::-1, ::-1])
+
+
+def generate(folder: Path, size: int, covered: float, slide: Path | None) -> None:
     """Write base.tif, overlay.tif and mask.tif of size x size pixels (a multiple of 256) into a folder."""
     if size % TILE:
         raise SystemExit(f"--size {size} must be a multiple of {TILE}")
     folder.mkdir(parents=True, exist_ok=True)
-    middle = Region(3072, 3072, 3072 + PATCH, 3072 + PATCH)
-    for name, patch in zip(("base", "overlay"), Tissue(8192, 7).render(middle), strict=True):
-        noise = np.random.default_rng(1).integers(-6, 7, patch.shape)
-        write_slide(folder / f"{name}.tif", np.clip(patch + noise, 0, 255).astype(np.uint8), size)
-    write_mask(folder / "mask.tif", size)
+    for name, patch in zip(("base", "overlay"), patches(slide), strict=True):
+        write_slide(folder / f"{name}.tif", patch, size)
+    write_mask(folder / "mask.tif", size, covered)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=16384)
+    parser.add_argument("--covered", type=float, default=COVERED, help="share of the canvas inside the mask")
+    parser.add_argument("--slide", type=Path, help="take the patch from this slide instead of drawing it")
     arguments = parser.parse_args()
-    generate(arguments.folder, arguments.size)
+    generate(arguments.folder, arguments.size, arguments.covered, arguments.slide)
