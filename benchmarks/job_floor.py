@@ -4,16 +4,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tiledblend.kernels.halve import halve_tile
+from tiledblend.process import prepare_process
 from tiledblend.sources import open_source
 from tiledblend.store.layout import ArrayLayout, TileWriter
 from tiledblend.store.objects import DirectoryStore
 from tiledblend.store.spec import OutputSpec
 
-cv2.setNumThreads(1)
+prepare_process()
 folder, out, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 source, output = open_source(str(folder / "base.tif")), OutputSpec()
 grid = output.grid(source.shape)

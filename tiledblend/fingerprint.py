@@ -10,7 +10,7 @@ from tiledblend.composite import Composite, Labels, Layer
 from tiledblend.sources.base import RasterSource
 
 ALGORITHM_REVISION = 1
-LIBRARIES = ("numpy", "opencv-python-headless", "imagecodecs", "tifffile", "zarr", "numcodecs")
+LIBRARIES = ("numpy", "opencv-python-headless", "imagecodecs", "tifffile", "zarr", "numcodecs", "zstandard")
 
 
 def fingerprint(composite: Composite) -> dict[str, Any]:

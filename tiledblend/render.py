@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +22,7 @@ from tiledblend.kernels.halve import halve_tile
 from tiledblend.reading import LayerReader, MaskRule, layer_readers
 
 Pixels = NDArray[Any]
+BLOCK = 256
 
 
 class RowSink(Protocol):
@@ -176,35 +179,35 @@ class TileRenderer:
         self.stats = TileStats()
 
     def chunk_row(self, region: Region, chunk: int) -> Pixels:
-        """Pixels (h, w, channels) of one row of chunks in the canvas's dtype; neighbours of one class are done
-        together."""
-        runs = list(self._runs(region, chunk))
-        if len(runs) == 1:
-            return self._run(*runs[0])
+        """Pixels (h, w, channels) of one row of chunks in the canvas's dtype.
+
+        Blocks finer than a chunk are classified, so that around a mask's edge little is read twice and blended;
+        neighbours of one class are done together.
+        """
+        for x in range(region.x0, region.x1, chunk):
+            kind = self._classified(Region(region.y0, x, region.y1, min(x + chunk, region.x1))).kind
+            setattr(self.stats, kind, getattr(self.stats, kind) + 1)
+        parts = [part for band in _bands(region) for part in self._runs(band)]
+        if len({kind for _, kind in parts}) == 1:
+            return self._run(region, parts[0][1])
         out: Pixels | None = None
-        for part, kind in runs:
+        for part, kind in parts:
             pixels = self._run(part, kind)
             if out is None:
                 out = _like(pixels, region.shape, self.composite.channels)
-            out[:, part.x0 - region.x0 : part.x1 - region.x0] = pixels
+            out[part.shift(-region.y0, -region.x0).slices] = pixels
         assert out is not None
         return out
 
-    def _runs(self, region: Region, chunk: int) -> Iterator[tuple[Region, ChunkClass]]:
-        run: tuple[Region, ChunkClass] | None = None
-        for x in range(region.x0, region.x1, chunk):
-            part = Region(region.y0, x, region.y1, min(x + chunk, region.x1))
-            kind = classify(self.fields, part, self.composite.mode, keeps_alpha=self.composite.keeps_bottom_alpha)
-            name = kind.kind
-            setattr(self.stats, name, getattr(self.stats, name) + 1)
-            if run is not None and run[1] == kind:
-                run = Region(run[0].y0, run[0].x0, part.y1, part.x1), kind
-                continue
-            if run is not None:
-                yield run
-            run = part, kind
-        if run is not None:
-            yield run
+    def _classified(self, region: Region) -> ChunkClass:
+        return classify(self.fields, region, self.composite.mode, keeps_alpha=self.composite.keeps_bottom_alpha)
+
+    def _runs(self, band: Region) -> Iterator[tuple[Region, ChunkClass]]:
+        """Neighbouring blocks of a band that are of one class, together."""
+        blocks = [Region(band.y0, x0, band.y1, x1) for x0, x1 in _cuts(band.x0, band.x1)]
+        for kind, same in groupby(((self._classified(block), block) for block in blocks), key=itemgetter(0)):
+            run = [block for _, block in same]
+            yield Region(band.y0, run[0].x0, band.y1, run[-1].x1), kind
 
     def _run(self, region: Region, kind: ChunkClass) -> Pixels:
         dtype = self.composite.dtype
@@ -235,6 +238,18 @@ class TileRenderer:
         else:
             own = (alpha * full)[:, :, None]
         return np.concatenate([pixels, to_dtype(own, dtype)], axis=2)
+
+
+def _cuts(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) cut at the multiples of BLOCK: most slides' own tiles."""
+    while start < stop:
+        end = min(start - start % BLOCK + BLOCK, stop)
+        yield start, end
+        start = end
+
+
+def _bands(region: Region) -> Iterator[Region]:
+    return (Region(y0, region.x0, y1, region.x1) for y0, y1 in _cuts(region.y0, region.y1))
 
 
 def _like(pixels: Pixels, shape: tuple[int, int], channels: int) -> Pixels:

@@ -19,6 +19,7 @@ from tiledblend.errors import InterruptedRun, ResourceError, TiledblendError, Us
 from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
 from tiledblend.geometry import Region, Tile
 from tiledblend.plan import Plan, plan
+from tiledblend.process import prepare_process
 from tiledblend.reading import MaskRule
 from tiledblend.render import TileStats, render_tile, shrink_tile
 from tiledblend.store.commit import Output, begin, clean, commit, require_agreement
@@ -139,9 +140,7 @@ def _memory_told(tile: Tile) -> Iterator[None]:
 
 def open_job(pickled: bytes) -> TileJob:
     """A task of its own: unpickles the job once per worker and checks that the inputs are the planned ones."""
-    import cv2
-
-    cv2.setNumThreads(1)
+    prepare_process()
     job: TileJob = pickle.loads(pickled)
     require_unchanged(job.composite, list(job.inputs))
     return job
@@ -301,9 +300,7 @@ class _Run:
                 self._make_on(client, missing_tiles)
 
     def _make_here(self, tiles: Iterator[Tile]) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)
+        prepare_process()
         for tile in tiles:
             self._stop_if_asked()
             self._take(self.job.run(tile))

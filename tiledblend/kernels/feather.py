@@ -18,7 +18,7 @@ The reference is `scipy.ndimage.gaussian_filter(mask, sigma, mode="mirror", trun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -325,8 +325,17 @@ def _filtered_cells(
         last = min(first + rows_per_strip, needed.y1)
         pixels = Region(first * d, needed.x0 * d, last * d, needed.x1 * d).grow(d // 2)
         strip = read_mirrored(read, pixels, shape)
-        cells[first - needed.y0 : last - needed.y0] = average_cells(strip, d)
+        for x, part in _column_blocks(strip, d):
+            averaged = average_cells(part, d)
+            cells[first - needed.y0 : last - needed.y0, x : x + averaged.shape[1]] = averaged
     return (kept.y0, kept.x0), _filter_blocks(cells, taps)
+
+
+def _column_blocks(strip: Units, d: int) -> Iterator[tuple[int, Units]]:
+    """(index of the first cell, the pixels that its cells need) of parts of a strip: many of them are 0 or full."""
+    over, step = 2 * (d // 2), max(1, STRIP_ROWS // d)
+    for x in range(0, (strip.shape[1] - over) // d, step):
+        yield x, strip[:, x * d : (x + step) * d + over]
 
 
 def _filter_blocks(cells: NDArray[np.float32], taps: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from tiledblend.sources.tiff_segments import SegmentError, check_segment
 
 BATCH_BYTES = 16 << 20
 CACHE_BYTES = 32 << 20
+REPEATED_STORED, REPEATED_BYTES, REPEATED_TILES = 1024, 1 << 20, 8
 
 Pixels = NDArray[Any]
 
@@ -62,6 +63,26 @@ class PartlyUsed:
                 self._bytes -= gone.nbytes
 
 
+class Repeated:
+    """Decoded tiles of one level by their few stored bytes: a mask repeats its empty and its full tile everywhere.
+
+    Thread-safe. The same bytes of the same size inside the image decode to the same pixels, which are read-only.
+    """
+
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[bytes, tuple[int, int], int], Pixels] = {}
+
+    def get(self, data: bytes, item: _Wanted) -> Pixels | None:
+        return self._tiles.get((data, item.bounds.shape, item.page)) if len(data) <= REPEATED_STORED else None
+
+    def put(self, data: bytes, item: _Wanted, tile: Pixels) -> None:
+        if len(data) > REPEATED_STORED or tile.nbytes > REPEATED_BYTES or len(self._tiles) >= REPEATED_TILES:
+            return
+        kept = np.ascontiguousarray(tile)
+        kept.flags.writeable = False
+        self._tiles[data, item.bounds.shape, item.page] = kept
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """A segment that a read needs. plane: position in the output. part: image region that it holds, inside `region`."""
@@ -90,6 +111,7 @@ class LevelReader:
         self._name = name
         self._number = number
         self._allow_sparse = allow_sparse
+        self._repeated = Repeated()
 
     def read(self, region: Region, planes: Sequence[tuple[int, int]]) -> Pixels:
         """Pixels of each plane (page, separate sample) after one another: shape (planes, height, width, samples)."""
@@ -172,6 +194,13 @@ class LevelReader:
 
     def _decode(self, data: bytes, item: _Wanted, region: Region) -> Pixels:
         """Pixels of the part of a segment that lies inside the image, as `read` returns them."""
+        tile = self._repeated.get(data, item)
+        if tile is None:
+            tile = self._decoded(data, item, region)
+            self._repeated.put(data, item, tile)
+        return tile
+
+    def _decoded(self, data: bytes, item: _Wanted, region: Region) -> Pixels:
         level = self._level
         stored = (*level.tile, level.contiguous)
         needed = item.bounds.shape

@@ -1,0 +1,30 @@
+"""What a process that renders tiles sets once: one thread per library, and memory that stays with the process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+
+# malloc.h of glibc
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+KEPT_BYTES = 512 << 20
+LARGEST_KEPT = 32 << 20
+
+
+@cache
+def prepare_process() -> None:
+    """One thread for OpenCV, since tiles are what runs in parallel; freed buffers are kept for the next chunk.
+
+    glibc gives large buffers back to the kernel as soon as they are freed, so that every chunk pays for its pages
+    again (a third of a run's CPU time); buffers up to LARGEST_KEPT bytes are kept, KEPT_BYTES in all at the most.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    if "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()):
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
+    mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+    mallopt(_TOP_PAD, 1 << 20)
