@@ -185,8 +185,8 @@ class TileRenderer:
         neighbours of one class are done together.
         """
         for x in range(region.x0, region.x1, chunk):
-            kind = self._classified(Region(region.y0, x, region.y1, min(x + chunk, region.x1))).kind
-            setattr(self.stats, kind, getattr(self.stats, kind) + 1)
+            name = self._classified(Region(region.y0, x, region.y1, min(x + chunk, region.x1))).kind
+            setattr(self.stats, name, getattr(self.stats, name) + 1)
         parts = [part for band in _bands(region) for part in self._runs(band)]
         if len({kind for _, kind in parts}) == 1:
             return self._run(region, parts[0][1])
