@@ -7,16 +7,20 @@ the client: a URL is all that is pickled, logged or kept. Endpoints are the envi
 from __future__ import annotations
 
 import os
+import random
 import re
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from tiledblend.errors import ResourceError, UsageError
+from tiledblend.errors import ResourceError, TiledblendError, UsageError
+
+T = TypeVar("T")
 
 BUCKET_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 WEB_SCHEMES = ("http", "https")
@@ -24,7 +28,8 @@ RETRY_SECONDS = 180.0
 """How long one request is tried again, unless TILEDBLEND_RETRY_SECONDS says otherwise."""
 OUTAGE_SECONDS = 5.0
 """The same, while the store has just failed another request for good: a run that ends does not wait again."""
-REQUEST_SECONDS = 120
+REQUEST_SECONDS = 120.0
+"""How long one answer may take with its body, unless TILEDBLEND_REQUEST_SECONDS says otherwise."""
 CONNECT_SECONDS = 10
 CONNECTIONS = 8
 _ENDPOINTS = (
@@ -92,13 +97,17 @@ def checked_url(uri: str) -> str:
 
 def retry_seconds() -> float:
     """The budget of one request with all its repetitions. Raises UsageError for a bad TILEDBLEND_RETRY_SECONDS."""
-    text = os.environ.get("TILEDBLEND_RETRY_SECONDS", "")
+    return _seconds("TILEDBLEND_RETRY_SECONDS", RETRY_SECONDS)
+
+
+def _seconds(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
     try:
-        seconds = float(text) if text else RETRY_SECONDS
+        seconds = float(text) if text else default
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= 86_400:
-        raise UsageError(f"TILEDBLEND_RETRY_SECONDS={text!r} must be a number of seconds from 0 to 86400")
+        raise UsageError(f"{name}={text!r} must be a number of seconds from 0 to 86400")
     return seconds
 
 
@@ -112,6 +121,38 @@ def client_of(root: str) -> Any:
         budget = min(budget, OUTAGE_SECONDS)
     with _MAKING:
         return _client(root, os.getpid(), budget)
+
+
+class Repeating:
+    """One request's budget, spent on what a client does not repeat by itself, such as an answer that broke off.
+
+    >>> tries = Repeating()
+    >>> tries.pause_after(FileNotFoundError("no such object"))  # final: nothing to wait for
+    False
+    """
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + retry_seconds()
+        self._attempts = 0
+
+    def pause_after(self, error: BaseException) -> bool:
+        """Wait a little, by chance, longer each time; False when it was the last attempt."""
+        if is_final(error) or time.monotonic() > self._deadline:
+            return False
+        time.sleep(random.uniform(0.1, 0.2) * 2 ** min(self._attempts, 6))
+        self._attempts += 1
+        return True
+
+
+def repeated(action: Callable[[], T]) -> T:
+    """The answer of a request that may be sent twice. Raises what the last attempt raised."""
+    tries = Repeating()
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not tries.pause_after(error):
+                raise
 
 
 def note_outcome(root: str, error: BaseException | None) -> None:
@@ -151,7 +192,7 @@ def _client(root: str, process: int, budget: float) -> Any:
             f"{root}: object stores and web addresses need the cloud extra: pip install 'tiledblend[cloud]'"
         ) from None
     options: dict[str, Any] = {
-        "timeout": timedelta(seconds=REQUEST_SECONDS),
+        "timeout": timedelta(seconds=_seconds("TILEDBLEND_REQUEST_SECONDS", REQUEST_SECONDS)),
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
     }
     if _plain_http(root):
@@ -184,8 +225,11 @@ def is_missing(error: BaseException) -> bool:
 
 
 def is_final(error: BaseException) -> bool:
-    """True for an answer that trying again will not change: denied, no such bucket."""
-    return _status(error) in (400, 401, 403, 404) or isinstance(error, FileNotFoundError)
+    """True for an answer that trying again will not change: denied, no such bucket, no such range."""
+    status = _status(error) or 0
+    refused = 400 <= status < 500 and status not in (408, 409, 412, 429)
+    unable = type(error).__name__ == "NotSupportedError"
+    return refused or unable or isinstance(error, FileNotFoundError | NotImplementedError | TiledblendError)
 
 
 def reason_of(error: BaseException, uri: str) -> str:
@@ -210,8 +254,12 @@ def reason_of(error: BaseException, uri: str) -> str:
         return "no such object"
     if status is not None and (status >= 500 or status == 429):
         return f"the store keeps answering {answer}; run again with --resume when it has recovered"
+    if "kind: ConnectionReset" in text:
+        return f"{_endpoint(text)} resets connections; run again with --resume"
     if "kind: Connect" in text:
         return f"no connection to {_endpoint(text)}; check the endpoint and the network, then run again with --resume"
+    if "body error" in text:
+        return f"the answers of {_endpoint(text)} break off; run again with --resume"
     if "kind: Timeout" in text:
         return f"{_endpoint(text)} did not answer in time; run again with --resume"
     return redacted(_first_line(error))

@@ -138,17 +138,34 @@ def _memory_told(tile: Tile) -> Iterator[None]:
         ) from error
 
 
-def open_job(pickled: bytes) -> TileJob:
-    """A task of its own: unpickles the job once per worker and checks that the inputs are the planned ones."""
-    prepare_process()
-    job: TileJob = pickle.loads(pickled)
-    require_unchanged(job.composite, list(job.inputs))
-    return job
+class SharedJob:
+    """A job on its way through a cluster: its bytes, opened once per process by the first task that needs it.
+
+    Opening asks files and servers, so it belongs in a task, where it may take its time and fail in one line, and not
+    in dask's own transfers between workers.
+    """
+
+    def __init__(self, pickled: bytes) -> None:
+        self._pickled, self._lock = pickled, threading.Lock()
+        self._job: TileJob | None = None
+
+    def __reduce__(self) -> tuple[type[SharedJob], tuple[bytes]]:
+        return SharedJob, (self._pickled,)
+
+    def open(self) -> TileJob:
+        """The job, after a check that the inputs are the planned ones."""
+        with self._lock:
+            if self._job is None:
+                prepare_process()
+                job: TileJob = pickle.loads(self._pickled)
+                require_unchanged(job.composite, list(job.inputs))
+                self._job = job
+            return self._job
 
 
-def run_tile(job: TileJob, tile: Tile) -> TileResult:
+def run_tile(job: SharedJob, tile: Tile) -> TileResult:
     """A task: one tile."""
-    return job.run(tile)
+    return job.open().run(tile)
 
 
 Progress = Callable[[ProgressEvent], None]
@@ -220,7 +237,11 @@ def write(
             commit(opened, _metadata(composite, uri, job))
         return run.report(complete)
     except BaseException:
-        _remove_if_empty(opened, shared)
+        # What went wrong first is what is told: a store that is gone fails the closing, too.
+        with suppress(TiledblendError):
+            _remove_if_empty(opened, shared)
+        with suppress(TiledblendError):
+            opened.close()
         raise
     finally:
         opened.close()
@@ -231,8 +252,7 @@ def _remove_if_empty(opened: Output, part: Part | None) -> None:
     if part is not None or opened.ledger is None or opened.ledger.receipts or opened.replaces or not opened.fresh:
         return
     opened.close()
-    with suppress(TiledblendError):
-        clean(opened.uri)
+    clean(opened.uri)
 
 
 def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> ImageMetadata:
@@ -387,12 +407,12 @@ def _task_key(tile: Tile) -> str:
 
 @contextmanager
 def _shared_job(client: Client, job: TileJob) -> Iterator[Future[Any]]:
-    """The job as a task of its own: unpickled once per worker, and made again if its worker dies."""
+    """The job as a task of its own: sent once per worker, and made again if its worker dies."""
     pickled: Any = pickle.dumps(job)
     if len(pickled) > LARGE_JOB:
         # In-memory arrays as layers: too large for a task's arguments, so they are handed to the workers as data.
         pickled = client.scatter(pickled, broadcast=True, hash=False)
-    future = client.submit(open_job, pickled, key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
+    future = client.submit(SharedJob, pickled, key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
     try:
         yield future
     finally:

@@ -17,6 +17,7 @@ from tiledblend.buckets import (
     is_missing,
     note_outcome,
     reason_of,
+    repeated,
     scheme_of,
     split_url,
 )
@@ -113,15 +114,13 @@ class RemoteFile(ByteReader):
         return data
 
     def _request(self, offset: int, size: int) -> bytes:
-        import obstore
 
         if not size:
             return b""
         root, key = split_url(self.uri)
         with told(self.uri, f"cannot read {size} bytes at {offset}"):
-            answer = obstore.get(client_of(root), key, options={"range": (offset, offset + size)})
-            version, data = _state_of(answer.meta).version, bytes(answer.bytes())
-        if version != self._version or len(data) != size:
+            state, data = repeated(lambda: _ranged(root, key, offset, size))
+        if state.version != self._version or len(data) != size:
             raise BadInputError(f"{self.uri}: the input changed while it was read; run again on settled inputs")
         return data
 
@@ -169,7 +168,7 @@ def told(uri: str, what: str) -> Iterator[None]:
     except Exception as error:
         line = f"{uri}: {what}: {reason_of(error, uri)}"
         # Not chained: the client's own report is long and shows its settings.
-        if isinstance(error, FileNotFoundError | NotImplementedError):
+        if isinstance(error, FileNotFoundError):
             raise BadInputError(line) from None
         note_outcome(root, error)
         raise StorageError(line) from None
@@ -177,17 +176,23 @@ def told(uri: str, what: str) -> Iterator[None]:
         note_outcome(root, None)
 
 
+def _ranged(root: str, key: str, offset: int, size: int) -> tuple[StoredState, bytes]:
+    """What an object is, and bytes of it: one request."""
+    import obstore
+
+    answer = obstore.get(client_of(root), key, options={"range": (offset, offset + size)})
+    return _state_of(answer.meta), bytes(answer.bytes())
+
+
 def _first_block(uri: str) -> tuple[StoredState, bytes]:
     """What an object is now, and its first bytes: one request for both."""
     import_checked(uri)
-    import obstore
 
     root, key = _split(uri)
     if not key:
         raise BadInputError(f"{uri}: names a bucket or server, not an object")
     try:
-        answer = obstore.get(client_of(root), key, options={"range": (0, BLOCK_BYTES)})
-        return _state_of(answer.meta), bytes(answer.bytes())
+        return repeated(lambda: _ranged(root, key, 0, BLOCK_BYTES))
     except Exception as error:
         # An empty object has no first byte to ask for: the store says that the range is wrong.
         state = None if is_missing(error) else stored_state(uri)
@@ -225,21 +230,26 @@ def stored_state(uri: str) -> StoredState | None:
 def read_object(uri: str, limit: int) -> bytes | None:
     """A whole small object, or None if there is none. Raises BadInputError when it has more than `limit` bytes."""
     import_checked(uri)
-    import obstore
 
-    root, key = _split(uri)
     with told(uri, "cannot be read"):
         try:
-            answer = obstore.get(client_of(root), key)
-            if answer.meta["size"] > limit:
-                raise BadInputError(f"{uri}: metadata of more than {limit >> 20} MiB")
-            return bytes(answer.bytes())
+            return repeated(lambda: _whole(uri, limit))
         except Exception as error:
             # A public bucket that may not be listed answers 403 for what is not there.
             hidden = scheme_of(uri) in WEB_SCHEMES and "status code: 403" in str(error)
             if is_missing(error) or hidden:
                 return None
             raise
+
+
+def _whole(uri: str, limit: int) -> bytes:
+    import obstore
+
+    root, key = _split(uri)
+    answer = obstore.get(client_of(root), key)
+    if answer.meta["size"] > limit:
+        raise BadInputError(f"{uri}: metadata of more than {limit >> 20} MiB")
+    return bytes(answer.bytes())
 
 
 def list_names(uri: str) -> list[str]:
@@ -251,7 +261,7 @@ def list_names(uri: str) -> list[str]:
     if scheme_of(uri) in WEB_SCHEMES:
         return []
     with told(uri, "cannot be listed"):
-        found = obstore.list_with_delimiter(client_of(root), key or None)
+        found = repeated(lambda: obstore.list_with_delimiter(client_of(root), key or None))
     paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
     return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
 

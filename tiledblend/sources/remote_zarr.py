@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import ObjectStore, StorePath
 
-from tiledblend.buckets import client_of, split_url
+from tiledblend.buckets import Repeating, client_of, split_url
 from tiledblend.sources.remote import told
 
 if TYPE_CHECKING:
@@ -23,8 +23,14 @@ class BucketStore(ObjectStore[Any]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """As zarr's own."""
+        tries = Repeating()
         with told(f"{self._root}/{key}", "cannot be read"):
-            return await super().get(key, prototype, byte_range)
+            while True:
+                try:
+                    return await super().get(key, prototype, byte_range)
+                except Exception as error:
+                    if not tries.pause_after(error):
+                        raise
 
 
 def zarr_path(uri: str) -> StorePath:

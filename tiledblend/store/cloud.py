@@ -6,25 +6,24 @@ single condition that all stores of this kind get right: locks, receipts and the
 
 from __future__ import annotations
 
-import random
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 from tiledblend.buckets import (
     BUCKET_SCHEMES,
     CONNECTIONS,
+    Repeating,
     client_of,
     connections,
     is_final,
     is_missing,
     note_outcome,
     reason_of,
-    retry_seconds,
+    repeated,
     scheme_of,
     split_url,
 )
@@ -83,21 +82,19 @@ class CloudStore:
         The answer to a request that did its work can be lost, and the repeated request then finds the object: each
         call's own token, kept in the object's metadata, tells that from somebody else's object.
         """
-        token, deadline = uuid.uuid4().hex, time.monotonic() + retry_seconds()
-        for attempt in count():
-            with self._told("create", key):
+        token, tries = uuid.uuid4().hex, Repeating()
+        with self._told("create", key):
+            while True:
                 failure = self._try_create(key, data, token)
                 if failure is None:
                     return True
                 if is_final(failure):
                     raise failure
-                exists, found = self._token(key)
+                exists, found = repeated(lambda: self._token(key))
                 if exists:
                     return found == token
-                if time.monotonic() > deadline:
+                if not tries.pause_after(failure):
                     raise failure
-            time.sleep(random.uniform(0.1, 0.2) * 2 ** min(attempt, 6))
-        raise AssertionError("unreachable")
 
     def get(self, key: str) -> bytes | None:
         """Content of an object, or None."""
@@ -105,7 +102,7 @@ class CloudStore:
 
         with self._told("read", key):
             try:
-                return bytes(obstore.get(self._client, self._path(key)).bytes())
+                return repeated(lambda: bytes(obstore.get(self._client, self._path(key)).bytes()))
             except FileNotFoundError as error:
                 if is_missing(error):
                     return None
@@ -129,12 +126,21 @@ class CloudStore:
         folder = prefix.rpartition("/")[0]
         start = "/".join(part for part in (self._prefix, folder) if part)
         skip = len(self._prefix) + 1 if self._prefix else 0
+        last, tries = None, Repeating()
         with self._told("list", folder):
-            for batch in obstore.list(self._client, prefix=start or None):
-                for found in batch:
-                    key = found["path"][skip:]
-                    if key.startswith(prefix):
-                        yield key, int(found["size"])
+            while True:
+                try:
+                    for batch in obstore.list(self._client, prefix=start or None, offset=last):
+                        for found in batch:
+                            last = found["path"]
+                            key = last[skip:]
+                            if key.startswith(prefix):
+                                yield key, int(found["size"])
+                    return
+                except Exception as error:
+                    # A page that broke off: on from the last key that came.
+                    if not tries.pause_after(error):
+                        raise
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
@@ -142,7 +148,7 @@ class CloudStore:
 
         with self._told("delete", key):
             try:
-                obstore.delete(self._client, self._path(key))
+                repeated(lambda: obstore.delete(self._client, self._path(key)))
             except FileNotFoundError as error:
                 if not is_missing(error):
                     raise

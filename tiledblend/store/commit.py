@@ -354,7 +354,11 @@ def _finish(output: Output) -> None:
     if output.replaces:
         _settle(output.final, output.store, ledger)
         output.warnings += _warn_kept(_discard_old(output.store, ledger), output.store)
-    ledger.remove()
+    try:
+        ledger.remove()
+    except StorageError as error:
+        # The result is complete and visible: what is left beside it is no reason to make it again.
+        output.warnings.append(f"the result is complete, but its ledger stays: {error}")
     output.ledger = None
 
 
