@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
     from tiledblend.composite import Composite
     from tiledblend.job import Job
+    from tiledblend.ometiff.export import ExportReport
     from tiledblend.recompute import RecomputeReport
     from tiledblend.run import RunReport
 
+COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
 NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".yaml", ".yml", ".json")
 
 
@@ -140,11 +142,12 @@ _layer_options = _stacked(
     click.argument("base", required=False), click.argument("overlay", required=False), _layer_flags
 )
 _output_options = _stacked(
-    click.option("-o", "--output", metavar="OUT", help="New OME-Zarr, or a small .png, .jpg or .tif."),
+    click.option("-o", "--output", metavar="OUT", help="New OME-Zarr or .ome.tif, or a small .png, .jpg or .tif."),
     click.option("--chunk", type=int, metavar="PX", help="Side of what is compressed at once. [512]"),
     click.option("--shard", type=int, metavar="PX", help="Side of one stored object. [4096]"),
     click.option("--levels", metavar="auto|N", help="Pyramid levels. [auto]"),
     click.option("--codec", metavar="NAME:LEVEL", help="Lossless compression. [zstd:1]"),
+    click.option("--compression", metavar=COMPRESSIONS, help="Of a .ome.tif; jpeg loses detail. [deflate]"),
     click.option("--ome-zarr", type=click.Choice(["0.5", "0.4"]), help="Version of the format. [0.5]"),
     click.option("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
 )
@@ -176,7 +179,7 @@ _LAYER_KEYS = {
     "fit": "fit",
 }
 _RESOLUTION_KEYS = ("level", "mpp")
-_OUTPUT_KEYS = ("chunk", "shard", "levels", "codec", "ome_zarr", "layout")
+_OUTPUT_KEYS = ("chunk", "shard", "levels", "codec", "compression", "ome_zarr", "layout")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -438,6 +441,7 @@ def blend(resume: bool, replace: bool, part: str | None, finish: bool, as_json: 
     out = w * OVERLAY + (1 - w) * BASE, w = feathered MASK. BASE alone is converted.
     """
     from tiledblend import report
+    from tiledblend.ometiff.options import is_ometiff_path
 
     report.start_logging(debug=_is_debugging())
     share = _part(part) if part else None
@@ -446,13 +450,23 @@ def blend(resume: bool, replace: bool, part: str | None, finish: bool, as_json: 
     cluster = _cluster(flags)
     job = _built(flags)
     path = _checked_output(job.path)
+    how = {"resume": resume, "replace": replace, "part": share, "finish": finish}
+    if job.compression is not None and not is_ometiff_path(path):
+        raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
+    if is_ometiff_path(path):
+        run, file = _blend_to_ometiff(job, path, cluster, how)
+        for warning in run.warnings:
+            report.say(f"note: {warning}")
+        whole = run.as_dict() | {"file": file.as_dict() if file else None}
+        click.echo(json.dumps(whole) if as_json else report.ometiff_text(run, file))
+        return
     if _is_image(path):
         if resume or replace or share or finish:
             raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
         result = _blend_to_image(job, path)
         click.echo(json.dumps(result) if as_json else report.image_text(result))
         return
-    done = _blend_to_zarr(job, path, cluster, {"resume": resume, "replace": replace, "part": share, "finish": finish})
+    done = _blend_to_zarr(job, path, cluster, how)
     for warning in done.warnings:
         report.say(f"note: {warning}")
     click.echo(json.dumps(done.as_dict()) if as_json else report.run_text(done))
@@ -509,21 +523,45 @@ def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, 
     from tiledblend.run import write
 
     planned = plan(job.composite, job.output, samples=0)
-    with _stoppable() as stop, report.progress() as progress:
-        try:
-            return write(
-                job.composite,
-                path,
-                output=job.output,
-                cluster=cluster,
-                progress=progress,
-                job=job.mapping,
-                planned=planned,
-                stop=stop,
-                **how,
-            )
-        except KeyboardInterrupt:
-            raise InterruptedRun(f"{path}: interrupted; continue with --resume") from None
+    with _stoppable() as stop, report.progress() as progress, _told_interruption(path):
+        return write(
+            job.composite,
+            path,
+            output=job.output,
+            cluster=cluster,
+            progress=progress,
+            job=job.mapping,
+            planned=planned,
+            stop=stop,
+            **how,
+        )
+
+
+def _blend_to_ometiff(
+    job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]
+) -> tuple[RunReport, ExportReport | None]:
+    from tiledblend import report
+    from tiledblend.ometiff.blend import Share, blend_ometiff
+    from tiledblend.ometiff.export import Running
+    from tiledblend.plan import plan
+
+    if how.pop("replace"):
+        raise UsageError(f"{path}: --replace is for an OME-Zarr output; move the old file away or name another")
+    planned = plan(job.composite, job.output, samples=0)
+    with _stoppable() as stop, report.progress() as progress, _told_interruption(path):
+        running = Running(cluster, progress, stop)
+        return blend_ometiff(
+            planned, path, job.compression or "deflate", running=running, share=Share(**how), job=job.mapping
+        )
+
+
+@contextmanager
+def _told_interruption(path: str) -> Iterator[None]:
+    """A second Ctrl-C as one line with what to do."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRun(f"{path}: interrupted; continue with --resume") from None
 
 
 @contextmanager
@@ -548,35 +586,24 @@ def _stoppable() -> Iterator[Event]:
 @cli.command()
 @click.argument("result", metavar="OUT.ome.zarr")
 @click.argument("out", metavar="OUT.ome.tif")
-@click.option(
-    "--compression",
-    type=click.Choice(["deflate", "zstd", "jpeg", "none"]),
-    default="deflate",
-    show_default=True,
-    help="jpeg loses detail, the others do not.",
-)
-@click.option("--quality", type=int, default=90, show_default=True, metavar="1..100", help="Of jpeg.")
+@click.option("--compression", metavar=COMPRESSIONS, default="deflate", show_default=True, help="jpeg loses detail.")
 @click.option("--tile", type=int, default=512, show_default=True, metavar="PX", help="Side of a tile.")
-@click.option("--threads", type=int, metavar="N", help="For reading and compressing. [CPUs]")
+@click.option("--resume", is_flag=True, help="Continue an unfinished export of the same result.")
+@_cluster_options
 @_json_option
 @_debug_option
-def export(
-    result: str, out: str, compression: Any, quality: int, tile: int, threads: int | None, as_json: bool
-) -> None:
+def export(result: str, out: str, compression: str, tile: int, resume: bool, as_json: bool, **flags: Any) -> None:
     """Write a result as one OME-TIFF with its pyramid, for QuPath and others."""
     from tiledblend import report
-    from tiledblend.cluster import cpu_count
-    from tiledblend.export import local_output
-    from tiledblend.ometiff import TiffOptions, export_ometiff
+    from tiledblend.ometiff.export import Running, export_ometiff
+    from tiledblend.ometiff.options import TiffOptions
 
-    local = local_output(out, "an OME-TIFF")
-    options = TiffOptions(compression, quality, tile, cpu_count() if threads is None else threads)
-    with report.progress() as progress:
-        done = export_ometiff(result, local, options, progress=progress)
-    if as_json:
-        click.echo(json.dumps(done.as_dict()))
-    else:
-        click.echo(f"{done.uri}: {done.levels} levels, {report.amount(done.bytes_written)} in {done.seconds:.1f} s")
+    report.start_logging(debug=_is_debugging())
+    options = TiffOptions.parse(compression, tile)
+    with _stoppable() as stop, report.progress("writing") as progress, _told_interruption(out):
+        running = Running(_cluster(flags), progress, stop)
+        done = export_ometiff(result, out, options, running=running, resume=resume)
+    click.echo(json.dumps(done.as_dict()) if as_json else report.export_text(done))
 
 
 @cli.command()
@@ -729,9 +756,11 @@ def clean(result: str, as_json: bool) -> None:
     """Remove what an unfinished run left behind. A complete result stays."""
     from dataclasses import asdict
 
-    from tiledblend.store.commit import clean as remove
+    from tiledblend.ometiff.options import is_ometiff_path
+    from tiledblend.ometiff.work import clean_ometiff
+    from tiledblend.store.commit import clean as clean_zarr
 
-    done = remove(result)
+    done = clean_ometiff(result) if is_ometiff_path(result) else clean_zarr(result)
     if as_json:
         click.echo(json.dumps(asdict(done)))
     elif done.finished:

@@ -39,12 +39,13 @@ MAX_NODES = 1_000_000
 @dataclass(frozen=True)
 class Job:
     """What a job asks for. path: where the result goes, None when the job does not say. mapping: the job itself,
-    every path absolute, as it is stored with the result."""
+    every path absolute, as it is stored with the result. compression: of an OME-TIFF, None when not said."""
 
     composite: Composite
     output: OutputSpec
     path: str | None
     mapping: dict[str, Any]
+    compression: str | None = None
 
 
 def load_job(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     """
     check(mapping, where=where)
     output_keys = dict(mapping.get("output", {}))
-    path = output_keys.pop("path", None)
+    path, compression = output_keys.pop("path", None), output_keys.pop("compression", None)
     if "ome_zarr" in output_keys:
         output_keys["ome_zarr"] = str(output_keys["ome_zarr"])  # YAML reads 0.5 as a number
     output = OutputSpec(**output_keys)
@@ -97,7 +98,7 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
         background=tuple(background) if isinstance(background, list) else background,
         canvas=_sized(_canvas(mapping.get("canvas")), layers[0], mapping.get("mpp")),
     )
-    return Job(_at_resolution(composite, mapping), output, path, dict(mapping))
+    return Job(_at_resolution(composite, mapping), output, path, dict(mapping), compression)
 
 
 def _sized(canvas: Canvas | None, base: Layer, mpp: float | None) -> Canvas | None:

@@ -15,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
     from tiledblend.demo import DemoReport
+    from tiledblend.ometiff.export import ExportReport
     from tiledblend.plan import Plan
     from tiledblend.run import ProgressEvent, RunReport
     from tiledblend.seams import Seam, Step
@@ -50,10 +51,10 @@ def start_logging(*, debug: bool = False) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[ProgressEvent], None]]:
+def progress(doing: str = "blending") -> Iterator[Callable[[ProgressEvent], None]]:
     """A callback for `write`: a bar on a terminal, else a line every few seconds."""
     if sys.stderr.isatty():
-        with _bar() as update:
+        with _bar(doing) as update:
             yield update
     else:
         yield _Lines()
@@ -90,14 +91,14 @@ class _Lines:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[ProgressEvent], None]]:
+def _bar(doing: str) -> Iterator[Callable[[ProgressEvent], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     pace = Pace()
-    columns = (TextColumn("blending"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[pace]}"))
+    columns = (TextColumn(doing), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("blending", total=None, pace="", visible=False)
+        task = bar.add_task(doing, total=None, pace="", visible=False)
 
         def update(event: ProgressEvent) -> None:
             bar.update(task, total=event.tiles, completed=event.done_tiles, pace=pace.describe(event), visible=True)
@@ -158,6 +159,21 @@ def run_text(done: RunReport) -> str:
     if not done.complete:
         lines.append("  not complete yet: run the other parts, then the same command with --finish")
     return "\n".join(lines)
+
+
+def export_text(done: ExportReport) -> str:
+    """What an export did."""
+    resumed = f", {done.resumed_blocks:,} blocks were there already" if done.resumed_blocks else ""
+    return (
+        f"{done.uri}: {_size(done.shape, done.channels, done.dtype)}, {_count(done.levels, 'level', 'levels')}, "
+        f"{done.compression}: {amount(done.bytes_written)} in {done.seconds:,.1f} s{resumed}"
+    )
+
+
+def ometiff_text(run: RunReport, file: ExportReport | None) -> str:
+    """What a blend into an OME-TIFF did, in its two steps."""
+    lines = run_text(run).replace("\n  stored ", "\n  through")
+    return lines if file is None else f"{lines}\n  file     {export_text(file).partition(': ')[2]}"
 
 
 def demo_text(done: DemoReport) -> str:

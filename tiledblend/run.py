@@ -7,7 +7,8 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -110,6 +111,10 @@ class TileJob:
             for source in sources_of(self.composite):
                 source.require_unchanged()
 
+    def require_inputs(self) -> None:
+        """Raise BadInputError unless the inputs are the planned ones."""
+        require_unchanged(self.composite, list(self.inputs))
+
     def _read(self, level: int, region: Region) -> Any:
         return read_region(self.layout, self.store, level, region)
 
@@ -141,31 +146,34 @@ def _memory_told(tile: Tile) -> Iterator[None]:
 class SharedJob:
     """A job on its way through a cluster: its bytes, opened once per process by the first task that needs it.
 
+    A job pickles and has `require_inputs()`.
+
     Opening asks files and servers, so it belongs in a task, where it may take its time and fail in one line, and not
     in dask's own transfers between workers.
     """
 
     def __init__(self, pickled: bytes) -> None:
         self._pickled, self._lock = pickled, threading.Lock()
-        self._job: TileJob | None = None
+        self._job: Any = None
 
     def __reduce__(self) -> tuple[type[SharedJob], tuple[bytes]]:
         return SharedJob, (self._pickled,)
 
-    def open(self) -> TileJob:
+    def open(self) -> Any:
         """The job, after a check that the inputs are the planned ones."""
         with self._lock:
             if self._job is None:
                 prepare_process()
-                job: TileJob = pickle.loads(self._pickled)
-                require_unchanged(job.composite, list(job.inputs))
+                job = pickle.loads(self._pickled)
+                job.require_inputs()
                 self._job = job
             return self._job
 
 
 def run_tile(job: SharedJob, tile: Tile) -> TileResult:
     """A task: one tile."""
-    return job.open().run(tile)
+    result: TileResult = job.open().run(tile)
+    return result
 
 
 Progress = Callable[[ProgressEvent], None]
@@ -395,6 +403,43 @@ class _Run:
         )
 
 
+@dataclass(frozen=True)
+class OrderedTasks:
+    """`function(SharedJob, item)` for each item on a cluster. stop: set to interrupt. output: what is made, for messages."""
+
+    function: Callable[[SharedJob, Any], Any]
+    stop: threading.Event
+    output: str
+
+    def results(self, client: Client, job: Any, items: Iterable[Any]) -> Generator[Any]:
+        """The results in the order of the items, a few per thread ahead of who takes them. job: as of `SharedJob`.
+
+        Raises InterruptedRun, ResourceError, and what a task raises. Close it when it is left early.
+        """
+        window = max(1, sum(client.nthreads().values())) * TASKS_PER_THREAD
+        pending = iter(items)
+        ahead: deque[Future[Any]] = deque()
+        finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        with _failures_told(), _shared_job(client, job) as shared:
+            try:
+                while True:
+                    for item in islice(pending, window - len(ahead)):
+                        key = f"{self.function.__name__}-{uuid.uuid4().hex[:12]}"
+                        ahead.append(client.submit(self.function, shared, item, key=key, pure=False))
+                        ahead[-1].add_done_callback(finished.put)
+                    if not ahead:
+                        return
+                    while not ahead[0].done() and not self.stop.is_set():
+                        with suppress(queue.Empty):
+                            finished.get(timeout=0.5)
+                    if self.stop.is_set():
+                        raise InterruptedRun(f"{self.output}: stopped; continue with --resume")
+                    yield ahead.popleft().result()
+            except BaseException:
+                _withdraw(client, set(ahead))
+                raise
+
+
 @contextmanager
 def _reported(client: Client, report: Any) -> Iterator[None]:
     with client.as_current(), report:
@@ -406,7 +451,7 @@ def _task_key(tile: Tile) -> str:
 
 
 @contextmanager
-def _shared_job(client: Client, job: TileJob) -> Iterator[Future[Any]]:
+def _shared_job(client: Client, job: Any) -> Iterator[Future[Any]]:
     """The job as a task of its own: sent once per worker, and made again if its worker dies."""
     pickled: Any = pickle.dumps(job)
     if len(pickled) > LARGE_JOB:

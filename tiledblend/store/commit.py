@@ -245,6 +245,21 @@ def clean(uri: str | os.PathLike[str]) -> CleanReport:
     return CleanReport(removed + len(list(ledger_store.list())), kept, finished=False)
 
 
+def remove_result(uri: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Remove a complete result that served its purpose, its root first; returns the keys that are not its own and stay.
+
+    Nothing happens where there is no result of tiledblend.
+    """
+    store = open_store(uri)
+    result = read_result(store)
+    if result is None:
+        return ()
+    kept = _remove_objects(store, result.layout)[1]
+    parent, name = split_parent(store)
+    parent.delete(name + SUFFIX)
+    return kept
+
+
 def _start(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], part: Part | None) -> Output:
     building = _building(final, document)
     if building.uri != final.uri and _occupied(building):

@@ -1,0 +1,160 @@
+"""An OME-TIFF while it grows: tiles in their order, each block with a line in a journal, directories last.
+
+Until `finish`, the header names no directory, so that no reader opens the file. The order is fixed, so the journal says
+where every tile lies by the lengths alone, and a resumed file has the bytes of one written in one go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from array import array
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledblend.errors import TiledblendError
+from tiledblend.ometiff.bigtiff import FIRST_POINTER, HEADER_BYTES, header
+from tiledblend.ometiff.layout import TiffLayout
+from tiledblend.ometiff.work import WorkFolder
+from tiledblend.store.lock import Lock
+from tiledblend.store.objects import storage_error, write_fully
+
+SECONDS_BETWEEN_SYNCS = 2.0
+_READ_BYTES = 1 << 24
+
+
+class Assembly:
+    """The one writer of a file's tiles. blocks: how many are written, those of earlier runs included."""
+
+    def __init__(self, work: WorkFolder, layout: TiffLayout, lock: Lock) -> None:
+        self.work, self.layout, self.lock = work, layout, lock
+        self._counts = array("I")
+        self._end = HEADER_BYTES
+        self._lines: list[bytes] = []
+        self._synced = time.monotonic()
+        self.blocks = 0
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        try:
+            self._tiles = os.open(work.tiles, flags, 0o666)
+            self._journal = os.open(work.journal, flags, 0o666)
+            self._recover()
+        except OSError as error:
+            raise storage_error(error, "write", work.tiles) from error
+
+    @property
+    def counts(self) -> NDArray[np.uint32]:
+        """Bytes of each tile, in the order of writing."""
+        return np.array(self._counts, np.uint32)
+
+    @property
+    def size(self) -> int:
+        """Bytes of header and tiles."""
+        return self._end
+
+    def append(self, tiles: Sequence[bytes | bytearray]) -> None:
+        """Write the next block's tiles. Raises StorageError, RefusedError when another run took over."""
+        lengths = [len(tile) for tile in tiles]
+        try:
+            write_fully(self._tiles, tiles)
+        except OSError as error:
+            raise storage_error(error, "write", self.work.tiles) from error
+        self._take(lengths)
+        self._lines.append(_line(self.blocks, lengths, _checksum(tiles)))
+        if time.monotonic() - self._synced >= SECONDS_BETWEEN_SYNCS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make all tiles durable, then the journal's lines about them."""
+        self.lock.check()
+        try:
+            if self._lines:
+                os.fsync(self._tiles)
+                write_fully(self._journal, [b"".join(self._lines)])
+                os.fsync(self._journal)
+                self._lines.clear()
+        except OSError as error:
+            raise storage_error(error, "write", self.work.tiles) from error
+        self._synced = time.monotonic()
+
+    def finish(self, tail: bytes, first: int) -> int:
+        """Write what follows the tiles, then, when all is on disk, the header that names it; returns the size."""
+        self.sync()
+        try:
+            write_fully(self._tiles, [tail])
+            os.fsync(self._tiles)
+            os.pwrite(self._tiles, header(first)[FIRST_POINTER:], FIRST_POINTER)
+            os.fsync(self._tiles)
+        except OSError as error:
+            raise storage_error(error, "write", self.work.tiles) from error
+        return self._end + len(tail)
+
+    def close(self) -> None:
+        """Keep what is written, close the files and give up the lock. Quiet: after an error that one is told."""
+        with suppress(TiledblendError):
+            self.sync()
+        with suppress(TiledblendError):
+            self.lock.release()
+        self.lock.forget()
+        os.close(self._tiles)
+        os.close(self._journal)
+
+    def _take(self, lengths: Sequence[int]) -> None:
+        self._counts.extend(lengths)
+        self._end += sum(lengths)
+        self.blocks += 1
+
+    def _recover(self) -> None:
+        """Keep the blocks whose line and bytes are both whole, and cut off what follows them."""
+        kept = 0
+        with open(self.work.journal, "rb") as journal:
+            for line in journal:
+                found = _parse(line, self.blocks)
+                if found is None or not self._holds(*found):
+                    break
+                self._take(found[0])
+                kept += len(line)
+        os.ftruncate(self._journal, kept)
+        os.lseek(self._journal, kept, os.SEEK_SET)
+        os.ftruncate(self._tiles, self._end)
+        os.pwrite(self._tiles, header(), 0)
+        os.lseek(self._tiles, self._end, os.SEEK_SET)
+
+    def _holds(self, lengths: Sequence[int], checksum: int) -> bool:
+        crc = google_crc32c.Checksum()
+        left, offset = sum(lengths), self._end
+        while left:
+            data = os.pread(self._tiles, min(left, _READ_BYTES), offset)
+            if not data:
+                return False
+            crc.update(data)
+            left, offset = left - len(data), offset + len(data)
+        return int.from_bytes(crc.digest(), "big") == checksum
+
+
+def _checksum(tiles: Sequence[bytes | bytearray]) -> int:
+    crc = google_crc32c.Checksum()
+    for tile in tiles:
+        crc.update(tile)
+    return int.from_bytes(crc.digest(), "big")
+
+
+def _line(block: int, lengths: Sequence[int], checksum: int) -> bytes:
+    """One journal line, of the block that is the `block`-th from 1: checksum of the line, space, JSON, newline."""
+    text = json.dumps([block, lengths, checksum], separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parse(line: bytes, blocks: int) -> tuple[list[int], int] | None:
+    """Lengths and checksum of the line that follows `blocks` others; None for a torn or foreign line."""
+    written, _, text = line.removesuffix(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or written != b"%08x" % zlib.crc32(text):
+        return None
+    document: Any = json.loads(text)
+    return (document[1], document[2]) if document[0] == blocks + 1 else None

@@ -1,0 +1,115 @@
+"""A composite as an OME-TIFF: an OME-Zarr in the work folder first, with all that keeps a run safe, then the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tiledblend.errors import InterruptedRun
+from tiledblend.fingerprint import sources_of
+from tiledblend.ometiff.export import ExportReport, Running, checked_target, write_tiff
+from tiledblend.ometiff.layout import TiffLayout
+from tiledblend.ometiff.options import TiffOptions
+from tiledblend.ometiff.work import WorkFolder
+from tiledblend.plan import Plan
+from tiledblend.run import ProgressEvent, RunReport, write
+from tiledblend.sources.opening import open_source
+from tiledblend.store.commit import refuse_overlap
+from tiledblend.store.objects import DirectoryStore
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which steps of a run this driver does: all (the default), part (i, n) from 1, or what follows the parts."""
+
+    resume: bool = False
+    part: tuple[int, int] | None = None
+    finish: bool = False
+
+
+def blend_ometiff(
+    planned: Plan,
+    path: str | os.PathLike[str],
+    compression: str = "deflate",
+    *,
+    running: Running | None = None,
+    share: Share | None = None,
+    job: dict[str, Any] | None = None,
+) -> tuple[RunReport, ExportReport | None]:
+    """Write a planned composite as an OME-TIFF at the new `path`; its tiles have the side of the plan's chunks.
+
+    Until the file is complete, `path` + ".unfinished/" holds the pixels without loss and the file as far as it is.
+    job: the job's description. The second report is None after one part of several.
+
+    Raises as `tiledblend.run.write` and `tiledblend.ometiff.export.export_ometiff`.
+    """
+    running, share = running or Running(), share or Share()
+    target, composite = checked_target(path), planned.composite
+    options = TiffOptions.parse(compression, planned.grid.chunk)
+    layout = TiffLayout.planned(planned.layout, options, has_alpha=composite.has_alpha)
+    layout.require_fit(target)
+    refuse_overlap(DirectoryStore(target), [source.spec.path for source in sources_of(composite)])
+    work = WorkFolder(target)
+    work.begin(resume=share.resume, shared=share.part is not None or share.finish)
+    steps = _Steps(planned, layout, running.progress)
+    try:
+        run = write(
+            composite,
+            str(work.pixels),
+            output=planned.layout.output,
+            cluster=running.cluster,
+            progress=steps.blending,
+            resume=share.resume,
+            part=share.part,
+            finish=share.finish,
+            job=job,
+            planned=planned,
+            stop=running.stop,
+        )
+    except InterruptedRun as error:
+        raise InterruptedRun(f"{target}: stopped; continue with --resume") from error
+    finally:
+        # A run that was refused or failed before its first tile has left nothing to go on with.
+        work.remove_if_empty()
+    run = replace(run, uri=target)
+    if not run.complete:
+        return run, None
+    source = open_source(work.pixels)
+    # The metadata's time is not part of it: a resumed blend may have written the same metadata again.
+    identity = {key: value for key, value in source.fingerprint().items() if key != "modified"}
+    done = write_tiff(source, layout, work, replace(running, progress=steps.storing), identity)
+    return run, done
+
+
+class _Steps:
+    """Two steps told as one way: tiles and pixels of the blend, then those of the file."""
+
+    def __init__(self, planned: Plan, layout: TiffLayout, progress: Callable[[ProgressEvent], None] | None) -> None:
+        self._plan, self._layout, self._progress = planned, layout, progress
+        self._seconds = 0.0
+
+    def blending(self, event: ProgressEvent) -> None:
+        """What the blend tells."""
+        self._seconds = event.seconds
+        self._tell(
+            replace(event, tiles=event.tiles + self._layout.block_count, pixels=event.pixels + self._layout.pixels)
+        )
+
+    def storing(self, event: ProgressEvent) -> None:
+        """What the writer of the file tells."""
+        tiles, pixels = self._plan.tiles, self._plan.pixels
+        self._tell(
+            ProgressEvent(
+                tiles + event.done_tiles,
+                tiles + event.tiles,
+                pixels + event.done_pixels,
+                pixels + event.pixels,
+                self._seconds + event.seconds,
+            )
+        )
+
+    def _tell(self, event: ProgressEvent) -> None:
+        if self._progress is not None:
+            self._progress(event)
