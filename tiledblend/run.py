@@ -405,7 +405,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class OrderedTasks:
-    """`function(SharedJob, item)` for each item on a cluster. stop: set to interrupt. output: what is made, for messages."""
+    """`function(SharedJob, item)` for each item on a cluster. stop: set to interrupt. output: for messages."""
 
     function: Callable[[SharedJob, Any], Any]
     stop: threading.Event
