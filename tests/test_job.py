@@ -163,7 +163,16 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             *("b.tif", "o.tif", "--mask", "m.tif", "--mask-values", "labels:2,5", "--mask-frame", "canvas"),
             *("--invert-mask", "--feather", "8um", "--feather-side", "inside", "--opacity", "0.5"),
             *("--offset", "-3,4", "--mode", "average", "--canvas", "100,200", "--background", "1,2,3"),
-            *("--layer", "{image: top.tif, mask: alpha}", "-o", "out.ome.zarr", "--chunk", "64", "--shard", "128"),
+            *(
+                "--layer",
+                "{image: top.tif, mask: alpha, affine: [[1, 0, 2.5], [0, 1, 0]]}",
+                "-o",
+                "out.ome.zarr",
+                "--chunk",
+                "64",
+                "--shard",
+                "128",
+            ),
             *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar", "--level", "2"),
             *("--pixel-size-um", "0.5,0.25"),
         )
@@ -179,11 +188,19 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
           - {image: b.tif, pixel_size_um: 0.5}
           - {image: o.tif, pixel_size_um: 0.25, mask: m.tif, mask_values: {labels: [2, 5]}, mask_frame: canvas,
              invert: true, feather: 8um, feather_side: inside, opacity: 0.5, offset: [-3, 4]}
-          - {image: top.tif, mask: alpha}
+          - {image: top.tif, mask: alpha, affine: [[1, 0, 2.5], [0, 1, 0]]}
         output: {path: out.ome.zarr, chunk: 64, shard: 128, levels: 3, codec: gzip, ome_zarr: "0.4", layout: planar}
         """,
     )
     assert mapping == jobs.load_job(path)
+
+
+def test_affine_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.txt").write_text("1 0 2.5 0 1 -3e1")
+    mapping = job_mapping(flags_of("b.tif", "o.tif", "--affine", "m.txt"))
+    assert mapping == job_mapping(flags_of("b.tif", "o.tif", "--affine", "[[1, 0, 2.5], [0, 1, -30]]"))
+    assert mapping == jobs.load_job(write_job(tmp_path, "layers: [{image: b.tif}, {image: o.tif, affine: m.txt}]"))
 
 
 def test_output_flag_wins_over_the_jobs_path(slides: Slides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,4 +235,4 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     Draft202012Validator.check_schema(jobs.schema())
     layer = jobs.schema()["$defs"]["layer"]["properties"]
     weight = {"mask", "mask_values", "mask_frame", "invert", "feather", "feather_side", "opacity"}
-    assert set(layer) == {"image", "offset", "fit", "pixel_size_um"} | weight
+    assert set(layer) == {"image", "offset", "fit", "affine", "pixel_size_um"} | weight

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 # What each name is for a type checker stands in __init__.pyi; a test keeps the two alike.
 _EXPORTS = {
+    "Affine": "geometry",
     "Alpha": "sources.base",
     "BadInputError": "errors",
     "Canvas": "composite",
@@ -24,6 +25,7 @@ _EXPORTS = {
     "InterruptedRun": "errors",
     "Labels": "composite",
     "Layer": "composite",
+    "Length": "composite",
     "OutputSpec": "store.spec",
     "Plan": "plan",
     "ProgressEvent": "run",
@@ -37,6 +39,7 @@ _EXPORTS = {
     "TiledblendError": "errors",
     "UsageError": "errors",
     "VerificationError": "errors",
+    "at_level": "levels",
     "blend": "lazy",
     "feather": "lazy",
     "from_array": "sources.array",

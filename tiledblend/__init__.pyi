@@ -4,6 +4,7 @@ from tiledblend.composite import Composite as Composite
 from tiledblend.composite import Feather as Feather
 from tiledblend.composite import Labels as Labels
 from tiledblend.composite import Layer as Layer
+from tiledblend.composite import Length as Length
 from tiledblend.errors import BadInputError as BadInputError
 from tiledblend.errors import InterruptedRun as InterruptedRun
 from tiledblend.errors import RefusedError as RefusedError
@@ -12,12 +13,14 @@ from tiledblend.errors import StorageError as StorageError
 from tiledblend.errors import TiledblendError as TiledblendError
 from tiledblend.errors import UsageError as UsageError
 from tiledblend.errors import VerificationError as VerificationError
+from tiledblend.geometry import Affine as Affine
 from tiledblend.geometry import Grid as Grid
 from tiledblend.geometry import Region as Region
 from tiledblend.lazy import blend as blend
 from tiledblend.lazy import feather as feather
 from tiledblend.lazy import to_array as to_array
 from tiledblend.lazy import to_dask as to_dask
+from tiledblend.levels import at_level as at_level
 from tiledblend.plan import Plan as Plan
 from tiledblend.plan import plan as plan
 from tiledblend.preview import panel as panel

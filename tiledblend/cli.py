@@ -127,6 +127,9 @@ _layer_flags = _stacked(
         help="Resample images and mask to the canvas's size; physical: the top image by the pixel sizes.",
     ),
     click.option(
+        "--affine", metavar="A,B,C,D,E,F|FILE|YAML", help="Maps points (x, y) of the top image to points of the canvas."
+    ),
+    click.option(
         "--pixel-size-um", metavar="UM[,UM]", help="Of the images, instead of what the files say: of BASE, of OVERLAY."
     ),
     click.option(
@@ -177,6 +180,7 @@ _LAYER_KEYS = {
     "opacity": "opacity",
     "offset": "offset",
     "fit": "fit",
+    "affine": "affine",
 }
 _RESOLUTION_KEYS = ("level", "mpp")
 _OUTPUT_KEYS = ("chunk", "shard", "levels", "codec", "compression", "ome_zarr", "layout")
@@ -243,6 +247,8 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         )
     if "offset" in top:
         top["offset"] = _offset(top["offset"])
+    if "affine" in top:
+        top["affine"] = _affine(top["affine"])
     if "mask_values" in top:
         top["mask_values"] = _mask_values(top["mask_values"])
     if flags["classes"]:
@@ -286,6 +292,21 @@ def _offset(text: str) -> list[int | str]:
     if len(parts) != 2 or not all(parts):
         raise UsageError(f"--offset {text!r} is not of the form Y,X in whole pixels or lengths such as 12um,30um")
     return [int(part) if re.fullmatch(r"[-+]?\d+", part) else part for part in parts]
+
+
+def _affine(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        from tiledblend.job import parse_mapping
+
+        return parse_mapping(text, where="--affine")
+    parts = re.split(r"[\s,]+", re.sub(r"[\[\]]", " ", text).strip())
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        return text
+    if len(numbers) not in (6, 9):
+        raise UsageError(f"--affine {text!r} has {len(numbers)} numbers; give a,b,c,d,e,f (x' = a x + b y + c, …)")
+    return [numbers[i : i + 3] for i in range(0, len(numbers), 3)]
 
 
 def _numbers(text: str, flag: str, kind: type[int] | type[float], count: int | None) -> list[Any]:

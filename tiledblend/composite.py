@@ -172,7 +172,8 @@ class Layer:
     feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's
     top-left corner on the canvas, whole pixels or `Length`s (also "12um"), may be negative; None: not placed, so the
     sizes must agree. fit: "canvas" resamples image and mask to the canvas's size, "physical" by the pixel sizes of
-    layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says.
+    layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says. affine: maps points (x, y) of
+    the layer to points of the canvas, instead of offset and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
 
     An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
     """
@@ -188,6 +189,7 @@ class Layer:
     offset: tuple[int, int] | tuple[Length, Length] | None = None
     fit: Literal["canvas", "physical"] | None = None
     pixel_size_um: tuple[float, float] | None = None
+    affine: Affine | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -195,6 +197,10 @@ class Layer:
             object.__setattr__(self, "mask_frame", "canvas" if isinstance(self.mask, PolygonSource) else "layer")
         if not 0 <= self.opacity <= 1:
             raise UsageError(f"opacity {self.opacity} of layer {self.image.name} must be from 0 to 1")
+        if self.affine is not None and (self.fit is not None or self.offset is not None):
+            raise UsageError(
+                f"layer {self.image.name} has an affine and {'fit' if self.fit else 'an offset'}; give one"
+            )
         if self.fit == "canvas" and self.offset not in (None, (0, 0)):
             raise UsageError(f"layer {self.image.name} has both fit canvas and an offset; give one of them")
         if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas", "physical"):
@@ -223,6 +229,9 @@ class Layer:
             object.__setattr__(self, "mask_values", tuple(values))
         if self.offset is not None:
             object.__setattr__(self, "offset", _offset(self.offset))
+        matrix: Any = self.affine
+        if not (matrix is None or isinstance(matrix, Affine)):
+            object.__setattr__(self, "affine", Affine.of_matrix(matrix))
         if self.pixel_size_um is not None:
             object.__setattr__(self, "pixel_size_um", _pixel_size(self.pixel_size_um, self.image.name))
 
@@ -425,6 +434,9 @@ class Composite:
             frame = Region.of_shape(self.shape)
             fill = Affine.scaling(by * image[1] / full[1], by * image[0] / full[0])
             return Placement(frame, None if by == 1 else fill)
+        if layer.affine is not None and layer.affine.whole_shift is None:
+            to_layer = layer.affine.inverse().after(Affine.scaling(by, by))
+            return place(to_layer, image, (full[0] / by, full[1] / by), warped=True)
         if layer.fit == "physical" and (size := self._layer_pixels(layer)) != (1.0, 1.0):
             y, x = self.exact_offset(layer)
             to_layer = Affine.scaling(1 / size[1], 1 / size[0]).after(Affine.shifting(-x, -y))
@@ -437,7 +449,7 @@ class Composite:
 
     def exact_offset(self, layer: Layer) -> tuple[float, float]:
         """(y, x) of the layer's corner in pixels of the full canvas."""
-        y, x = layer.offset or (0, 0)
+        y, x = (layer.affine and layer.affine.whole_shift) or layer.offset or (0, 0)
         sizes = self.full.pixel_size_um or (None, None)
         first, second = (Length.parse(v).pixels(size, "offset") for v, size in zip((y, x), sizes, strict=True))
         return first, second
@@ -533,7 +545,7 @@ FIELD_TOLERANCE = 0.01
 
 def _check_placement(layer: Layer, composite: Composite) -> None:
     size, canvas, name = layer.image.shape, composite.full.shape, layer.image.name
-    if layer.fit is None and layer.offset is None and size != canvas:
+    if layer.fit is None and layer.offset is None and layer.affine is None and size != canvas:
         known = layer.known_pixel_size_um is not None and composite.full.pixel_size_um is not None
         raise BadInputError(
             f"{name} is {size[0]} x {size[1]} pixels (y x x), but the canvas is {canvas[0]} x {canvas[1]}; "
@@ -544,13 +556,15 @@ def _check_placement(layer: Layer, composite: Composite) -> None:
         _check_same_field(layer, composite)
     if composite.reduction == 1 and not overlaps(composite.placement(layer), size, canvas):
         raise BadInputError(
-            f"{name} of {size[0]} x {size[1]} pixels at offset {_shown(layer.offset)} lies "
-            f"wholly outside the canvas of {canvas[0]} x {canvas[1]}"
+            f"{name} of {size[0]} x {size[1]} pixels {_placed_by(layer)} lies wholly outside the canvas of "
+            f"{canvas[0]} x {canvas[1]}{'; does the matrix map the other way?' if layer.affine else ''}"
         )
 
 
-def _shown(offset: Any) -> str:
-    return "0, 0" if offset is None else f"{offset[0]}, {offset[1]}"
+def _placed_by(layer: Layer) -> str:
+    if layer.affine is not None:
+        return f"mapped by {layer.affine.rows}"
+    return "at offset 0, 0" if layer.offset is None else f"at offset {layer.offset[0]}, {layer.offset[1]}"
 
 
 def _check_same_field(layer: Layer, composite: Composite) -> None:

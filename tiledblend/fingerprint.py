@@ -72,6 +72,7 @@ def _layer(composite: Composite, layer: Layer) -> dict[str, Any]:
         "opacity": layer.opacity,
         "offset": list(composite.exact_offset(layer)),
         "fit": layer.fit,
+        "affine": layer.affine.rows if layer.affine else None,
         "pixel_size_um": list(layer.known_pixel_size_um) if layer.known_pixel_size_um else None,
     }
 

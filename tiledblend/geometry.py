@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tiledblend.errors import UsageError
 
@@ -116,6 +117,44 @@ class Affine:
     def shifting(cls, x: float, y: float) -> Affine:
         """By (x, y)."""
         return cls(1.0, 0.0, float(x), 0.0, 1.0, float(y))
+
+    @classmethod
+    def of_matrix(cls, rows: Any, *, centre: float = 0.5, inverse: bool = False) -> Affine:
+        """From rows [[a, b, c], [d, e, f]] (and [0, 0, 1]). centre: where the matrix has the centre of pixel (0, 0),
+        0.5 or 0. inverse: the map back.
+
+        Raises UsageError for anything that is no invertible affine matrix.
+
+        >>> Affine.of_matrix([[2, 0, 0], [0, 2, 0]], centre=0).of(0.5, 0.5)
+        (0.5, 0.5)
+        """
+        try:
+            values = [[float(value) for value in row] for row in rows]
+        except (TypeError, ValueError):
+            values = []
+        if len(values) not in (2, 3) or any(len(row) != 3 for row in values) or values[2:] not in ([], [[0, 0, 1]]):
+            raise UsageError(f"affine {rows!r} must be [[a, b, c], [d, e, f]], or with a third row [0, 0, 1]")
+        if not all(math.isfinite(value) for row in values for value in row):
+            raise UsageError(f"affine {rows!r} must be finite")
+        if centre not in (0, 0.5):
+            raise UsageError(f"affine: the centre of a pixel is at 0.5 or 0, not {centre}")
+        given = cls(*values[0], *values[1])
+        if abs(given.determinant) < 1e-12 * max(1e-300, given.stretch[1] ** 2):
+            raise UsageError(f"affine {rows!r} flattens the layer to a line: it has no inverse")
+        if centre == 0:
+            given = cls.shifting(0.5, 0.5).after(given).after(cls.shifting(-0.5, -0.5))
+        return given.inverse() if inverse else given
+
+    @property
+    def rows(self) -> list[list[float]]:
+        """[[a, b, c], [d, e, f]]."""
+        return [[self.a, self.b, self.c], [self.d, self.e, self.f]]
+
+    @property
+    def whole_shift(self) -> tuple[int, int] | None:
+        """(y, x) when the map only shifts by whole pixels."""
+        shifts = (self.a, self.b, self.d, self.e) == (1, 0, 0, 1) and self.c.is_integer() and self.f.is_integer()
+        return (int(self.f), int(self.c)) if shifts else None
 
     def of(self, x: float, y: float) -> tuple[float, float]:
         """(x', y') of a point."""

@@ -22,6 +22,7 @@ from tiledblend.buckets import checked_url, scheme_of
 from tiledblend.composite import Canvas, Composite, Feather, Labels, Layer, MaskValues
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.levels import at_level, at_pixel_size
+from tiledblend.matrix import affine_of, with_numbers
 from tiledblend.sources import open_source
 from tiledblend.sources.bytes import open_bytes
 from tiledblend.sources.opening import make_spec
@@ -133,6 +134,7 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
         offset=None if offset is None else (offset[0], offset[1]),
         fit=None if keys.get("fit") == "none" else keys.get("fit"),
         pixel_size_um=_pixel_size(keys.get("pixel_size_um")),
+        affine=affine_of(with_numbers(keys.get("affine"), _job_bytes)),
     )
 
 
@@ -206,7 +208,8 @@ def _canvas(keys: Mapping[str, Any] | None) -> Canvas | None:
 
 
 def with_absolute_paths(mapping: Mapping[str, Any], folder: Path | str) -> dict[str, Any]:
-    """The mapping with every path of an image, mask and output made absolute, relative ones taken from `folder`.
+    """The mapping with every path of an image, mask and output made absolute, relative ones taken from `folder`, and
+    with the numbers of its matrix files.
 
     folder: a directory, or the URL of one. Raises UsageError for a URL that could carry credentials.
 
@@ -215,13 +218,22 @@ def with_absolute_paths(mapping: Mapping[str, Any], folder: Path | str) -> dict[
     """
     done = dict(mapping)
     done["layers"] = [
-        {key: _absolute(value, folder, key) if key in ("image", "mask") else value for key, value in layer.items()}
+        {key: _settled(value, folder, key) if key in _FILE_KEYS else value for key, value in layer.items()}
         for layer in mapping["layers"]
     ]
     for name, key in (("canvas", "like"), ("output", "path")):
         if key in mapping.get(name, {}):
             done[name] = dict(mapping[name]) | {key: _absolute(mapping[name][key], folder, key)}
     return done
+
+
+_FILE_KEYS = ("image", "mask", "affine")
+
+
+def _settled(value: Any, folder: Path | str, key: str) -> Any:
+    if key != "affine":
+        return _absolute(value, folder, key)
+    return with_numbers(value, lambda path: _job_bytes(_absolute(path, folder, key)))
 
 
 def _absolute(source: Any, folder: Path | str, key: str) -> Any:

@@ -67,8 +67,10 @@ def _crosses(start: tuple[float, float], stop: tuple[float, float], canvas: tupl
 
 def overlaps(placement: Placement, layer: tuple[int, int], canvas: tuple[int, int]) -> bool:
     """True when part of the layer lies on the canvas."""
+    if (placement.frame & Region.of_shape(canvas)).is_empty:
+        return False
     if placement.to_layer is None or placement.to_layer.keeps_axes:
-        return not (placement.frame & Region.of_shape(canvas)).is_empty
+        return True
     import shapely
 
     back, (height, width) = placement.to_layer.inverse(), layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from tiledblend.composite import Composite, Labels, Layer, MaskValues, mask_field, mask_scaling
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Affine, Region, ceil_div
+from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.border import AlignedBorder, Border, PlacedBorder
 from tiledblend.kernels.feather import FeatherKernel, Units
 from tiledblend.kernels.resample import Method, Sampling, Scaled, ToSize
@@ -23,6 +25,8 @@ from tiledblend.sources.views import downsampling
 log = logging.getLogger("tiledblend")
 
 READ_BLOCK = 4096
+MOST_SHRINK = 2.0
+"""Up to here one bilinear point per pixel is enough; beyond it a warped layer averages several."""
 SOURCE_PIXELS = 1 << 21
 """Of a source that is resampled, most pixels that are held at once."""
 
@@ -299,22 +303,29 @@ def _halves(region: Region) -> tuple[Region, Region]:
 def _pixels_of(image: RasterSource, placement: Placement) -> PixelsInFrame:
     frame = placement.frame
     if placement.to_layer is not None:
-        return _placed_pixels(image, placement.to_layer, (frame.y0, frame.x0))
+        return _placed_pixels(image, placement.to_layer, (frame.y0, frame.x0), warped=placement.warped)
     return PixelsInFrame(image, 0, None if image.shape == frame.shape else ToSize(image.shape, frame.shape))
 
 
-def _placed_pixels(source: RasterSource, to_source: Affine, origin: tuple[int, int]) -> PixelsInFrame:
+def _placed_pixels(
+    source: RasterSource, to_source: Affine, origin: tuple[int, int], *, warped: bool = False
+) -> PixelsInFrame:
     """A source read through a map of canvas points to points of its level 0: from its coarsest level that is not
-    coarser than the canvas, along each axis."""
-    scale = (to_source.e, to_source.a)
+    coarser than the canvas, along each axis and in every direction."""
+    scale = (to_source.stretch[0],) * 2 if warped else (to_source.e, to_source.a)
     level = max((i for i in range(len(source.levels)) if _is_fine(source, i, scale)), default=0)
-    factor = level_factor(source, level)
-    scale = (scale[0] / factor[0], scale[1] / factor[1])
-    shift = (to_source.f / factor[0], to_source.c / factor[1])
-    start = (shift[0] + origin[0], shift[1] + origin[1])
-    if scale == (1.0, 1.0) and all(s.is_integer() for s in start):
-        return PixelsInFrame(source, level, None, (int(start[0]), int(start[1])))
-    return PixelsInFrame(source, level, Scaled(scale, shift, source.levels[level].shape, origin))
+    factor, shape = level_factor(source, level), source.levels[level].shape
+    to_level = Affine.scaling(1 / factor[1], 1 / factor[0]).after(to_source)
+    start = to_level.of(origin[1], origin[0])
+    is_shift = (to_level.a, to_level.b, to_level.d, to_level.e) == (1.0, 0.0, 0.0, 1.0)
+    if is_shift and all(s.is_integer() for s in start):
+        return PixelsInFrame(source, level, None, (int(start[1]), int(start[0])))
+    if warped:
+        shrinks = to_level.stretch[1]
+        points = 1 if shrinks <= MOST_SHRINK * (1 + 1e-9) else math.ceil(shrinks - 1e-9)
+        return PixelsInFrame(source, level, Warped(to_level, shape, origin, points))
+    scaled = Scaled((to_level.e, to_level.a), (to_level.f, to_level.c), shape, origin)
+    return PixelsInFrame(source, level, scaled)
 
 
 def _is_fine(source: RasterSource, level: int, scale: tuple[float, float]) -> bool:
@@ -342,7 +353,8 @@ class _MaskPixels:
             self._pixels = PixelsInFrame(self._mask, 0, shift)
             return
         to_mask = _mask_map(composite, layer, placement, self._repeat)
-        self._pixels = _placed_pixels(self._mask, to_mask, (frame.y0, frame.x0))
+        warped = placement.warped and layer.mask_frame == "layer"
+        self._pixels = _placed_pixels(self._mask, to_mask, (frame.y0, frame.x0), warped=warped)
         self._nearest = self._nearest and max(to_mask.stretch) <= 1
         self._repeat = None if self._pixels.sampling is not None else 1
 

@@ -18,6 +18,9 @@ from tiledblend.geometry import Region, ceil_div
 
 Method = Literal["linear", "nearest"]
 
+STRIP_PIXELS = 1 << 16
+"""Of the input's width, what is summed at once: it stays in the cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class AxisTaps:
@@ -132,7 +135,12 @@ class _Separable:
         rows, columns = self._taps(region, method)
         if method == "nearest":
             return pixels[np.ix_(rows.index[0], columns.index[0])]
-        return _weighted(_weighted(pixels, rows, 0), columns, 1)
+        out = np.empty((*region.shape, *pixels.shape[2:]), np.float32)
+        step = max(1, STRIP_PIXELS // max(1, pixels.shape[1]))
+        for y in range(0, region.shape[0], step):
+            strip = AxisTaps(rows.first, rows.stop, rows.index[:, y : y + step], rows.weight[:, y : y + step])
+            out[y : y + step] = _weighted(_weighted(pixels, strip, 0), columns, 1)
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,6 @@ def _weighted(pixels: NDArray[Any], taps: AxisTaps, axis: int) -> NDArray[np.flo
             if pixels.dtype.kind == "f":
                 # NaN and infinity must not leak in through a tap of weight 0.
                 term = np.where(weight.reshape(shape) == 0, np.float32(0), term)
-            total = term if total is None else total + term
+            total = term if total is None else np.add(total, term, out=total)
     assert total is not None
     return total
