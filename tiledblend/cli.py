@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -73,8 +74,29 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return InterruptedRun.exit_code, "interrupted; if it was writing a result, run the same command with --resume"
     if isinstance(error, MemoryError):
         return 6, "out of memory; use fewer threads or a smaller --shard"
+    if (told := _told_limit(error)) is not None:
+        return told.exit_code, _one_line(str(told))
     reason = _one_line(str(error))
     return 1, f"unexpected {type(error).__name__}{f': {reason}' if reason else ''}; run again with --debug to see where"
+
+
+def _told_limit(error: BaseException | None) -> TiledblendError | None:
+    """What a library's error is about if the machine's limits or its disk are behind it somewhere."""
+    from tiledblend.errors import ResourceError, resource_error
+    from tiledblend.store.objects import storage_error
+
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+            return ResourceError("out of memory or threads; use fewer threads or a smaller --shard")
+        if isinstance(error, OSError):
+            if (limit := resource_error(error, "cannot go on")) is not None:
+                return limit
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                return storage_error(error, "write", error.filename or "the output or a temporary file")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _one_line(text: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.errors import ResourceError, UsageError
@@ -63,6 +66,40 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def machine_memory() -> int:
+    """Bytes of memory for this process and its children: of the machine, or less in a container or a SLURM job."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+            own = Path("/sys/fs/cgroup", root, group.lstrip("/"))
+            for folder in (own, *own.parents):
+                with suppress(OSError, ValueError):
+                    limits.append(int((folder / name).read_text()))
+    return min(limits)
+
+
+def require_open_files(workers: int | None) -> None:
+    """Raise this process's limit of open files where it may, or ResourceError if a local cluster cannot fit in it.
+
+    Measured: an embedded cluster has 21 open with three inputs, a driver of 1, 2 and 4 local workers 38, 50 and 71.
+    """
+    import resource
+
+    needed = 32 + 12 * (workers or 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        remedy = "raise `ulimit -n`" + (" or use fewer --workers" if workers else "")
+        raise ResourceError(f"too few open files are allowed: {hard}, a run needs up to {needed}; {remedy}")
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 @contextmanager
 def open_client(options: ClusterOptions) -> Iterator[Client]:
     """A client of the chosen cluster, closed at the end; an embedded cluster ends with it.
@@ -73,6 +110,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
     from distributed import Client
 
     address = _address(options)
+    require_open_files(options.workers if address is None else None)
     settings: dict[str, Any] = {"distributed.admin.log-format": "%(message)s"}
     with dask.config.set(settings):
         if address is None:
@@ -176,7 +214,8 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
             super().start_http_server(routes, LOOPBACK, default_port, ssl_options)
 
     threads = options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
-    cluster = LocalCluster(
+    start = partial(
+        LocalCluster,
         n_workers=options.workers or 1,
         threads_per_worker=threads,
         processes=options.workers is not None,
@@ -190,7 +229,20 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         local_directory=options.local_directory,
         # The driver takes Ctrl-C and tells the workers.
         **({"preload": IGNORE_CTRL_C} if options.workers is not None else {}),
-        silence_logs=40,
+        silence_logs=logging.CRITICAL,
     )
-    with cluster:
+    with _started(start) as cluster:
         yield cluster
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    try:
+        return start()
+    except (OSError, RuntimeError) as error:
+        first: BaseException = error
+        while (cause := first.__cause__ or first.__context__) is not None:
+            first = cause
+        raise ResourceError(
+            f"the local dask workers do not start: {' '.join(str(first).split())[:200] or type(first).__name__}; "
+            "check `ulimit -n` and `ulimit -u`, memory, and --local-directory"
+        ) from error

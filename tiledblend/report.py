@@ -43,6 +43,7 @@ def start_logging(*, debug: bool = False) -> None:
     if not debug:
         # A worker's own log of a failed task is a traceback; the command tells the same in one line.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     log = logging.getLogger("tiledblend")
     if not any(isinstance(handler, _StderrLog) for handler in log.handlers):
         log.addHandler(_StderrLog())

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tiledblend.cluster import ClusterOptions, open_client
+from tiledblend.cluster import ClusterOptions, machine_memory, open_client
 from tiledblend.composite import Composite
-from tiledblend.errors import InterruptedRun, ResourceError, TiledblendError, UsageError
+from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, StorageError, TiledblendError, UsageError
 from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
 from tiledblend.geometry import Region, Tile
 from tiledblend.plan import Plan, plan
@@ -244,15 +244,30 @@ def write(
             require_unchanged(composite, identity["inputs"])
             commit(opened, _metadata(composite, uri, job))
         return run.report(complete)
-    except BaseException:
+    except BaseException as error:
+        lost = _lost_lock(opened)
         # What went wrong first is what is told: a store that is gone fails the closing, too.
         with suppress(TiledblendError):
-            _remove_if_empty(opened, shared)
+            if lost is None:
+                _remove_if_empty(opened, shared)
         with suppress(TiledblendError):
             opened.close()
+        if isinstance(error, StorageError) and isinstance(lost, RefusedError):
+            # Whoever takes over removes this driver's half-written files: that a write failed is not the disk's fault.
+            raise lost from error
         raise
     finally:
         opened.close()
+
+
+def _lost_lock(opened: Output) -> TiledblendError | None:
+    """Why this driver may no longer touch the output; None if it is still its own."""
+    try:
+        if opened.ledger is not None:
+            opened.ledger.lock.check()
+    except TiledblendError as error:
+        return error
+    return None
 
 
 def _remove_if_empty(opened: Output, part: Part | None) -> None:
@@ -328,6 +343,7 @@ class _Run:
                 self._make_on(client, missing_tiles)
 
     def _make_here(self, tiles: Iterator[Tile]) -> None:
+        self.plan.require_memory(1, machine_memory())
         prepare_process()
         for tile in tiles:
             self._stop_if_asked()
@@ -367,8 +383,12 @@ class _Run:
             raise InterruptedRun(f"{self.output.uri}: stopped; continue with --resume")
 
     def _check_memory(self, client: Client) -> None:
-        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
-            self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or None)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        # Workers without a limit of their own share this machine's memory, where they are on it.
+        sharing = [address for address, worker in workers.items() if not worker["memory_limit"] and _is_here(address)]
+        for address, worker in workers.items():
+            shared = machine_memory() // len(sharing) if address in sharing else None
+            self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or shared)
 
     def _take(self, result: TileResult) -> None:
         ledger = self.output.open_ledger()
@@ -438,6 +458,11 @@ class OrderedTasks:
             except BaseException:
                 _withdraw(client, set(ahead))
                 raise
+
+
+def _is_here(address: str) -> bool:
+    """True for a worker of an embedded or local cluster."""
+    return address.startswith(("inproc://", "tcp://127.0.0.1:", "tls://127.0.0.1:"))
 
 
 @contextmanager

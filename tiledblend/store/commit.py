@@ -132,7 +132,7 @@ def begin(
         )
     occupied = _occupied(final)
     older = read_result(final) if occupied else None
-    if older and resume:
+    if older and resume and not (replace and _unlike(older, layout, job)):
         return _repair(final, older, layout, document)
     if occupied and not (replace and older):
         raise RefusedError(_existing(final, replace))
@@ -304,9 +304,7 @@ def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any],
 
 def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, document: dict[str, Any]) -> Output:
     """Resume a finished result: hide it if anything is damaged, and hand out only the tiles that are."""
-    was = {"layout": result.layout.as_dict(), "job": result.job}
-    now = {"layout": document["layout"], "job": document["job"]}
-    if different := ledgers.differences(was, now):
+    if different := _unlike(result, layout, document["job"]):
         raise RefusedError(f"{final.uri}: the result there is of another job: {'; '.join(different[:4])}")
     expected = result.manifest.receipts if result.manifest else {}
     every = [tile for stage in range(layout.grid.stages) for tile in layout.grid.tiles(stage)]
@@ -324,6 +322,12 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
     # Hidden last: a death before this leaves a result that the next driver looks through again.
     _hide(final)
     return output
+
+
+def _unlike(result: StoredResult, layout: ArrayLayout, job: dict[str, Any]) -> list[str]:
+    """What differs between a result's job and this one, as lines for people."""
+    was = {"layout": result.layout.as_dict(), "job": result.job}
+    return ledgers.differences(was, {"layout": layout.as_dict(), "job": job})
 
 
 def _sound_tiles(

@@ -1,0 +1,101 @@
+"""A process that has imported everything and forks a `tiledblend` command per request: real processes, one import.
+
+It reads requests as JSON lines and answers each with one. A command is a session of its own, so that its processes can
+be found and signalled together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def import_everything() -> None:
+    """What a command would import on its way, in its order: the log settings come before dask."""
+    from tiledblend.report import start_logging
+
+    start_logging()
+    package = Path(sys.modules["tiledblend"].__file__ or "").parent
+    for file in sorted(package.rglob("*.py")):
+        name = ".".join(file.relative_to(package.parent).with_suffix("").parts)
+        if not name.endswith(("__main__", "__init__")):
+            import_module(name)
+    for name in ("distributed", "distributed.deploy.local", "zarr", "imagecodecs", "cv2", "importlib.readers"):
+        import_module(name)
+
+
+def become(request: dict[str, Any]) -> None:
+    """The forked child: takes over what the request says and runs the command. Does not return."""
+    code = 70
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
+        os.dup2(os.open(request["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
+        os.chdir(request["cwd"])
+        os.environ.update(request["env"])
+        tempfile.tempdir = None
+        import dask.config
+
+        dask.config.refresh()
+        for name, value in request["limits"].items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+        if "TBF_ROOT" in request["env"]:
+            ctypes.CDLL(None).fault_arm()
+        if request["uid"]:
+            os.setgroups([])
+            os.setgid(request["uid"])
+            os.setuid(request["uid"])
+        sys.argv = ["tiledblend", *request["argv"]]
+        from tiledblend.cli import main
+
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        # As at the end of a program: what is registered runs, files are flushed.
+        import atexit
+        import threading
+
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def answer(request: dict[str, Any]) -> Any:
+    """One request: poll a child, run a helper program, or start a command."""
+    if "poll" in request:
+        pid, status = os.waitpid(request["poll"], os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+    if "run" in request:
+        done = subprocess.run(request["run"], capture_output=True, text=True, check=False)
+        return [done.returncode, done.stderr]
+    child = os.fork()
+    if child == 0:
+        become(request)
+    return child
+
+
+def main() -> None:
+    import_everything()
+    replies = os.fdopen(os.dup(1), "w")
+    print(json.dumps(os.getpid()), file=replies, flush=True)
+    while line := sys.stdin.readline():
+        print(json.dumps(answer(json.loads(line))), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
