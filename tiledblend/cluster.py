@@ -111,6 +111,9 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
 
     address = _address(options)
     require_open_files(options.workers if address is None else None)
+    if os.environ.get("DASK_LOGGING__DISTRIBUTED") == "critical":
+        # dask's defaults set this logger's level apart from the others'
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     settings: dict[str, Any] = {"distributed.admin.log-format": "%(message)s"}
     with dask.config.set(settings):
         if address is None:

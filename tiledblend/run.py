@@ -367,9 +367,19 @@ class _Run:
                     future = self._next(finished)
                     running.remove(future)
                     self._take(future.result())
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, InterruptedRun):
+                    self._take_finished(finished, running)
                 _withdraw(client, running)
                 raise
+
+    def _take_finished(self, finished: queue.SimpleQueue[Future[Any]], running: set[Future[Any]]) -> None:
+        """Note what was made before the stop, so that it need not be made again."""
+        while not finished.empty():
+            future = finished.get()
+            running.discard(future)
+            if future.status == "finished":
+                self._take(future.result())
 
     def _next(self, finished: queue.SimpleQueue[Future[Any]]) -> Future[Any]:
         """The next finished task; looks at `stop` twice a second."""

@@ -361,9 +361,9 @@ class Case:
         *arguments: str,
         env: dict[str, str] | None = None,
         limits: dict[str, int] | None = None,
-        uid: int = 0,
+        as_owner: bool = False,
     ) -> Running:
-        """Start any command."""
+        """Start any command. as_owner: without root's right to pass over permissions."""
         number = len(self.started)
         out, err = self.folder / f"{number}.out", self.folder / f"{number}.err"
         zygote = self.lab.zygote(mounts=self.mounts)
@@ -375,7 +375,7 @@ class Case:
             err=str(err),
             env=environment,
             limits=limits or {},
-            uid=uid,
+            as_owner=as_owner,
         )
         self.started.append(Running(zygote, pid, out, err))
         return self.started[-1]

@@ -33,6 +33,17 @@ def import_everything() -> None:
         import_module(name)
 
 
+def bow_to_permissions() -> None:
+    """Give up root's right to pass over the permissions of files (capabilities 1 and 2, by capset)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.capget(header, data)
+    data[0] &= ~0b110
+    if libc.capset(header, data):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def become(request: dict[str, Any]) -> None:
     """The forked child: takes over what the request says and runs the command. Does not return."""
     code = 70
@@ -52,10 +63,8 @@ def become(request: dict[str, Any]) -> None:
             resource.setrlimit(getattr(resource, name), (value, value))
         if "TBF_ROOT" in request["env"]:
             ctypes.CDLL(None).fault_arm()
-        if request["uid"]:
-            os.setgroups([])
-            os.setgid(request["uid"])
-            os.setuid(request["uid"])
+        if request["as_owner"]:
+            bow_to_permissions()
         sys.argv = ["tiledblend", *request["argv"]]
         from tiledblend.cli import main
 
