@@ -15,6 +15,7 @@ from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine, Region, ceil_div
 from tiledblend.kernels.blend import Mode
 from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.kernels.morphology import Growth
 from tiledblend.placement import Placement, overlaps, place
 from tiledblend.sources.base import SUPPORTED_DTYPES, Alpha, RasterSource
 from tiledblend.sources.polygons import PolygonSource
@@ -174,6 +175,7 @@ class Layer:
     sizes must agree. fit: "canvas" resamples image and mask to the canvas's size, "physical" by the pixel sizes of
     layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says. affine: maps points (x, y) of
     the layer to points of the canvas, instead of offset and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
+    grow: the mask grows by this much on the canvas before it is feathered (negative: shrinks), in pixels or "8um".
 
     An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
     """
@@ -190,6 +192,7 @@ class Layer:
     fit: Literal["canvas", "physical"] | None = None
     pixel_size_um: tuple[float, float] | None = None
     affine: Affine | None = None
+    grow: Length | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -207,6 +210,8 @@ class Layer:
             raise UsageError(
                 f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none, canvas or physical"
             )
+        if self.grow is not None and self.mask is None:
+            raise UsageError(f"layer {self.image.name}: grow {self.grow} needs a mask")
         if self.feather_side not in (None, "both", "inside"):
             raise UsageError(f"layer {self.image.name}: feather_side {self.feather_side!r} must be both or inside")
         if self.mask == "alpha" and self.image.alpha is Alpha.NONE:
@@ -229,6 +234,8 @@ class Layer:
             object.__setattr__(self, "mask_values", tuple(values))
         if self.offset is not None:
             object.__setattr__(self, "offset", _offset(self.offset))
+        if self.grow is not None:
+            object.__setattr__(self, "grow", _grow(self.grow))
         matrix: Any = self.affine
         if not (matrix is None or isinstance(matrix, Affine)):
             object.__setattr__(self, "affine", Affine.of_matrix(matrix))
@@ -265,6 +272,17 @@ class Layer:
     def colours(self) -> int:
         """Number of colour channels, alpha left out."""
         return self.image.channels - (self.image.alpha is not Alpha.NONE)
+
+
+def _grow(given: Any) -> Length | None:
+    """None for nothing."""
+    try:
+        length = Length.parse(given)
+    except UsageError:
+        raise
+    except ValueError:
+        raise UsageError(f"grow {given!r} is not understood; use 8px, -3um") from None
+    return length if length.value else None
 
 
 def _offset(given: Any) -> tuple[int, int] | tuple[Length, Length]:
@@ -477,6 +495,17 @@ class Composite:
         """The layer's feather on the canvas that is rendered."""
         return layer.feather.kernel(self.full.pixel_size_um, self.reduction)
 
+    def growth(self, layer: Layer) -> Growth | None:
+        """By how much the layer's mask grows on the canvas that is rendered: as a circle, in micrometres an ellipse of
+        pixels where they are not square."""
+        if layer.grow is None:
+            return None
+        if layer.grow.unit == "px":
+            return Growth(layer.grow.value / self.reduction)
+        if self.grid.pixel_size_um is None:
+            layer.grow.pixels(None, "grow")
+        return Growth(layer.grow.value, self.grid.pixel_size_um or (1.0, 1.0))
+
     def background_values(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 background, one value per channel."""
         given = self.background
@@ -497,6 +526,7 @@ class Composite:
             if isinstance(layer.mask, RasterSource):
                 mask_scaling(layer, self)
             self.kernel(layer)
+            self.growth(layer)
 
 
 def _reduced(size: int, by: float) -> int:

@@ -67,6 +67,7 @@ def _layer(composite: Composite, layer: Layer) -> dict[str, Any]:
         else values,
         "mask_frame": layer.mask_frame,
         "invert": layer.invert,
+        "grow": str(layer.grow) if layer.grow else None,
         "feather": {"sigma": layer.feather.sigma, "unit": layer.feather.unit, "ksize": layer.feather.kernel_size},
         "feather_side": layer.side,
         "opacity": layer.opacity,

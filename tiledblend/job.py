@@ -128,6 +128,7 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
         mask_values=mask_values_of(keys.get("mask_values", "auto")),
         mask_frame=keys.get("mask_frame"),
         invert=keys.get("invert", False),
+        grow=keys.get("grow"),
         feather=feather,
         feather_side=keys.get("feather_side"),
         opacity=keys.get("opacity", 1.0),

@@ -209,6 +209,7 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
                 + ceil_div(height + 2 * halo, d) * ceil_div(width + 2 * halo, d) * 24
                 + row * 16
             )
+        mask += _growing_bytes(reader, height if reader.kernel.decimation == 1 else STRIP_ROWS, width)
         tile_y, tile_x = reader.layer.image.levels[reader.pixels.level].tile
         stored_row = (
             tile_y
@@ -218,6 +219,15 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
         )
         layers += 2 * source + mask + row * 12 + min(stored_row, 64_000_000)
     return encoded + pixels + layers
+
+
+def _growing_bytes(reader: LayerReader, height: int, width: int) -> int:
+    """Of a mask that is grown: itself with its halo, and the distances of a strip of rows."""
+    if reader.growth is None:
+        return 0
+    y, x = reader.growth.halo_px
+    wide = width + 2 * (reader.kernel.halo_px + x)
+    return wide * ((height + 2 * (reader.kernel.halo_px + y)) * 4 + (max(STRIP_ROWS, 2 * y) + 2 * y) * 20)
 
 
 def _whole_images(composite: Composite) -> int:

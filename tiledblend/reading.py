@@ -17,6 +17,7 @@ from tiledblend.geometry import Affine, Region, ceil_div
 from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.border import AlignedBorder, Border, PlacedBorder
 from tiledblend.kernels.feather import FeatherKernel, Units
+from tiledblend.kernels.morphology import grown
 from tiledblend.kernels.resample import Method, Sampling, Scaled, ToSize
 from tiledblend.placement import Placement
 from tiledblend.sources.base import Alpha, RasterSource
@@ -143,6 +144,7 @@ class LayerReader:
 
     frame: the layer's rectangle on the canvas. visible: its part on the canvas. kernel: its feather.
     border: its weight towards its own sides. mask_frame: the rectangle that the mask covers, in canvas pixels.
+    growth: by how much the mask grows, None: it stays as it is.
     """
 
     def __init__(self, composite: Composite, layer: Layer, rule: MaskRule | None) -> None:
@@ -154,6 +156,7 @@ class LayerReader:
         self.visible = self.frame & canvas
         self.kernel: FeatherKernel = composite.kernel(layer)
         self.border = _border(placement, canvas, 0.0 if layer.feather.kernel_size is not None else self.kernel.sigma)
+        self.growth = composite.growth(layer)
         self.has_alpha = layer.image.alpha is not Alpha.NONE
         self.mask_frame = canvas if layer.mask_frame == "canvas" else self.frame
         self.pixels = _pixels_of(layer.image, placement)
@@ -198,6 +201,15 @@ class LayerReader:
 
     def mask_units(self, region: Region) -> Units:
         """Units of a region of the mask's frame, in canvas pixels from the mask frame's origin; inside `mask_shape`."""
+        if self.growth is None:
+            return self._drawn_units(region)
+        y, x = self.growth.halo_px
+        reach = Region(region.y0 - y, region.x0 - x, region.y1 + y, region.x1 + x) & Region.of_shape(self.mask_shape)
+        inside = grown(_is_inside(self._drawn_units(reach)), self.growth)
+        return inside[region.shift(-reach.y0, -reach.x0).slices].astype(np.uint8) * np.uint8(255)
+
+    def _drawn_units(self, region: Region) -> Units:
+        """As the mask is drawn, neither grown nor shrunk."""
         if self._units is None:
             units = self._alpha_units(region)
         else:
@@ -415,6 +427,13 @@ def _repeated(units: Units, native: Region, region: Region, f: int) -> Units:
     columns = np.minimum(np.arange(region.x0, region.x1) // f, native.x1 - 1) - native.x0
     out: Units = units[:, columns][rows]
     return out
+
+
+def _is_inside(units: Units) -> NDArray[np.bool_]:
+    """True from half of full scale on."""
+    half = 0.5 if units.dtype == np.float32 else (int(np.iinfo(units.dtype).max) + 1) // 2
+    inside: NDArray[np.bool_] = units >= units.dtype.type(half)
+    return inside
 
 
 def _inverted(units: Units) -> Units:
