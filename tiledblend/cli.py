@@ -713,6 +713,42 @@ def _previewed(images: list[str], flags: dict[str, Any]) -> Any:
 
 @cli.command()
 @_layer_options
+@click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="Of 127.0.0.1; 0 takes a free one. [8421]")
+@click.option("--open/--no-open", "in_browser", default=False, help="Open the page in this machine's browser.")
+@_json_option
+@_debug_option
+def view(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> None:
+    """A local page to look at a result, or at what blend would make of the same flags, before it is made.
+
+    Works offline, for this machine only; from elsewhere through ssh -L 8421:127.0.0.1:8421 HOST. Ctrl-C ends it.
+    """
+    from tiledblend import report
+    from tiledblend.cluster import cpu_count
+    from tiledblend.tiles import Scene
+    from tiledblend.view import serve
+
+    report.start_logging(debug=_is_debugging())
+    result, composite, note = _looked_at(flags)
+    if result is not None:
+        scene = Scene.of_result(result, composite, note)
+    else:
+        assert composite is not None
+        scene = Scene.of_composite(composite)
+
+    def ready(url: str) -> None:
+        click.echo(json.dumps({"url": url}) if as_json else url)
+        sys.stdout.flush()
+        if in_browser:
+            click.launch(url)
+
+    try:
+        serve(scene, port=port, threads=cpu_count(), ready=ready)
+    except KeyboardInterrupt:
+        report.say("ended")
+
+
+@cli.command()
+@_layer_options
 @click.option("--widths", metavar="4px,8px,…", help="Feathers to compare with the given one.")
 @_json_option
 @_debug_option

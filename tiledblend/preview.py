@@ -226,7 +226,7 @@ def _coloured(mean: Floats, source: RasterSource) -> Pixels:
         return _rounded(255 * _stretched(mean))
     if channels == 1 and source.dtype == np.uint8 and mean.max() >= 16:
         return np.repeat(_rounded(np.clip(mean, 0, 255)), 3, axis=2)
-    colours = _colours(source, channels)
+    colours = channel_colours(source, channels)
     picture = np.zeros((*mean.shape[:2], 3), np.float32)
     for channel in range(channels):
         picture += _stretched(mean[:, :, channel])[:, :, None] * colours[channel]
@@ -242,7 +242,7 @@ def _stretched(values: Floats) -> Floats:
     return np.asarray(np.clip((values - low) / (high - low), 0, 1), np.float32)
 
 
-def _colours(source: RasterSource, channels: int) -> Floats:
+def channel_colours(source: RasterSource, channels: int) -> Floats:
     """One RGB colour in 0..1 per channel: the image's own when it names them, else a usual order; one is white."""
     named = source.info.channel_colors
     if channels == 1 and not named:
