@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.errors import ResourceError, UsageError
+from tiledblend.process import malloc_environment, prepare_process
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -114,7 +115,10 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
     if os.environ.get("DASK_LOGGING__DISTRIBUTED") == "critical":
         # dask's defaults set this logger's level apart from the others'
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    settings: dict[str, Any] = {"distributed.admin.log-format": "%(message)s"}
+    settings: dict[str, Any] = {
+        "distributed.admin.log-format": "%(message)s",
+        "distributed.nanny.pre-spawn-environ": malloc_environment(),
+    }
     with dask.config.set(settings):
         if address is None:
             with _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:
@@ -207,6 +211,8 @@ def _security(options: ClusterOptions) -> Any:
 @contextmanager
 def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
     from distributed import LocalCluster, Worker
+
+    prepare_process()
 
     class LoopbackWorker(Worker):  # type: ignore[misc, unused-ignore]
         """A thread of this process has no host, and dask would open its web pages to every network."""

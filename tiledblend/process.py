@@ -7,9 +7,18 @@ import os
 from functools import cache
 
 # malloc.h of glibc
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-KEPT_BYTES = 512 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+KEPT_BYTES = 128 << 20
 LARGEST_KEPT = 32 << 20
+
+
+def malloc_environment() -> dict[str, str]:
+    """The same choice for processes that are still to be started: there it holds from their first thread on."""
+    return {
+        "MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT),
+        "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+        "MALLOC_ARENA_MAX": "1",
+    }
 
 
 @cache
@@ -27,4 +36,5 @@ def prepare_process() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
     mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
-    mallopt(_TOP_PAD, 1 << 20)
+    # Threads come and go: with a heap of its own each would keep what the others could use.
+    mallopt(_ARENA_MAX, 1)

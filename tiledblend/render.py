@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.composite import Composite
-from tiledblend.geometry import Grid, Region, Tile
+from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.blend import Contribution, blend_tile, to_dtype
 from tiledblend.kernels.feather import FeatheredMask, inside_only
 from tiledblend.kernels.halve import halve_tile
@@ -144,6 +144,11 @@ class ChunkClass:
     copy: bool
 
     @property
+    def is_decided(self) -> bool:
+        """True when no pixel needs a weight."""
+        return self.copy or not self.layers
+
+    @property
     def kind(self) -> str:
         """ "empty", "copied" or "blended"."""
         return "empty" if not self.layers else "copied" if self.copy else "blended"
@@ -184,10 +189,16 @@ class TileRenderer:
         Blocks finer than a chunk are classified, so that around a mask's edge little is read twice and blended;
         neighbours of one class are done together.
         """
+        whole = self._classified(region)
+        if whole.is_decided:
+            self._count(whole, ceil_div(region.shape[1], chunk))
+            return self._run(region, whole)
+        chunks = []
         for x in range(region.x0, region.x1, chunk):
-            name = self._classified(Region(region.y0, x, region.y1, min(x + chunk, region.x1))).kind
-            setattr(self.stats, name, getattr(self.stats, name) + 1)
-        parts = [part for band in _bands(region) for part in self._runs(band)]
+            part = Region(region.y0, x, region.y1, min(x + chunk, region.x1))
+            chunks.append((part, self._classified(part)))
+            self._count(chunks[-1][1], 1)
+        parts = [part for band in _bands(region) for part in self._runs(band, chunks)]
         if len({kind for _, kind in parts}) == 1:
             return self._run(region, parts[0][1])
         out: Pixels | None = None
@@ -202,12 +213,24 @@ class TileRenderer:
     def _classified(self, region: Region) -> ChunkClass:
         return classify(self.fields, region, self.composite.mode, keeps_alpha=self.composite.keeps_bottom_alpha)
 
-    def _runs(self, band: Region) -> Iterator[tuple[Region, ChunkClass]]:
+    def _count(self, kind: ChunkClass, chunks: int) -> None:
+        setattr(self.stats, kind.kind, getattr(self.stats, kind.kind) + chunks)
+
+    def _runs(self, band: Region, chunks: Sequence[tuple[Region, ChunkClass]]) -> Iterator[tuple[Region, ChunkClass]]:
         """Neighbouring blocks of a band that are of one class, together."""
-        blocks = [Region(band.y0, x0, band.y1, x1) for x0, x1 in _cuts(band.x0, band.x1)]
-        for kind, same in groupby(((self._classified(block), block) for block in blocks), key=itemgetter(0)):
+        for kind, same in groupby(self._blocks(band, chunks), key=itemgetter(0)):
             run = [block for _, block in same]
             yield Region(band.y0, run[0].x0, band.y1, run[-1].x1), kind
+
+    def _blocks(self, band: Region, chunks: Sequence[tuple[Region, ChunkClass]]) -> Iterator[tuple[ChunkClass, Region]]:
+        for chunk, kind in chunks:
+            part = chunk & band
+            if kind.is_decided:
+                yield kind, part
+                continue
+            for x0, x1 in _cuts(part.x0, part.x1):
+                block = Region(part.y0, x0, part.y1, x1)
+                yield self._classified(block), block
 
     def _run(self, region: Region, kind: ChunkClass) -> Pixels:
         dtype = self.composite.dtype

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 TASKS_PER_THREAD = 3
+MOST_STORING = 2
 LARGE_JOB = 1_000_000
 
 
@@ -92,8 +93,8 @@ class TileJob:
     store: ObjectStore
     inputs: tuple[dict[str, Any], ...]
 
-    def run(self, tile: Tile) -> TileResult:
-        """Render a tile and store its objects."""
+    def run(self, tile: Tile, storing: Callable[[], AbstractContextManager[None]] = nullcontext) -> TileResult:
+        """Render a tile and store its objects; `storing` is entered for the second part."""
         sink = TileWriter(self.layout, self.store, tile)
         with _memory_told(tile):
             if tile.stage == 0:
@@ -101,7 +102,8 @@ class TileJob:
             else:
                 stats = TileStats()
                 shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.composite.has_alpha)
-            return TileResult(tile, sink.finish(), stats)
+            with storing():
+                return TileResult(tile, sink.finish(), stats)
 
     def _render(self, tile: Tile, sink: TileWriter) -> TileStats:
         try:
@@ -171,9 +173,27 @@ class SharedJob:
 
 
 def run_tile(job: SharedJob, tile: Tile) -> TileResult:
-    """A task: one tile."""
-    result: TileResult = job.open().run(tile)
+    """A task: one tile. While it waits for the disk or the network its thread's place is another tile's."""
+    result: TileResult = job.open().run(tile, _aside)
     return result
+
+
+_STORING = threading.BoundedSemaphore(MOST_STORING)
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Outside the worker's pool of threads, so that the next tile begins; at most MOST_STORING tiles at once."""
+    from distributed import secede
+
+    if not _STORING.acquire(blocking=False):
+        yield
+        return
+    try:
+        secede()
+        yield
+    finally:
+        _STORING.release()
 
 
 Progress = Callable[[ProgressEvent], None]

@@ -136,7 +136,9 @@ def _blend_flat(
         strip = one_strip([c[part] for c in colours], weights, ground, dtype.kind == "f")
         if dtype.kind != "f":
             np.rint(strip, out=strip)
-            np.clip(strip, 0, np.iinfo(dtype).max, out=strip)
+            # Two passes: np.clip takes three times as long.
+            np.maximum(strip, np.float32(0), out=strip)
+            np.minimum(strip, np.float32(np.iinfo(dtype).max), out=strip)
         out[part] = strip
     return out
 
