@@ -143,7 +143,7 @@ def run_text(done: RunReport) -> str:
     """What a run did, a few lines."""
     # a part or a resumed run has made only some of the pixels itself: no rate is told then
     took = f"{done.seconds:,.1f} s"
-    if done.complete and not done.resumed_tiles:
+    if done.complete and done.tiles and not done.resumed_tiles:
         took = f"{done.pixels / 1e6:,.1f} Mpx in {took}, {done.pixels / max(done.seconds, 1e-9) / 1e6:,.0f} Mpx/s"
     chunks = done.chunks
     lines = [

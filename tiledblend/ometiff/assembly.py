@@ -39,6 +39,7 @@ class Assembly:
         self._end = HEADER_BYTES
         self._lines: list[bytes] = []
         self._synced = time.monotonic()
+        self._finished = False
         self.blocks = 0
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         try:
@@ -86,6 +87,7 @@ class Assembly:
     def finish(self, tail: bytes, first: int) -> int:
         """Write what follows the tiles, then, when all is on disk, the header that names it; returns the size."""
         self.sync()
+        self._finished = True
         try:
             write_fully(self._tiles, [tail])
             os.fsync(self._tiles)
@@ -97,8 +99,11 @@ class Assembly:
 
     def close(self) -> None:
         """Keep what is written, close the files and give up the lock. Quiet: after an error that one is told."""
-        with suppress(TiledblendError):
-            self.sync()
+        if not self._finished:
+            with suppress(TiledblendError, OSError):
+                # Half a block makes room for the journal on a full disk.
+                os.ftruncate(self._tiles, self._end)
+                self.sync()
         with suppress(TiledblendError):
             self.lock.release()
         self.lock.forget()

@@ -61,4 +61,9 @@ def padded(pixels: NDArray[Any], side: int) -> NDArray[Any]:
     missing = [(0, side - pixels.shape[0]), (0, side - pixels.shape[1]), *[(0, 0)] * (pixels.ndim - 2)]
     if missing[0][1] or missing[1][1]:
         pixels = np.pad(pixels, missing, mode="edge")
+    if pixels.ndim == 3 and pixels.shape[2] <= 4 and pixels.strides[2] != pixels.itemsize:
+        import cv2
+
+        # From planes: several times as fast as numpy's copy.
+        return cv2.merge([np.ascontiguousarray(pixels[:, :, sample]) for sample in range(pixels.shape[2])])
     return np.ascontiguousarray(pixels)
