@@ -567,6 +567,21 @@ def test_blend(tmp_path: Path, command: Command) -> None:
     assert (again.code, "exists" in again.error) == (3, True)
 
 
+def test_from_python(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(5).integers(0, 255, (150, 210, 3), np.uint8)
+    composite = tb.Composite([tb.Layer(tb.from_array(pixels, axes="yxc"))])
+    path = tmp_path / "out.ome.tif"
+    with pytest.raises(UsageError, match="blend_ometiff"):
+        tb.write(composite, str(path))
+    run, file = tb.blend_ometiff(tb.plan(composite, OUTPUT), path, "none")
+    assert file is not None
+    assert (run.uri, file.compression, file.levels) == (str(path), "none", run.levels)
+    np.testing.assert_array_equal(in_tiff(path)[0], pixels)
+    again = tmp_path / "again.ome.tif"
+    tb.export_ometiff(path, again, tb.TiffOptions("none", tile=64))
+    np.testing.assert_array_equal(in_tiff(again)[2], in_tiff(path)[2])
+
+
 def test_blend_in_parts(tmp_path: Path, command: Command) -> None:
     arguments = [*layers(tmp_path), "-o", "out.ome.tif"]
     for part in ("1/2", "2/2"):

@@ -21,6 +21,9 @@ from tiledblend.lazy import feather as feather
 from tiledblend.lazy import to_array as to_array
 from tiledblend.lazy import to_dask as to_dask
 from tiledblend.levels import at_level as at_level
+from tiledblend.ometiff.blend import blend_ometiff as blend_ometiff
+from tiledblend.ometiff.export import export_ometiff as export_ometiff
+from tiledblend.ometiff.options import TiffOptions as TiffOptions
 from tiledblend.plan import Plan as Plan
 from tiledblend.plan import plan as plan
 from tiledblend.preview import panel as panel

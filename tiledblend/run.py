@@ -242,6 +242,8 @@ def write(
 
     Raises RefusedError, BadInputError, StorageError, ResourceError, InterruptedRun (the run can be resumed).
     """
+    if uri.lower().endswith((".tif", ".tiff")):
+        raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
     cluster = cluster or ClusterOptions()
     planned = planned or plan(composite, output, samples=0)
     identity = fingerprint(composite)
