@@ -477,10 +477,19 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
 @click.option("--replace", is_flag=True, help="Exchange an older result of tiledblend for this one.")
 @click.option("--part", metavar="I/N", help="Make only this share of the tiles, without dask (a SLURM array).")
 @click.option("--finish", is_flag=True, help="After all parts: upper levels and metadata.")
+@click.option("--report", "report_path", metavar="FILE.html", help="New page: inputs, layers, pictures, methods text.")
 @_cluster_options
 @_json_option
 @_debug_option
-def blend(resume: bool, replace: bool, part: str | None, finish: bool, as_json: bool, **flags: Any) -> None:
+def blend(
+    resume: bool,
+    replace: bool,
+    part: str | None,
+    finish: bool,
+    report_path: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Blend OVERLAY over BASE where MASK is set, into a new OME-Zarr pyramid.
 
     out = w * OVERLAY + (1 - w) * BASE, w = feathered MASK. BASE alone is converted.
@@ -492,6 +501,8 @@ def blend(resume: bool, replace: bool, part: str | None, finish: bool, as_json: 
     share = _part(part) if part else None
     if share and finish:
         raise UsageError("--part and --finish are separate steps; run --finish when all parts are done")
+    if report_path:
+        _check_report(report_path, part)
     cluster = _cluster(flags)
     job = _built(flags)
     path = _checked_output(job.path)
@@ -503,18 +514,45 @@ def blend(resume: bool, replace: bool, part: str | None, finish: bool, as_json: 
         for warning in run.warnings:
             report.say(f"note: {warning}")
         whole = run.as_dict() | {"file": file.as_dict() if file else None}
+        if file:
+            compression = job.compression or "deflate"
+            _write_report(report_path, job, path, f"an OME-TIFF with a pyramid, {compression}", run.as_dict())
         click.echo(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if _is_image(path):
         if resume or replace or share or finish:
             raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
         result = _blend_to_image(job, path)
+        _write_report(report_path, job, path, f"a {Path(path).suffix[1:].upper()} image", result)
         click.echo(json.dumps(result) if as_json else report.image_text(result))
         return
     done = _blend_to_zarr(job, path, cluster, how)
     for warning in done.warnings:
         report.say(f"note: {warning}")
+    if done.complete:
+        output = job.output
+        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {done.levels} levels, lossless ({output.compressor})"
+        _write_report(report_path, job, path, kind, done.as_dict())
     click.echo(json.dumps(done.as_dict()) if as_json else report.run_text(done))
+
+
+def _check_report(report_path: str, part: str | None) -> None:
+    from tiledblend.record import check_report_path
+
+    if part:
+        raise UsageError("--report goes with --finish: one part does not know the whole run")
+    check_report_path(report_path)
+
+
+def _write_report(report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any]) -> None:
+    if report_path is None:
+        return
+    from tiledblend.cluster import cpu_count
+    from tiledblend.record import Made, write_report
+    from tiledblend.report import say
+
+    write_report(report_path, job, Made(uri, kind, facts), threads=cpu_count())
+    say(f"report in {report_path}")
 
 
 def _part(text: str) -> tuple[int, int]:

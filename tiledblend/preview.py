@@ -101,6 +101,18 @@ def _with_edges(picture: Pixels, views: CanvasViews, max_size: int) -> Pixels:
     return picture
 
 
+def picture_png(
+    source: RasterSource, max_size: int, edges_of: CanvasViews | None = None
+) -> tuple[bytes, tuple[int, int]]:
+    """(PNG, (height, width)) of a source for a page: with a scale bar, and the layers' edges when they are given."""
+    picture = thumbnail(source, max_size)
+    if edges_of is not None:
+        picture = _with_edges(picture, edges_of, max_size)
+    if (bar := picture_bar(source, picture.shape[1])) is not None:
+        picture = with_scale_bar(picture, bar)
+    return bytes(_png(picture)), (picture.shape[0], picture.shape[1])
+
+
 def picture_bar(source: RasterSource, width: int) -> ScaleBar | None:
     """The scale bar of a picture of `source` that is `width` px wide; None where its pixel size is not known."""
     if source.pixel_size_um is None:
