@@ -15,6 +15,7 @@ from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.feather import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import LayerField, classify
+from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
 
@@ -231,7 +232,7 @@ def _growing_bytes(reader: LayerReader, height: int, width: int) -> int:
 
 
 def _whole_images(composite: Composite) -> int:
-    """Bytes of images that decode as a whole (PNG, JPEG, WebP) and stay in a process."""
+    """Bytes of images that decode as a whole (PNG, JPEG, WebP) and stay in a process, and of outlines."""
     sources = {
         id(s): s
         for layer in composite.layers
@@ -239,7 +240,8 @@ def _whole_images(composite: Composite) -> int:
         if s is not None and not isinstance(s, str)
     }
     whole = (s for s in sources.values() if s.levels[0].tile == s.shape)
-    return sum(s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize for s in whole)
+    outlines = {s.spec.path: s.opening_bytes for s in sources.values() if isinstance(s, PolygonSource)}
+    return sum(outlines.values()) + sum(s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize for s in whole)
 
 
 def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -68,7 +69,8 @@ class PolygonSource(RasterSource):
 
     def __init__(self, spec: PolygonSpec) -> None:
         self.spec: PolygonSpec = spec
-        self._outlines = _load(spec.path, _stamp(spec.path), spec.invalid)
+        with _LOADING:  # two selections from one file, in two threads: read once
+            self._outlines = _load(spec.path, _stamp(spec.path), spec.invalid)
         self._groups = _groups(self._outlines, spec)
         self._index = _Index(self._outlines, self._groups)
         self.dtype = np.dtype(np.uint16 if spec.labels else np.bool_)
@@ -81,6 +83,11 @@ class PolygonSource(RasterSource):
             notes=(*self._outlines.notes, *self._placement_notes()),
             metadata={"outlines": len(self._outlines), "classes": sorted(set(self._outlines.classes))},
         )
+
+    @property
+    def opening_bytes(self) -> int:
+        """Most that reading the file takes in a process: 233 bytes a corner were measured (200,000 cells of 16)."""
+        return 240 * len(self._outlines.edges)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -217,6 +224,9 @@ def _listed(names: list[str]) -> str:
 
 def _stamp(path: str) -> tuple[tuple[str, Any], ...]:
     return tuple(identity_of(path).items())
+
+
+_LOADING = threading.Lock()
 
 
 @lru_cache(maxsize=4)
