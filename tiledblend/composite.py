@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine, Region, ceil_div
 from tiledblend.kernels.blend import Mode
@@ -336,7 +337,7 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Composite:
+class Composite(ShownInNotebooks):
     """Layers on a canvas, bottom first.
 
     mode: "over" (bottom to top) or "average". background: a number for all channels or one per channel, in the

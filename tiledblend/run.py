@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiledblend.cluster import ClusterOptions, machine_memory, open_client
 from tiledblend.composite import Composite
+from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, StorageError, TiledblendError, UsageError
 from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
 from tiledblend.geometry import Region, Tile
@@ -52,7 +53,7 @@ class ProgressEvent:
 
 
 @dataclass(frozen=True)
-class RunReport:
+class RunReport(ShownInNotebooks):
     """What a run did. chunks: level-0 chunks by class. background_pixels: where no layer had weight. resumed_tiles:
     found done.
 

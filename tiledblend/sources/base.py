@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
 
@@ -89,7 +90,7 @@ class SourceInfo:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-class RasterSource(ABC):
+class RasterSource(ShownInNotebooks, ABC):
     """A 2-D image with channels, opened by its metadata only, read by region and level.
 
     Implementations set these attributes when they are made:
@@ -123,6 +124,12 @@ class RasterSource(ABC):
         """How messages call this source."""
         return str(self.spec)
 
+    def __repr__(self) -> str:
+        height, width = self.shape
+        return (
+            f"<{type(self).__name__} {self.name}: {height} x {width} px (y x x), {self.channels} of {self.dtype.name}>"
+        )
+
     def read(self, region: Region, level: int = 0) -> NDArray[Any]:
         """Pixels of `region` (in pixels of `level`, wholly inside it): shape (height, width, channels).
 
@@ -148,7 +155,7 @@ class RasterSource(ABC):
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         """As `read`, for a non-empty region that was checked."""
 
-    def require_unchanged(self) -> None:  # noqa: B027 - pixels in memory, or checked at every read
+    def require_unchanged(self) -> None:  # nothing to do for pixels in memory, or checked at every read
         """Raise BadInputError unless the stored bytes are still those that were opened; asked after every tile."""
 
     def changed(self) -> BadInputError:
