@@ -36,13 +36,26 @@ NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".yaml
 
 def main() -> None:
     """Entry point: runs the command and exits with its code."""
-    sys.exit(run_command(sys.argv[1:]))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    code = run_command(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # All is done and said: a signal hurries the interpreter's end and adds no traceback to it.
+        signal.signal(number, lambda *_: os._exit(code))
+    sys.exit(code)
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM outside a run. Not KeyboardInterrupt: click prints an empty line for that."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped
 
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code. Every error is one line on stderr."""
     state = {"debug": False}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # A bare `tiledblend` asks what there is.
         code = cli.main(args=list(arguments) or ["--help"], prog_name="tiledblend", standalone_mode=False, obj=state)
@@ -70,7 +83,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         verb = context.command_path.partition(" ")[2] if context is not None else ""
         return 2, _one_line(f"{verb}: {error.format_message()}" if verb else error.format_message())
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+    if isinstance(error, (_Stopped, KeyboardInterrupt, click.Abort)):
         return InterruptedRun.exit_code, "interrupted; if it was writing a result, run the same command with --resume"
     if isinstance(error, MemoryError):
         return 6, "out of memory; use fewer threads or a smaller --shard"
@@ -78,6 +91,10 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return told.exit_code, _one_line(str(told))
     reason = _one_line(str(error))
     return 1, f"unexpected {type(error).__name__}{f': {reason}' if reason else ''}; run again with --debug to see where"
+
+
+_NO_MEMORY = ("can't start new thread", "failed to map segment from shared object")
+"""How Python and the dynamic loader say it."""
 
 
 def _told_limit(error: BaseException | None) -> TiledblendError | None:
@@ -88,7 +105,7 @@ def _told_limit(error: BaseException | None) -> TiledblendError | None:
     seen = set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
             return ResourceError("out of memory or threads; use fewer threads or a smaller --shard")
         if isinstance(error, OSError):
             if (limit := resource_error(error, "cannot go on")) is not None:

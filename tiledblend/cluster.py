@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
     """
     import dask.config
     from distributed import Client
+    from distributed.versions import VersionMismatchWarning
 
     address = _address(options)
     require_open_files(options.workers if address is None else None)
@@ -127,7 +129,10 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
         if "scheduler_file" in address:
             _await_file(address["scheduler_file"])
         try:
-            client = Client(security=_security(options), set_as_default=False, **address)
+            with warnings.catch_warnings():
+                # `require_same_versions` tells it in one line, and only of what decides pixels
+                warnings.simplefilter("ignore", VersionMismatchWarning)
+                client = Client(security=_security(options), set_as_default=False, **address)
         except (OSError, TimeoutError, ValueError) as error:
             where = options.scheduler or options.scheduler_file or "the configured scheduler"
             raise ResourceError(
