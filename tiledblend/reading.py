@@ -273,7 +273,7 @@ class PixelsInFrame:
     def __init__(
         self, source: RasterSource, level: int, sampling: Sampling | None, shift: tuple[int, int] = (0, 0)
     ) -> None:
-        self.source, self.level, self.sampling, self._shift = source, level, sampling, shift
+        self.source, self.level, self.sampling, self.shift = source, level, sampling, shift
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -282,7 +282,7 @@ class PixelsInFrame:
 
     def read(self, region: Region) -> NDArray[Any]:
         """Pixels of a region of the frame as the level has them; beyond its end the last ones are repeated."""
-        region = region.shift(*self._shift)
+        region = region.shift(*self.shift)
         inside = region & Region.of_shape(self.shape)
         if inside == region:
             return self.source.read(region, self.level)

@@ -43,7 +43,7 @@ def recompute(
             f"{store.uri} is {grid.shape}, {layout.channels} channels of {layout.dtype}, but its inputs now make "
             f"{composite.shape}, {composite.channels} channels of {composite.dtype.name}"
         )
-    job = TileJob(composite, decide_rules(composite), layout, store, ())
+    job = TileJob(composite, decide_rules(composite), layout, store, (), pass_on=False)
     tiles = [tile for stage in range(grid.stages) for tile in grid.tiles(stage)]
     if count is not None and count < len(tiles):
         tiles = sorted(random.Random(0).sample(tiles, count))

@@ -20,6 +20,8 @@ from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, StorageError, TiledblendError, UsageError
 from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
 from tiledblend.geometry import Region, Tile
+from tiledblend.kernels.halve import halving_rule
+from tiledblend.passing import render_tile_passing
 from tiledblend.plan import Plan, plan
 from tiledblend.process import prepare_process
 from tiledblend.reading import MaskRule
@@ -85,7 +87,8 @@ class RunReport(ShownInNotebooks):
 class TileJob:
     """All that a task needs besides its tile. Pickled once per worker; sources reopen by name.
 
-    inputs: fingerprints that the sources must still have where they are opened.
+    inputs: fingerprints that the sources must still have where they are opened. pass_on: chunks that a source stores as
+    the output would are taken as they are.
     """
 
     composite: Composite
@@ -93,6 +96,7 @@ class TileJob:
     layout: ArrayLayout
     store: ObjectStore
     inputs: tuple[dict[str, Any], ...]
+    pass_on: bool = True
 
     def run(self, tile: Tile, storing: Callable[[], AbstractContextManager[None]] = nullcontext) -> TileResult:
         """Render a tile and store its objects; `storing` is entered for the second part."""
@@ -108,6 +112,8 @@ class TileJob:
 
     def _render(self, tile: Tile, sink: TileWriter) -> TileStats:
         try:
+            if self.pass_on:
+                return render_tile_passing(self.composite, self.rules, self.layout, tile, sink)
             return render_tile(self.composite, self.rules, self.layout.grid, tile, sink)
         finally:
             # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
@@ -309,7 +315,15 @@ def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> Ima
     colors = canvas.channel_colors if len(canvas.channel_colors) == composite.channels else ()
     name = uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr").removesuffix(".ome") or "composite"
     return ImageMetadata(
-        name, canvas.pixel_size_um, names, colors, tiledblend={"version": tiledblend.__version__, "description": job}
+        name,
+        canvas.pixel_size_um,
+        names,
+        colors,
+        tiledblend={
+            "version": tiledblend.__version__,
+            "halving": halving_rule(has_alpha=composite.has_alpha),
+            "description": job,
+        },
     )
 
 

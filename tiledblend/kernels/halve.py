@@ -12,6 +12,11 @@ Pixels = NDArray[Any]
 """uint8, uint16 or float32 of shape (y, x, c); interleaved or planar memory."""
 
 
+def halving_rule(*, has_alpha: bool) -> str:
+    """The name of what `halve_tile` does, with a revision: pyramids that carry the same one were made alike."""
+    return "alpha-weighted mean of 2 x 2, revision 1" if has_alpha else "mean of 2 x 2, revision 1"
+
+
 def halve_tile(pixels: Pixels, *, has_alpha: bool = False) -> Pixels:
     """Pixels of the next level: shape (ceil(y / 2), ceil(x / 2), c), same dtype and memory order.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
+
+if TYPE_CHECKING:
+    from tiledblend.sources.encoded import EncodedImage
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "float32")
 MASK_DTYPES = (
@@ -154,6 +157,10 @@ class RasterSource(ShownInNotebooks, ABC):
     @abstractmethod
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         """As `read`, for a non-empty region that was checked."""
+
+    def encoded(self) -> EncodedImage | None:
+        """Its chunks as they are stored, where they can be had (zarr); None: only pixels."""
+        return None
 
     def require_unchanged(self) -> None:  # nothing to do for pixels in memory, or checked at every read
         """Raise BadInputError unless the stored bytes are still those that were opened; asked after every tile."""

@@ -19,6 +19,7 @@ from tiledblend.geometry import Region
 from tiledblend.sources.array import check_dtype
 from tiledblend.sources.axes import PlaneAxes, find_plane
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.encoded import EncodedImage, encoded_level
 from tiledblend.sources.inline_loop import run_inline
 from tiledblend.sources.zarr_metadata import (
     ArrayFacts,
@@ -64,7 +65,10 @@ MAX_CHANNELS = 65536
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ZarrImage:
-    """What the metadata says about one image: its arrays (finest first), axes, scale and channels."""
+    """What the metadata says about one image: its arrays (finest first), axes, scale and channels.
+
+    halving: the rule of a pyramid that tiledblend wrote.
+    """
 
     format: str
     arrays: tuple[ZarrNode, ...]
@@ -75,6 +79,7 @@ class ZarrImage:
     channel_colors: tuple[str, ...]
     notes: tuple[str, ...]
     documents: tuple[str, ...]
+    halving: str | None = None
 
 
 def open_zarr(spec: SourceSpec, *, mask: bool = False) -> ZarrSource:
@@ -164,7 +169,14 @@ def _multiscale_image(
         colors,
         (*notes, *size_notes, *channel_notes),
         tuple(documents),
+        _halving(node),
     )
+
+
+def _halving(node: ZarrNode) -> str | None:
+    own = node.attributes.get("tiledblend")
+    rule = own.get("halving") if isinstance(own, dict) else None
+    return rule if isinstance(rule, str) else None
 
 
 def _level_node(group: ZarrNode, path: str, called: str) -> ZarrNode:
@@ -280,6 +292,15 @@ class ZarrSource(RasterSource):
             # Requests that went together: the first failure says it.
             raise group.exceptions[0] from None
         return self._image.axes.to_yxc(block.astype(self.dtype, copy=False))
+
+    def encoded(self) -> EncodedImage:
+        """As `RasterSource.encoded`."""
+        image = self._image
+        levels = (
+            encoded_level(node, facts, image.axes, self.name, number)
+            for number, (node, facts) in enumerate(zip(image.arrays, image.facts, strict=True))
+        )
+        return EncodedImage(tuple(levels), image.halving)
 
     def require_unchanged(self) -> None:
         """By the times of the metadata documents: a store that is written anew gets new ones. Chunks are not asked."""

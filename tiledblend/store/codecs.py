@@ -15,11 +15,12 @@ import imagecodecs
 import numpy as np
 import zstandard
 
+from tiledblend.encoding import CRC_BYTES
 from tiledblend.errors import VerificationError
 from tiledblend.store.spec import Codec
 
-CRC_BYTES = 4
 _BYTE_SHUFFLE = 1
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 
 
 def crc32c(data: bytes) -> bytes:
@@ -65,6 +66,27 @@ def decode(codec: Codec, data: bytes, size: int) -> bytes:
     if len(raw) != size:
         raise VerificationError(f"{codec.name} data decodes to {len(raw)} bytes instead of {size}")
     return raw
+
+
+def stated_size(codec: Codec, data: bytes) -> int | None:
+    """How many raw bytes compressed data says that it holds, from its first bytes; None where it does not say.
+
+    zstd: RFC 8878, 3.1.1.1 (single-segment frames and 4- or 8-byte sizes, as whole buffers are written); blosc: its
+    16-byte header.
+    """
+    if codec.name == "none":
+        return len(data)
+    if codec.name.startswith("blosc"):
+        return int.from_bytes(data[4:8], "little") if len(data) >= 16 else None
+    if codec.name != "zstd" or len(data) < 18 or data[:4] != _ZSTD_MAGIC:
+        return None
+    descriptor = data[4]
+    single, size_flag = bool(descriptor & 0x20), descriptor >> 6
+    if descriptor & 0x0B or (size_flag == 0 and not single):
+        return None
+    start, length = 5 + (not single), 1 << size_flag
+    size = int.from_bytes(data[start : start + length], "little")
+    return size + 256 if length == 2 else size
 
 
 def _decode(codec: Codec, data: bytes, size: int) -> bytes:

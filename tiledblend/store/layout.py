@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.encoding import CRC_BYTES, ChunkEncoding
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.store.objects import ObjectStore
@@ -70,6 +71,13 @@ class ArrayLayout:
     def chunk_bytes(self) -> int:
         """Raw bytes of one chunk; every stored chunk is whole, padded with 0 beyond the canvas."""
         return self.chunk_channels * self.grid.chunk**2 * np.dtype(self.dtype).itemsize
+
+    @property
+    def encoding(self) -> ChunkEncoding:
+        """What another array's chunks must be encoded by to be taken as they are."""
+        order = ("y", "x", "c") if self.interleaved else ("c", "y", "x")
+        kept = order if self.chunk_channels > 1 else ("y", "x")
+        return ChunkEncoding(self.dtype, self.grid.chunk, self.chunk_channels, kept, str(self.output.compressor))
 
     @property
     def channel_groups(self) -> int:
@@ -249,9 +257,19 @@ class TileWriter:
         chunks, side = self._levels[level], self.layout.grid.chunk
         chunks.check_row(row_in_tile, pixels)
         for column in range(chunks.columns):
-            block = pixels[:, column * side : (column + 1) * side]
-            for group in range(self.layout.channel_groups):
-                chunks.add(row_in_tile, column, group, self._compressed(block, group))
+            self._add_block(level, row_in_tile, column, pixels[:, column * side : (column + 1) * side])
+
+    def add_chunk(self, level: int, chunk_row: int, chunk_col: int, pixels: Array) -> None:
+        """Add one chunk: (h, w, channels), exactly the tile's pixels of that level and place."""
+        expected = (*self._levels[level].chunk_shape(chunk_row, chunk_col), self.layout.channels)
+        if pixels.shape != expected or pixels.dtype != self.layout.dtype:
+            place = f"{self.tile} level {level} chunk {chunk_row}, {chunk_col}"
+            raise ValueError(f"{place} got {pixels.shape} {pixels.dtype}, needs {expected} {self.layout.dtype}")
+        self._add_block(level, chunk_row, chunk_col, pixels)
+
+    def _add_block(self, level: int, row: int, column: int, block: Array) -> None:
+        for group in range(self.layout.channel_groups):
+            self._levels[level].add(row, column, group, self._compressed(block, group))
 
     def add_constant_chunk(self, level: int, chunk_row: int, chunk_col: int, value: Sequence[float]) -> None:
         """Add a chunk of one colour, `value` per channel: the same bytes as from its pixels, compressed only once."""
@@ -267,12 +285,15 @@ class TileWriter:
                 known = self._constants[height, width, colour] = self._encode(self._buffer)
             chunks.add(chunk_row, chunk_col, group, known)
 
-    def add_encoded(self, level: int, chunk_row: int, chunk_col: int, group: int, data: bytes) -> None:
-        """Add a chunk that is compressed already: the codec's bytes of one whole, padded chunk, without a checksum.
+    def add_encoded(
+        self, level: int, chunk_row: int, chunk_col: int, group: int, data: bytes, *, has_checksum: bool = False
+    ) -> None:
+        """Add a chunk that is compressed already: the codec's bytes of one whole, padded chunk.
 
-        chunk_row, chunk_col: inside the tile. group: the channel, or 0 where a chunk holds all channels.
+        chunk_row, chunk_col: inside the tile. group: the channel, or 0 where a chunk holds all channels. has_checksum:
+        the bytes end in their crc32c.
         """
-        self._levels[level].add(chunk_row, chunk_col, group, data)
+        self._levels[level].add(chunk_row, chunk_col, group, data, has_checksum=has_checksum)
 
     def finish(self) -> tuple[Receipt, ...]:
         """Put every object of the tile and return their receipts, in the order of `ArrayLayout.tile_objects`.
@@ -317,6 +338,7 @@ class _LevelChunks:
         self.region = layout.grid.tile_region(tile, level)
         self.rows, self.columns = layout.tile_chunks(tile, level)
         self.encoded: dict[tuple[int, int, int], bytes] = {}
+        self.checksums: set[tuple[int, int, int]] = set()
 
     def chunk_shape(self, row: int, column: int) -> tuple[int, int]:
         """(height, width) of the pixels of a chunk that lie on the canvas."""
@@ -332,12 +354,16 @@ class _LevelChunks:
                 f"needs {expected} {self.layout.dtype}"
             )
 
-    def add(self, row: int, column: int, group: int, data: bytes) -> None:
+    def add(self, row: int, column: int, group: int, data: bytes, *, has_checksum: bool = False) -> None:
         place = row, column, group
         inside = 0 <= row < self.rows and 0 <= column < self.columns and 0 <= group < self.layout.channel_groups
         if not inside or place in self.encoded:
             problem = "added twice" if inside else "not planned"
             raise ValueError(f"{self.tile} level {self.level}: chunk {place} {problem}")
+        if has_checksum and self.layout.sharded:
+            self.checksums.add(place)
+        elif has_checksum:
+            data = data[:-CRC_BYTES]
         self.encoded[place] = data
 
     def objects(self) -> Iterator[tuple[str, list[bytes]]]:
@@ -357,16 +383,18 @@ class _LevelChunks:
 
     def _shard(self) -> list[bytes]:
         """Chunks with their checksums, then the index: zarr v3's sharding_indexed with the index at the end."""
-        from tiledblend.store.codecs import CRC_BYTES, crc32c
+        from tiledblend.store.codecs import crc32c
 
         side = self.layout.grid.level_shard(self.level) // self.layout.grid.chunk
         index = np.full((self.layout.channel_groups, side, side, 2), _ABSENT, "<u8")
         parts, offset = list[bytes](), 0
         for row, column, group in sorted(self.encoded):
             data = self.encoded[row, column, group]
-            index[group, row, column] = offset, len(data) + CRC_BYTES
-            parts += [data, crc32c(data)]
-            offset += len(data) + CRC_BYTES
+            stored = [data] if (row, column, group) in self.checksums else [data, crc32c(data)]
+            length = sum(map(len, stored))
+            index[group, row, column] = offset, length
+            parts += stored
+            offset += length
         table = index.tobytes()
         return [*parts, table, crc32c(table)]
 
@@ -387,9 +415,9 @@ class ShardIndex:
         """(group, row, column, [offset, length]) of the shard's last `nbytes` bytes; None if they are damaged."""
         from tiledblend.store.codecs import crc32c
 
-        if len(tail) != self.nbytes or crc32c(tail[:-4]) != tail[-4:]:
+        if len(tail) != self.nbytes or crc32c(tail[:-CRC_BYTES]) != tail[-CRC_BYTES:]:
             return None
-        return np.frombuffer(tail[:-4], "<u8").astype(np.uint64).reshape(self.shape)
+        return np.frombuffer(tail[:-CRC_BYTES], "<u8").astype(np.uint64).reshape(self.shape)
 
 
 def _receipt(key: str, parts: Sequence[bytes]) -> Receipt:

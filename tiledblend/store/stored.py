@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.encoding import CRC_BYTES
 from tiledblend.errors import StorageError, VerificationError
 from tiledblend.geometry import Region
-from tiledblend.store.codecs import CRC_BYTES, crc32c, decode
+from tiledblend.store.codecs import crc32c, decode
 from tiledblend.store.layout import ArrayLayout, ShardIndex
 from tiledblend.store.objects import ObjectStore
 

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tiledblend.encoding import CRC_BYTES
 from tiledblend.errors import BadInputError, UsageError, VerificationError
 from tiledblend.store import ledger
-from tiledblend.store.codecs import CRC_BYTES, crc32c, decode
+from tiledblend.store.codecs import crc32c, decode
 from tiledblend.store.layout import ArrayLayout, Receipt, ShardIndex
 from tiledblend.store.manifest import Manifest, digest
 from tiledblend.store.objects import ObjectStore, open_store
