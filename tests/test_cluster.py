@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 import tiledblend as tb
 from tiledblend import cluster as clusters
-from tiledblend.cluster import ClusterOptions, installed_versions, open_client
-from tiledblend.errors import ResourceError, UsageError
-from tiledblend.run import write
+from tiledblend import connection
+from tiledblend.cluster import ClusterOptions, installed_versions, open_client, running_scheduler
+from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
+from tiledblend.run import SharedJob, TileJob, write
 from tiledblend.store.objects import DirectoryStore
 from tiledblend.store.spec import OutputSpec
 from tiledblend.store.verify import verify
@@ -76,15 +82,15 @@ def test_a_scheduler_file_and_a_killed_worker(tmp_path: Path, slides: Slides) ->
 
         options = ClusterOptions(scheduler_file=str(tmp_path / "scheduler.json"))
         assert write(composite(slides), str(out), output=SPEC, cluster=options, progress=kill_one).complete
-    ours, theirs = DirectoryStore(local), DirectoryStore(out)
-    assert {key: ours.get(key) for key, _ in ours.list()} == {key: theirs.get(key) for key, _ in theirs.list()}
+    assert objects(out) == objects(local)
 
 
-def test_a_lost_scheduler_is_told_and_resumed(tmp_path: Path, slides: Slides) -> None:
+def test_a_lost_scheduler_is_told_and_resumed(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.ome.zarr"
+    monkeypatch.setattr(connection, "RECONNECT_SECONDS", 1)
     with dask_processes(tmp_path) as processes:
         options = ClusterOptions(scheduler_file=str(tmp_path / "scheduler.json"))
-        with short_connects(), pytest.raises(ResourceError, match="scheduler was lost") as caught:
+        with short_connects(), pytest.raises(InterruptedRun, match=r"scheduler was lost .* --resume") as caught:
             write(composite(slides), str(out), output=SPEC, cluster=options, progress=lambda _: processes[0].kill())
     assert "\n" not in str(caught.value)
     report = write(composite(slides), str(out), output=SPEC, resume=True)
@@ -92,20 +98,113 @@ def test_a_lost_scheduler_is_told_and_resumed(tmp_path: Path, slides: Slides) ->
     assert verify(str(out), "full").ok
 
 
+def test_a_restarted_scheduler_is_found_again(tmp_path: Path, slides: Slides) -> None:
+    """Scheduler and workers die in mid-run and others start, by the same file: the same call goes on with the rest."""
+    local, out = tmp_path / "local" / "out.ome.zarr", tmp_path / "out.ome.zarr"
+    write(composite(slides), str(local), output=SPEC)
+    done: list[int] = []
+    with ExitStack() as stack:
+        processes = stack.enter_context(dask_processes(tmp_path, workers=1))
+
+        def restart_once(event: tb.ProgressEvent) -> None:
+            done.append(event.done_tiles)
+            if len(done) == 3:
+                for process in processes:
+                    process.kill()
+                (tmp_path / "scheduler.json").unlink()
+                stack.enter_context(dask_processes(tmp_path, workers=1))
+
+        options = ClusterOptions(scheduler_file=str(tmp_path / "scheduler.json"))
+        with short_connects():
+            report = write(composite(slides), str(out), output=SPEC, cluster=options, progress=restart_once)
+    assert done == list(range(1, report.tiles + 1))
+    assert objects(out) == objects(local)
+
+
+def test_several_composites_at_once_on_one_client(tmp_path: Path, slides: Slides) -> None:
+    layers = composite(slides).layers
+    made = [tb.Composite(layers), tb.Composite(layers, "average")]
+    with open_client(ClusterOptions(threads_per_worker=2)) as client:
+        with ThreadPoolExecutor(len(made)) as pool:
+            places = [str(tmp_path / f"{number}.zarr") for number in range(len(made))]
+            written = [
+                pool.submit(write, one, place, output=SPEC, client=client)
+                for one, place in zip(made, places, strict=True)
+            ]
+            assert all(future.result().complete for future in written)
+        assert client.status == "running"
+    for number, one in enumerate(made):
+        write(one, str(tmp_path / "alone" / f"{number}.zarr"), output=SPEC)
+        assert objects(tmp_path / f"{number}.zarr") == objects(tmp_path / "alone" / f"{number}.zarr")
+
+
+def test_clients_that_cannot_be_used(tmp_path: Path, slides: Slides) -> None:
+    with open_client(ClusterOptions(threads_per_worker=1)) as client:
+        given = {r"a LocalCluster; .*get_client": client.cluster, "a str": client.scheduler.address}
+        for words, wrong in given.items():
+            with pytest.raises(UsageError, match=words):
+                write(composite(slides), str(tmp_path / "x.zarr"), output=SPEC, client=wrong)
+
+        async def inside_an_event_loop() -> None:
+            async with Client(client.scheduler.address, asynchronous=True) as other:
+                write(composite(slides), str(tmp_path / "x.zarr"), output=SPEC, client=other)
+
+        with pytest.raises(UsageError, match="asynchronous=False"):
+            asyncio.run(inside_an_event_loop())
+    with pytest.raises(UsageError, match="client is clos"):
+        write(composite(slides), str(tmp_path / "x.zarr"), output=SPEC, client=client)
+    assert not (tmp_path / "x.zarr").exists()
+
+
 def test_tls_both_ways(tmp_path: Path, slides: Slides) -> None:
+    """By flags in Python, by dask's own configuration on the command line; without or with foreign certificates: no."""
     flags, options = tls_flags(tmp_path)
     with dask_processes(tmp_path, *flags, workers=1):
-        file = str(tmp_path / "scheduler.json")
-        report = write(
-            composite(slides),
-            str(tmp_path / "out.zarr"),
-            output=SPEC,
-            cluster=ClusterOptions(scheduler_file=file, **options),
-        )
-        assert report.complete
+        file = tmp_path / "scheduler.json"
+        out = str(tmp_path / "out.zarr")
+        assert write(
+            composite(slides), out, output=SPEC, cluster=ClusterOptions(scheduler_file=str(file), **options)
+        ).complete
         rogue = {"tls_cert": str(tmp_path / "rogue.pem"), "tls_key": str(tmp_path / "rogue.key")}
         with pytest.raises(ResourceError, match="no dask scheduler answers"), short_connects():
-            open_client(ClusterOptions(scheduler_file=file, **options | rogue)).__enter__()
+            open_client(ClusterOptions(scheduler_file=str(file), **options | rogue)).__enter__()
+
+        address = json.loads(file.read_text())["address"]
+        blend = ["blend", slides.base, "-o", tmp_path / "cli.zarr", "--shard", "512", "--chunk", "128"]
+        short = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
+        configured = {
+            "DASK_SCHEDULER_ADDRESS": address,
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": options["tls_ca_file"],
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT": options["tls_cert"],
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY": options["tls_key"],
+        }
+        assert command(*blend, environment=configured)[0] == 0
+        blend[3] = tmp_path / "none.zarr"
+        code, error = command(*blend, "--scheduler", address)
+        assert (code, error.count("\n")) == (2, 1)
+        assert "wants certificates; give --tls-ca-file" in error
+        code, error = command(*blend, "--scheduler", address.replace("tls:", "tcp:"), environment=short)
+        assert (code, error.count("\n")) == (6, 1)
+        assert "no dask scheduler answers" in error
+        assert not (tmp_path / "none.zarr").exists()
+
+
+def command(*arguments: object, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and stderr of the command line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tiledblend", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def objects(path: Path) -> dict[str, bytes | None]:
+    store = DirectoryStore(path)
+    return {key: store.get(key) for key, _ in store.list()}
 
 
 @contextmanager
@@ -121,9 +220,50 @@ def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         open_client(ClusterOptions(scheduler="tcp://127.0.0.1:9")).__enter__()
     monkeypatch.setattr(clusters, "SCHEDULER_FILE_SECONDS", 0.3)
     started = time.monotonic()
-    with pytest.raises(ResourceError, match="no dask scheduler has written"):
+    with pytest.raises(ResourceError, match="was written by no dask scheduler"):
         open_client(ClusterOptions(scheduler_file=str(tmp_path / "none.json"))).__enter__()
+    (tmp_path / "other.json").write_text('{"address"')
+    with pytest.raises(ResourceError, match="is not the file of a dask scheduler"):
+        open_client(ClusterOptions(scheduler_file=str(tmp_path / "other.json"))).__enter__()
     assert time.monotonic() - started < 5
+
+
+class Cluster:
+    """What `Workforce` asks a client for."""
+
+    status = "running"
+
+    def __init__(self, **threads: int) -> None:
+        self.threads = threads
+
+    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, dict[str, int]]]:
+        return {"workers": {name: {"nthreads": n, "memory_limit": 1000 * n} for name, n in self.threads.items()}}
+
+
+def test_workers_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late worker widens the window and is held to the plan's memory; a cluster without any is told, later."""
+    monkeypatch.setattr(connection, "LOOK_SECONDS", 0)
+    asked: list[list[str]] = []
+    cluster = Cluster(a=2)
+    workers = connection.Workforce(cluster, lambda found: asked.append(list(found)))  # type: ignore[arg-type]
+    assert workers.window() == 6
+    cluster.threads = {"a": 2, "b": 4}
+    assert (workers.window(), workers.window()) == (18, 18)
+    assert asked == [["a"], ["a", "b"]]
+    cluster.threads = {}
+    assert workers.window() == 3
+    monkeypatch.setattr(connection, "NO_WORKER_SECONDS", 0)
+    with pytest.raises(InterruptedRun, match=r"no worker for 0 s; .* --resume"):
+        workers.window()
+    cluster.status = "connecting"
+    with pytest.raises(connection.SchedulerLost):
+        workers.window()
+
+
+def test_a_late_worker_with_other_packages_refuses_its_tile(tmp_path: Path, slides: Slides) -> None:
+    job = pickle.dumps(TileJob(composite(slides), (), None, None, ()))  # type: ignore[arg-type]
+    with pytest.raises(ResourceError, match=r"worker \S+ has other packages: numpy 1.0 here, \S+ there"):
+        SharedJob(job, installed_versions() | {"numpy": "1.0"}).open()
 
 
 def test_unlike_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +278,38 @@ def test_unlike_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         clusters.require_same_versions(Elsewhere())  # type: ignore[arg-type]
 
 
-def test_options_that_contradict_each_other() -> None:
+def test_options_that_contradict_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="give all three"):
         ClusterOptions(tls_cert="a.pem")
+    with pytest.raises(UsageError, match=r"--tls-ca-file .*none.pem: there is no such file"):
+        ClusterOptions(tls_ca_file=str(tmp_path / "none.pem"), tls_cert="b", tls_key="c")
     with pytest.raises(UsageError, match="one of them"):
         ClusterOptions(scheduler="tcp://h:1", scheduler_file="f")
+    with pytest.raises(UsageError, match="--threads-per-worker is for a cluster that is started here"):
+        ClusterOptions(scheduler="tcp://h:1", threads_per_worker=2)
+    monkeypatch.setattr(clusters, "_has_bokeh", lambda: False)
+    with pytest.raises(UsageError, match=r"--dashboard needs .*tiledblend\[dashboard\]"):
+        ClusterOptions(dashboard=True)
+    monkeypatch.setattr(clusters, "_has_bokeh", lambda: True)
+    with pytest.raises(RefusedError, match="exists"):
+        ClusterOptions(performance_report=str(tmp_path))
+
+
+def test_a_flag_wins_over_the_configured_scheduler() -> None:
+    import dask.config
+
+    with dask.config.set({"scheduler-address": "tcp://h:1"}):
+        assert str(running_scheduler(ClusterOptions())) == "tcp://h:1"
+        assert str(running_scheduler(ClusterOptions(scheduler="tcp://other:1"))) == "tcp://other:1"
+        assert running_scheduler(ClusterOptions(threads_per_worker=2)) is None
+    assert running_scheduler(ClusterOptions()) is None
+
+
+def test_an_embedded_cluster_where_dask_wants_encryption() -> None:
+    import dask.config
+
+    with dask.config.set({"distributed.comm.require-encryption": True}):
+        with open_client(ClusterOptions(threads_per_worker=1)) as client:
+            assert client.submit(int, "7").result() == 7
+        with pytest.raises(ResourceError, match=r"the local dask workers do not start: .*TLS"):
+            open_client(ClusterOptions(workers=1)).__enter__()

@@ -196,7 +196,7 @@ _output_options = _stacked(
 )
 _cluster_options = _stacked(
     click.option("--workers", type=int, metavar="N", help="Worker processes here. [threads of this process]"),
-    click.option("--threads-per-worker", type=int, metavar="N", help="[CPUs / workers]"),
+    click.option("--threads-per-worker", type=int, metavar="N", help="[CPUs / workers; with --part: 1]"),
     click.option("--memory-limit", metavar="SIZE", help="Of each worker process, such as 4GiB."),
     click.option("--local-directory", metavar="DIR", help="For dask's temporary files."),
     click.option("--scheduler", metavar="ADDRESS", help="Running dask scheduler: tcp://… or tls://…"),
@@ -204,11 +204,12 @@ _cluster_options = _stacked(
     click.option("--tls-ca-file", metavar="PEM", help="With --tls-cert and --tls-key: encrypted cluster."),
     click.option("--tls-cert", metavar="PEM"),
     click.option("--tls-key", metavar="PEM"),
+    click.option("--dashboard", is_flag=True, help="dask's web page on 127.0.0.1 (needs bokeh)."),
     click.option("--performance-report", metavar="HTML", help="Write dask's report of the run (needs bokeh)."),
 )
 _CLUSTER_KEYS = (
     *("workers", "threads_per_worker", "memory_limit", "local_directory", "scheduler", "scheduler_file"),
-    *("tls_ca_file", "tls_cert", "tls_key", "performance_report"),
+    *("tls_ca_file", "tls_cert", "tls_key", "performance_report", "dashboard"),
 )
 _LAYER_KEYS = {
     "mask": "mask",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -9,17 +10,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiledblend.errors import ResourceError, UsageError
+from tiledblend.errors import RefusedError, ResourceError, UsageError
 from tiledblend.process import malloc_environment, prepare_process
 
 if TYPE_CHECKING:
     from distributed import Client
 
+log = logging.getLogger(__name__)
+
 LOOPBACK = "127.0.0.1:0"
+DASHBOARD_PORT = 8787
 
 SCHEDULER_FILE_SECONDS = 60.0
 FIRST_WORKER_SECONDS = 300.0
@@ -28,6 +32,8 @@ FIRST_WORKER_SECONDS = 300.0
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 """Run by dask in each worker process."""
 
+_OF_A_LOCAL_CLUSTER = ("workers", "threads_per_worker", "memory_limit", "local_directory", "dashboard")
+
 
 @dataclass(frozen=True)
 class ClusterOptions:
@@ -35,9 +41,11 @@ class ClusterOptions:
 
     workers: worker processes here (None: threads of this process). threads_per_worker. memory_limit: bytes per worker,
     or "4GiB".
-    local_directory: for dask's files. scheduler: address of a running scheduler, such as tls://host:8786.
-    scheduler_file: the JSON file it wrote.
-    tls_*: PEM files, all three together. performance_report: HTML file to write.
+    local_directory: for dask's files. dashboard: dask's web page on 127.0.0.1. scheduler: address of a running
+    scheduler, such as tls://host:8786. scheduler_file: the JSON file it wrote. Without these two, what dask's own
+    configuration says (`DASK_SCHEDULER_ADDRESS`), unless something of a cluster here is given.
+    tls_*: PEM files, all three together; without them, dask's own configuration. performance_report: HTML file to
+    write.
     """
 
     workers: int | None = None
@@ -50,17 +58,49 @@ class ClusterOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     performance_report: str | None = None
+    dashboard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads_per_worker"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1")
-        tls = (self.tls_ca_file, self.tls_cert, self.tls_key)
-        if any(tls) and not all(tls):
-            raise UsageError("--tls-ca-file, --tls-cert and --tls-key go together; give all three")
+                raise UsageError(f"{_flag(name)} {value} must be at least 1")
+        self._require_whole_tls()
         if self.scheduler and self.scheduler_file:
             raise UsageError("--scheduler and --scheduler-file name the cluster twice; give one of them")
+        if (self.scheduler or self.scheduler_file) and self.local:
+            raise UsageError(
+                f"{_flag(self.local[0])} is for a cluster that is started here; a running scheduler has its workers"
+                " already"
+            )
+        if (self.dashboard or self.performance_report) and not _has_bokeh():
+            flag = "--dashboard" if self.dashboard else "--performance-report"
+            raise UsageError(f"{flag} needs the dashboard extra: pip install 'tiledblend[dashboard]'")
+        if self.performance_report and os.path.exists(self.performance_report):
+            raise RefusedError(f"{self.performance_report}: exists; name a new file for --performance-report")
+
+    @property
+    def local(self) -> list[str]:
+        """Names of the given options that only a cluster of this process has."""
+        return [name for name in _OF_A_LOCAL_CLUSTER if getattr(self, name)]
+
+    def _require_whole_tls(self) -> None:
+        given = {name: getattr(self, name) for name in ("tls_ca_file", "tls_cert", "tls_key")}
+        if any(given.values()) and not all(given.values()):
+            raise UsageError("--tls-ca-file, --tls-cert and --tls-key go together; give all three")
+        for name, path in given.items():
+            if path and not os.access(path, os.R_OK):
+                raise UsageError(f"{_flag(name)} {path}: there is no such file, or it may not be read")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _has_bokeh() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("bokeh") is not None
 
 
 def cpu_count() -> int:
@@ -106,51 +146,92 @@ def require_open_files(workers: int | None) -> None:
 def open_client(options: ClusterOptions) -> Iterator[Client]:
     """A client of the chosen cluster, closed at the end; an embedded cluster ends with it.
 
-    Listens on 127.0.0.1 only.
+    An embedded cluster listens on 127.0.0.1 only.
     """
-    import dask.config
-    from distributed import Client
-    from distributed.versions import VersionMismatchWarning
-
-    address = _address(options)
-    require_open_files(options.workers if address is None else None)
+    scheduler = running_scheduler(options)
+    require_open_files(options.workers if scheduler is None else None)
     if os.environ.get("DASK_LOGGING__DISTRIBUTED") == "critical":
         # dask's defaults set this logger's level apart from the others'
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    if scheduler is not None:
+        with scheduler.client() as client:
+            require_same_versions(client)
+            yield client
+        return
+    import dask.config
+    from distributed import Client
+
     settings: dict[str, Any] = {
         "distributed.admin.log-format": "%(message)s",
         "distributed.nanny.pre-spawn-environ": malloc_environment(),
     }
-    with dask.config.set(settings):
-        if address is None:
-            with _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:
-                yield client
-            return
-        if "scheduler_file" in address:
-            _await_file(address["scheduler_file"])
-        try:
-            with warnings.catch_warnings():
-                # `require_same_versions` tells it in one line, and only of what decides pixels
-                warnings.simplefilter("ignore", VersionMismatchWarning)
-                client = Client(security=_security(options), set_as_default=False, **address)
-        except (OSError, TimeoutError, ValueError) as error:
-            where = options.scheduler or options.scheduler_file or "the configured scheduler"
-            raise ResourceError(
-                f"no dask scheduler answers at {where}: {' '.join(str(error).split())[:200]}"
-            ) from error
-        with client:
-            require_same_versions(client)
-            yield client
+    with dask.config.set(settings), _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:
+        if options.dashboard:
+            log.warning("dashboard: %s", client.dashboard_link)
+        yield client
 
 
-def _await_file(path: str) -> None:
-    """Until a scheduler that is being started has written its file; dask itself would wait for ever."""
+@dataclass(frozen=True)
+class RunningScheduler:
+    """A scheduler that somebody else has started. address: or None for the one that `file` names."""
+
+    options: ClusterOptions
+    address: str | None
+    file: str | None
+
+    def __str__(self) -> str:
+        return str(self.address or self.file)
+
+    def client(self, seconds: float | None = None) -> Client:
+        """A new client. seconds: to wait for an answer (None: as dask's configuration says).
+
+        Raises ResourceError when nobody answers or the answer is a refusal, UsageError for missing certificates.
+        """
+        import dask.config
+        from distributed import Client
+        from distributed.versions import VersionMismatchWarning
+
+        address = self.address or _address_in(str(self.file))
+        security = _security(self.options, address)
+        settings = {"distributed.admin.log-format": "%(message)s"}
+        with dask.config.set(settings), warnings.catch_warnings():
+            # `require_same_versions` tells it in one line, and only of what decides pixels
+            warnings.simplefilter("ignore", VersionMismatchWarning)
+            try:
+                timeout = seconds or dask.config.get("distributed.comm.timeouts.connect")
+                return Client(address, security=security, set_as_default=False, timeout=timeout)
+            except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise ResourceError(
+                    f"no dask scheduler answers at {self}: {reason}; check that it runs, its address, and on both sides"
+                    " the same use of TLS"
+                ) from error
+
+
+def running_scheduler(options: ClusterOptions) -> RunningScheduler | None:
+    """The scheduler that the options or dask's configuration name; None for a cluster of this process."""
+    import dask.config
+
+    if options.scheduler or options.scheduler_file:
+        return RunningScheduler(options, options.scheduler, options.scheduler_file)
+    configured = dask.config.get("scheduler-address", None)
+    if configured and options.local:
+        log.warning("%s: a cluster here, not the configured scheduler %s", _flag(options.local[0]), configured)
+        return None
+    return RunningScheduler(options, str(configured), None) if configured else None
+
+
+def _address_in(path: str) -> str:
+    """The address in a scheduler's file, waiting for one that is still to be written."""
     deadline = time.monotonic() + SCHEDULER_FILE_SECONDS
-    while not os.path.exists(path):
+    content = ""
+    while True:
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
+            content = file.read()
+            return str(json.loads(content)["address"])
         if time.monotonic() > deadline:
-            raise ResourceError(
-                f"no dask scheduler has written {path} in {SCHEDULER_FILE_SECONDS:g} s; start one with it"
-            )
+            found = "is not the file of a dask scheduler" if content else "was written by no dask scheduler"
+            raise ResourceError(f"{path} {found} in {SCHEDULER_FILE_SECONDS:g} s; start one with --scheduler-file")
         time.sleep(0.2)
 
 
@@ -165,17 +246,22 @@ def require_same_versions(client: Client) -> None:
         ) from error
     except ImportError as error:
         raise ResourceError(f"a dask worker lacks a package: {error}; install the client's versions there") from error
-    ours = installed_versions()
     for address, found in theirs.items():
-        unlike = [
-            f"{name} {version} here, {found.get(name)} there"
-            for name, version in ours.items()
-            if found.get(name) != version
-        ]
-        if unlike:
-            raise ResourceError(f"worker {address} has other packages: {'; '.join(unlike)}; install the same on both")
+        require_versions(installed_versions(), found, address)
 
 
+def require_versions(ours: dict[str, str], theirs: dict[str, str], worker: str) -> None:
+    """Raise ResourceError if packages that decide pixels differ between the driver (`ours`) and a worker."""
+    unlike = [
+        f"{name} {version} here, {theirs.get(name)} there"
+        for name, version in ours.items()
+        if theirs.get(name) != version
+    ]
+    if unlike:
+        raise ResourceError(f"worker {worker} has other packages: {'; '.join(unlike)}; install the same on both")
+
+
+@lru_cache
 def installed_versions() -> dict[str, str]:
     """Versions, in this process, of what decides pixels."""
     import platform
@@ -188,34 +274,32 @@ def installed_versions() -> dict[str, str]:
     return {"tiledblend": tiledblend.__version__, "python": python} | {name: version(name) for name in LIBRARIES}
 
 
-def _address(options: ClusterOptions) -> dict[str, Any] | None:
+def _security(options: ClusterOptions, address: str) -> Any:
+    """Certificates: those given, else dask's own configuration (None)."""
     import dask.config
 
-    if options.scheduler:
-        return {"address": options.scheduler}
-    if options.scheduler_file:
-        return {"scheduler_file": options.scheduler_file}
-    if configured := dask.config.get("scheduler-address", None):
-        return {"address": configured}
+    if options.tls_ca_file:
+        from distributed.security import Security
+
+        return Security(
+            tls_ca_file=options.tls_ca_file,
+            tls_client_cert=options.tls_cert,
+            tls_client_key=options.tls_key,
+            require_encryption=True,
+        )
+    configured = ("distributed.comm.tls.ca-file", "distributed.client.security-loader")
+    if address.startswith("tls://") and not any(dask.config.get(name, None) for name in configured):
+        raise UsageError(
+            f"{address} wants certificates; give --tls-ca-file, --tls-cert and --tls-key, or name them in dask's"
+            " configuration (distributed.comm.tls)"
+        )
     return None
-
-
-def _security(options: ClusterOptions) -> Any:
-    if not options.tls_ca_file:
-        return None
-    from distributed.security import Security
-
-    return Security(
-        tls_ca_file=options.tls_ca_file,
-        tls_client_cert=options.tls_cert,
-        tls_client_key=options.tls_key,
-        require_encryption=True,
-    )
 
 
 @contextmanager
 def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
     from distributed import LocalCluster, Worker
+    from distributed.security import Security
 
     prepare_process()
 
@@ -228,25 +312,39 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
             super().start_http_server(routes, LOOPBACK, default_port, ssl_options)
 
     threads = options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
-    start = partial(
-        LocalCluster,
-        n_workers=options.workers or 1,
-        threads_per_worker=threads,
-        processes=options.workers is not None,
-        # In one process dask would measure and kill the user's own program: the plan bounds the memory instead.
-        memory_limit=options.memory_limit if options.workers is not None and options.memory_limit else 0,
-        dashboard_address=None,
-        # Any free port: 8787 may be taken, and dask warns then.
-        scheduler_kwargs={"dashboard_address": LOOPBACK},
-        worker_class=None if options.workers is not None else LoopbackWorker,
-        host="127.0.0.1" if options.workers is not None else None,
-        local_directory=options.local_directory,
+    how: dict[str, Any] = {
+        "threads_per_worker": threads,
+        "dashboard_address": _dashboard_address() if options.dashboard else None,
+        # Health and metrics pages without the dashboard.
+        "scheduler_kwargs": {} if options.dashboard else {"dashboard_address": LOOPBACK},
+        "local_directory": options.local_directory,
+        "silence_logs": logging.CRITICAL,
+    }
+    if options.workers is None:
+        # Nothing leaves the process, whatever dask's configuration says of encryption between hosts. And dask would
+        # measure and kill the user's own program: the plan bounds the memory instead.
+        inside = Security(require_encryption=False)
+        how |= {"processes": False, "n_workers": 1, "worker_class": LoopbackWorker, "memory_limit": 0}
+        how |= {"protocol": "inproc://", "security": inside}
+    else:
         # The driver takes Ctrl-C and tells the workers.
-        **({"preload": IGNORE_CTRL_C} if options.workers is not None else {}),
-        silence_logs=logging.CRITICAL,
-    )
-    with _started(start) as cluster:
+        how |= {"processes": True, "n_workers": options.workers, "host": "127.0.0.1", "preload": IGNORE_CTRL_C}
+        how |= {"memory_limit": options.memory_limit or 0}
+    with _started(partial(LocalCluster, **how)) as cluster:
         yield cluster
+
+
+def _dashboard_address() -> str:
+    """dask's usual port of 127.0.0.1, or any free one when that is taken (dask would warn)."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", DASHBOARD_PORT))
+        except OSError:
+            return LOOPBACK
+    return f"127.0.0.1:{DASHBOARD_PORT}"
 
 
 def _started(start: Callable[[], Any]) -> Any:

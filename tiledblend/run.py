@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import pickle
 import queue
+import socket
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tiledblend.cluster import ClusterOptions, machine_memory, open_client
+from tiledblend.cluster import ClusterOptions, installed_versions, machine_memory, require_versions
 from tiledblend.composite import Composite
+from tiledblend.connection import TASKS_PER_THREAD, Connection, SchedulerLost, Workforce, connect
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, StorageError, TiledblendError, UsageError
 from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
@@ -37,7 +41,7 @@ from tiledblend.store.stored import read_region
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-TASKS_PER_THREAD = 3
+FRUITLESS_LOSSES = 3
 MOST_STORING = 2
 LARGE_JOB = 1_000_000
 
@@ -161,17 +165,18 @@ class SharedJob:
     in dask's own transfers between workers.
     """
 
-    def __init__(self, pickled: bytes) -> None:
-        self._pickled, self._lock = pickled, threading.Lock()
+    def __init__(self, pickled: bytes, versions: dict[str, str]) -> None:
+        self._pickled, self._versions, self._lock = pickled, versions, threading.Lock()
         self._job: Any = None
 
-    def __reduce__(self) -> tuple[type[SharedJob], tuple[bytes]]:
-        return SharedJob, (self._pickled,)
+    def __reduce__(self) -> tuple[type[SharedJob], tuple[bytes, dict[str, str]]]:
+        return SharedJob, (self._pickled, self._versions)
 
     def open(self) -> Any:
-        """The job, after a check that the inputs are the planned ones."""
+        """The job, after a check that packages (a worker may join late) and inputs are the planned ones."""
         with self._lock:
             if self._job is None:
+                require_versions(self._versions, installed_versions(), socket.gethostname())
                 prepare_process()
                 job = pickle.loads(self._pickled)
                 job.require_inputs()
@@ -359,51 +364,83 @@ class _Run:
             mine = (
                 tile for number, tile in enumerate(grid.tiles()) if number % count == index - 1 and tile not in done
             )
-            self._make_here(mine)
+            self._make_here(mine, options)
             return
         if finish and (missing := sum(tile not in done for tile in grid.tiles())):
             raise ResourceError(
                 f"{self.output.uri}: {missing} tiles are not made yet; run their parts first, then --finish"
             )
-        with ExitStack() as stack:
+        if finish:
             for stage in range(grid.stages):
-                missing_tiles = (tile for tile in grid.tiles(stage) if tile not in done)
-                if finish:
-                    self._make_here(missing_tiles)
-                    continue
-                if client is None:
-                    client = stack.enter_context(open_client(options))
-                    if options.performance_report:
-                        from distributed import performance_report
+                self._make_here(self._missing(stage), options)
+            return
+        with connect(options, client) as connection:
+            for stage in range(grid.stages):
+                self._make_stage(connection, stage)
 
-                        stack.enter_context(_reported(client, performance_report(filename=options.performance_report)))
-                self._make_on(client, missing_tiles)
+    def _missing(self, stage: int) -> Iterator[Tile]:
+        done = self.output.open_ledger().receipts
+        return (tile for tile in self.plan.grid.tiles(stage) if tile not in done)
 
-    def _make_here(self, tiles: Iterator[Tile]) -> None:
-        self.plan.require_memory(1, machine_memory())
+    def _make_here(self, tiles: Iterator[Tile], options: ClusterOptions) -> None:
+        """Make tiles in threads of this process (one, unless more were asked for), without dask."""
+        threads = options.threads_per_worker or 1
+        self.plan.require_memory(threads, machine_memory())
         prepare_process()
-        for tile in tiles:
-            self._stop_if_asked()
-            self._take(self.job.run(tile))
+        pool = ThreadPoolExecutor(threads, "tile")
+        try:
+            running: set[concurrent.futures.Future[TileResult]] = set()
+            while True:
+                self._stop_if_asked()
+                running |= {pool.submit(self.job.run, tile) for tile in islice(tiles, threads - len(running))}
+                if not running:
+                    return
+                finished, running = concurrent.futures.wait(running, 0.5, concurrent.futures.FIRST_COMPLETED)
+                for future in finished:
+                    self._take(future.result())
+        finally:
+            # Those that have begun are waited for, so that nothing writes after we return.
+            pool.shutdown(cancel_futures=True)
+
+    def _make_stage(self, connection: Connection, stage: int) -> None:
+        """Make a stage's tiles, and those that are still missing again whenever the scheduler was lost."""
+        losses, seen = 0, self.tally.done
+        while True:
+            try:
+                return self._make_on(connection.client, self._missing(stage))
+            except SchedulerLost as error:
+                losses, seen = (1 if self.tally.done > seen else losses + 1), self.tally.done
+                if losses > FRUITLESS_LOSSES:
+                    raise InterruptedRun(
+                        f"{self.output.uri}: the dask scheduler was lost {losses} times before a tile was done;"
+                        " continue with --resume"
+                    ) from error
+                try:
+                    connection.restore(self._stop_if_asked)
+                except InterruptedRun as given_up:
+                    if self.stop.is_set():
+                        raise
+                    raise InterruptedRun(f"{self.output.uri}: {given_up}") from error
 
     def _make_on(self, client: Client, tiles: Iterator[Tile]) -> None:
         """Hand out tiles in a bounded window: the scheduler never holds more than a few tasks per thread."""
-        self._check_memory(client)
-        window = max(1, sum(client.nthreads().values())) * TASKS_PER_THREAD
+        workers = Workforce(client, self._require_memory)
         running: set[Future[Any]] = set()
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         with _failures_told(), _shared_job(client, self.job) as job:
             try:
                 while True:
-                    for tile in islice(tiles, window - len(running)):
+                    self._stop_if_asked()
+                    for tile in islice(tiles, max(0, workers.window() - len(running))):
                         future = client.submit(run_tile, job, tile, key=_task_key(tile), pure=False)
                         running.add(future)
                         future.add_done_callback(finished.put)
                     if not running:
                         return
-                    future = self._next(finished)
-                    running.remove(future)
-                    self._take(future.result())
+                    with suppress(queue.Empty):
+                        future = finished.get(timeout=0.5)
+                        running.remove(future)
+                        self._take(_result(future))
             except BaseException as error:
                 if isinstance(error, InterruptedRun):
                     self._take_finished(finished, running)
@@ -418,19 +455,11 @@ class _Run:
             if future.status == "finished":
                 self._take(future.result())
 
-    def _next(self, finished: queue.SimpleQueue[Future[Any]]) -> Future[Any]:
-        """The next finished task; looks at `stop` twice a second."""
-        while True:
-            self._stop_if_asked()
-            with suppress(queue.Empty):
-                return finished.get(timeout=0.5)
-
     def _stop_if_asked(self) -> None:
         if self.stop.is_set():
             raise InterruptedRun(f"{self.output.uri}: stopped; continue with --resume")
 
-    def _check_memory(self, client: Client) -> None:
-        workers = client.scheduler_info(n_workers=-1)["workers"]
+    def _require_memory(self, workers: dict[str, Any]) -> None:
         # Workers without a limit of their own share this machine's memory, where they are on it.
         sharing = [address for address, worker in workers.items() if not worker["memory_limit"] and _is_here(address)]
         for address, worker in workers.items():
@@ -501,7 +530,9 @@ class OrderedTasks:
                             finished.get(timeout=0.5)
                     if self.stop.is_set():
                         raise InterruptedRun(f"{self.output}: stopped; continue with --resume")
-                    yield ahead.popleft().result()
+                    yield _result(ahead.popleft())
+            except SchedulerLost as error:
+                raise InterruptedRun(f"{self.output}: the dask scheduler was lost; continue with --resume") from error
             except BaseException:
                 _withdraw(client, set(ahead))
                 raise
@@ -510,12 +541,6 @@ class OrderedTasks:
 def _is_here(address: str) -> bool:
     """True for a worker of an embedded or local cluster."""
     return address.startswith(("inproc://", "tcp://127.0.0.1:", "tls://127.0.0.1:"))
-
-
-@contextmanager
-def _reported(client: Client, report: Any) -> Iterator[None]:
-    with client.as_current(), report:
-        yield
 
 
 def _task_key(tile: Tile) -> str:
@@ -529,15 +554,31 @@ def _shared_job(client: Client, job: Any) -> Iterator[Future[Any]]:
     if len(pickled) > LARGE_JOB:
         # In-memory arrays as layers: too large for a task's arguments, so they are handed to the workers as data.
         pickled = client.scatter(pickled, broadcast=True, hash=False)
-    future = client.submit(SharedJob, pickled, key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
+    future = client.submit(SharedJob, pickled, installed_versions(), key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
     try:
         yield future
     finally:
-        future.release()
+        with suppress(Exception):
+            future.release()
+
+
+def _result(future: Future[Any]) -> Any:
+    """A finished task's result, or what the task raised; SchedulerLost when it was cancelled or cannot be had."""
+    from concurrent.futures import CancelledError
+
+    try:
+        return future.result()
+    except (CancelledError, OSError) as error:
+        if future.status == "error":
+            raise
+        raise SchedulerLost from error
 
 
 def _withdraw(client: Client, running: set[Future[Any]]) -> None:
     """Cancel the tasks in flight and wait for those that workers have begun, so that nothing writes after we return."""
+    if client.status != "running":
+        # The scheduler has cancelled what was ours.
+        return
     try:
         client.cancel(list(running), force=True)
         deadline = time.monotonic() + 60
@@ -551,11 +592,11 @@ def _withdraw(client: Client, running: set[Future[Any]]) -> None:
 
 @contextmanager
 def _failures_told() -> Iterator[None]:
-    """What dask raises when workers or the scheduler are lost, as one line of ours."""
+    """What dask raises when workers or the scheduler are lost, as SchedulerLost or one line of ours."""
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
-    from distributed.client import FutureCancelledError
+    from distributed.client import ClosedClientError
     from distributed.comm.core import CommClosedError
 
     try:
@@ -568,8 +609,12 @@ def _failures_told() -> Iterator[None]:
             "decoder crashed on damaged input; "
             "give workers more memory or fewer threads and run again with --resume"
         ) from error
-    except (CancelledError, FutureCancelledError, CommClosedError, TimeoutError) as error:
-        raise ResourceError(f"the dask scheduler was lost ({type(error).__name__}); run again with --resume") from error
+    except (CancelledError, ClosedClientError, CommClosedError) as error:
+        raise SchedulerLost from error
+    except ImportError as error:
+        raise ResourceError(
+            f"a dask worker lacks a package: {error}; install the client's versions there, then run again with --resume"
+        ) from error
     except MemoryError as error:
         raise ResourceError(
             "a worker ran out of memory; use fewer threads or a smaller --shard and run again with --resume"

@@ -1,0 +1,157 @@
+"""A run's client: found again when its scheduler was lost, and watched for who works."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from tiledblend.cluster import (
+    ClusterOptions,
+    RunningScheduler,
+    open_client,
+    require_same_versions,
+    running_scheduler,
+)
+from tiledblend.errors import InterruptedRun, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 180.0
+NO_WORKER_SECONDS = 300.0
+LOOK_SECONDS = 5.0
+TASKS_PER_THREAD = 3
+
+
+class SchedulerLost(Exception):  # noqa: N818 - an event that the run deals with
+    """The tasks in flight are void: the scheduler, or the way to it, has gone."""
+
+
+class Connection:
+    """A client of a cluster, exchanged for a new one when the scheduler was lost."""
+
+    def __init__(self, client: Client, scheduler: RunningScheduler | None = None) -> None:
+        self.client, self._scheduler = client, scheduler
+        self._replaced: list[Client] = []
+
+    def restore(self, check: Callable[[], None]) -> None:
+        """Return when the scheduler answers again; `check` may end the waiting by an exception.
+
+        dask's own client tries for a while first; a client that was given to us is never exchanged. Raises
+        InterruptedRun after RECONNECT_SECONDS, or at once where nothing can come back.
+        """
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        if self.client.status != "running":
+            log.warning("the dask scheduler was lost; trying to reach it for up to %g s", RECONNECT_SECONDS)
+        while not self._is_back():
+            check()
+            if time.monotonic() > deadline or not self._may_come_back():
+                raise InterruptedRun("the dask scheduler was lost and does not answer; continue with --resume")
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        """Close the clients that were made here after the first."""
+        for client in self._replaced:
+            with suppress(Exception):
+                client.close(timeout=2)
+
+    def _may_come_back(self) -> bool:
+        return self._scheduler is not None or self.client.status not in ("closed", "closing")
+
+    def _is_back(self) -> bool:
+        if self.client.status == "running":
+            return True
+        if self._scheduler is None or self.client.status != "closed":
+            return False
+        try:
+            self.client = self._scheduler.client(seconds=5)
+        except (ResourceError, UsageError):
+            return False
+        self._replaced.append(self.client)
+        return True
+
+
+@contextmanager
+def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[Connection]:
+    """The connection of a run: to the cluster of a given client, else to the one that the options say."""
+    with ExitStack() as stack:
+        if client is not None:
+            _require_usable(client)
+            require_same_versions(client)
+            connection = Connection(client)
+        else:
+            scheduler = running_scheduler(options)
+            connection = Connection(stack.enter_context(open_client(options)), scheduler)
+        stack.callback(connection.close)
+        if options.performance_report:
+            stack.enter_context(_reported(connection, options.performance_report))
+        yield connection
+
+
+def _require_usable(client: Any) -> None:
+    from distributed import Client
+
+    if not isinstance(client, Client):
+        raise UsageError(f"client is a {type(client).__name__}; give a distributed.Client, as of cluster.get_client()")
+    if client.asynchronous:
+        raise UsageError("client is asynchronous; give one that was made with asynchronous=False")
+    if client.status != "running":
+        raise UsageError(f"client is {client.status}, not connected to a scheduler")
+
+
+@contextmanager
+def _reported(connection: Connection, path: str) -> Iterator[None]:
+    from distributed import performance_report
+
+    client, report = connection.client, performance_report(filename=path)
+    with client.as_current():
+        report.__enter__()
+    yield
+    if connection.client is not client or client.status != "running":
+        log.warning("%s: not written, because the scheduler was lost", path)
+        return
+    with client.as_current():
+        report.__exit__(None, None, None)
+
+
+class Workforce:
+    """The workers of a cluster, as they come and go during a run.
+
+    require: called with dask's description of all workers, by address, whenever there are new ones.
+    """
+
+    def __init__(self, client: Client, require: Callable[[dict[str, Any]], None]) -> None:
+        self._client, self._require = client, require
+        self._known: set[str] = set()
+        self._threads = 0
+        self._looked = self._last_seen = float("-inf")
+
+    def window(self) -> int:
+        """How many tasks may be in flight. Looks at the cluster every few seconds.
+
+        Raises SchedulerLost, InterruptedRun when there was no worker for NO_WORKER_SECONDS, and what `require` raises.
+        """
+        if self._client.status != "running":
+            raise SchedulerLost
+        if time.monotonic() > self._looked + LOOK_SECONDS:
+            self._look()
+        return max(1, self._threads) * TASKS_PER_THREAD
+
+    def _look(self) -> None:
+        now = self._looked = time.monotonic()
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        if workers.keys() - self._known:
+            self._require(workers)
+        self._known |= set(workers)
+        self._threads = sum(worker["nthreads"] for worker in workers.values())
+        if workers or self._last_seen == float("-inf"):
+            self._last_seen = now
+        if now > self._last_seen + NO_WORKER_SECONDS:
+            raise InterruptedRun(
+                f"the dask cluster has had no worker for {NO_WORKER_SECONDS:g} s; start some and continue with --resume"
+            )
