@@ -520,6 +520,28 @@ def test_killed_exports_resume(tmp_path: Path, large: tuple[RasterSource, bytes]
     assert path.read_bytes() == whole
 
 
+# --- checksums
+
+
+def test_verify_finds_every_flipped_byte_and_every_cut(
+    tmp_path: Path, large: tuple[RasterSource, bytes], command: Command
+) -> None:
+    path = tmp_path / "out.ome.tif"
+    path.write_bytes(large[1])
+    assert command("verify", path).code == 0
+    for at in (*np.random.default_rng(0).integers(0, len(large[1]), 6).tolist(), 9, len(large[1]) - 1):
+        flip(path, at)
+        ran = command("verify", path)
+        assert (ran.code, "out.ome.tif" in ran.error) == (7, True)
+        flip(path, at)
+    assert command("verify", path).code == 0
+    os.truncate(path, len(large[1]) - 5000)
+    assert (command("verify", path, "--fast").code, command("verify", path).code) == (7, 7)
+    assert (command("verify", "none.ome.tif").code, command("verify", path, "--against-inputs", 1).code) == (4, 2)
+    tifffile.imwrite(tmp_path / "other.ome.tif", np.zeros((20, 20), np.uint8))
+    assert command("verify", "other.ome.tif").code == 7
+
+
 # --- the verbs
 
 

@@ -841,11 +841,18 @@ def seams(widths: str | None, as_json: bool, **flags: Any) -> None:
 @_json_option
 @_debug_option
 def verify(result: str, fast: bool, against_inputs: str | None, as_json: bool) -> None:
-    """Check every stored object of a result against its run's manifest."""
-    from tiledblend.store.verify import verify as check
+    """Check every stored object of a result against its run's manifest, or an OME-TIFF against its own checksums."""
+    from tiledblend.ometiff.options import is_ometiff_path
+    from tiledblend.ometiff.seal import verify_ometiff
+    from tiledblend.store.verify import verify as verify_zarr
 
     count = _tile_count(against_inputs)
-    found = check(result, "fast" if fast else "full")
+    is_file = is_ometiff_path(result)
+    if is_file and against_inputs is not None:
+        raise UsageError(
+            f"{result}: --against-inputs is for an OME-Zarr; an OME-TIFF does not say from what it was made"
+        )
+    found = (verify_ometiff if is_file else verify_zarr)(result, "fast" if fast else "full")
     document = found.as_dict()
     again = _recomputed(result, count) if found.ok and against_inputs is not None else None
     if again is not None:

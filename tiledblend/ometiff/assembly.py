@@ -15,19 +15,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.errors import TiledblendError
 from tiledblend.ometiff.bigtiff import FIRST_POINTER, HEADER_BYTES, header
 from tiledblend.ometiff.layout import TiffLayout
+from tiledblend.ometiff.seal import checksum, seal, stored_checksum
 from tiledblend.ometiff.work import WorkFolder
 from tiledblend.store.lock import Lock
 from tiledblend.store.objects import storage_error, write_fully
 
 SECONDS_BETWEEN_SYNCS = 2.0
-_READ_BYTES = 1 << 24
 
 
 class Assembly:
@@ -36,6 +35,7 @@ class Assembly:
     def __init__(self, work: WorkFolder, layout: TiffLayout, lock: Lock) -> None:
         self.work, self.layout, self.lock = work, layout, lock
         self._counts = array("I")
+        self._sizes, self._checksums = array("Q"), array("I")
         self._end = HEADER_BYTES
         self._lines: list[bytes] = []
         self._synced = time.monotonic()
@@ -54,11 +54,6 @@ class Assembly:
         """Bytes of each tile, in the order of writing."""
         return np.array(self._counts, np.uint32)
 
-    @property
-    def size(self) -> int:
-        """Bytes of header and tiles."""
-        return self._end
-
     def append(self, tiles: Sequence[bytes | bytearray]) -> None:
         """Write the next block's tiles. Raises StorageError, RefusedError when another run took over."""
         lengths = [len(tile) for tile in tiles]
@@ -66,8 +61,9 @@ class Assembly:
             write_fully(self._tiles, tiles)
         except OSError as error:
             raise storage_error(error, "write", self.work.tiles) from error
-        self._take(lengths)
-        self._lines.append(_line(self.blocks, lengths, _checksum(tiles)))
+        crc = checksum(tiles)
+        self._take(lengths, crc)
+        self._lines.append(_line(self.blocks, lengths, crc))
         if time.monotonic() - self._synced >= SECONDS_BETWEEN_SYNCS:
             self.sync()
 
@@ -84,18 +80,19 @@ class Assembly:
             raise storage_error(error, "write", self.work.tiles) from error
         self._synced = time.monotonic()
 
-    def finish(self, tail: bytes, first: int) -> int:
-        """Write what follows the tiles, then, when all is on disk, the header that names it; returns the size."""
+    def finish(self, tail: bytes, first: int) -> None:
+        """Write the directories and the checksums of all, then, when that is on disk, the header that names them."""
         self.sync()
         self._finished = True
         try:
-            write_fully(self._tiles, [tail])
+            sizes = [HEADER_BYTES, *self._sizes, len(tail)]
+            checksums = [checksum([header(first)]), *self._checksums, checksum([tail])]
+            write_fully(self._tiles, [tail, seal(sizes, checksums)])
             os.fsync(self._tiles)
             os.pwrite(self._tiles, header(first)[FIRST_POINTER:], FIRST_POINTER)
             os.fsync(self._tiles)
         except OSError as error:
             raise storage_error(error, "write", self.work.tiles) from error
-        return self._end + len(tail)
 
     def close(self) -> None:
         """Keep what is written, close the files and give up the lock. Quiet: after an error that one is told."""
@@ -110,8 +107,10 @@ class Assembly:
         os.close(self._tiles)
         os.close(self._journal)
 
-    def _take(self, lengths: Sequence[int]) -> None:
+    def _take(self, lengths: Sequence[int], crc: int) -> None:
         self._counts.extend(lengths)
+        self._sizes.append(sum(lengths))
+        self._checksums.append(crc)
         self._end += sum(lengths)
         self.blocks += 1
 
@@ -121,33 +120,15 @@ class Assembly:
         with open(self.work.journal, "rb") as journal:
             for line in journal:
                 found = _parse(line, self.blocks)
-                if found is None or not self._holds(*found):
+                if found is None or stored_checksum(self._tiles, self._end, sum(found[0])) != found[1]:
                     break
-                self._take(found[0])
+                self._take(*found)
                 kept += len(line)
         os.ftruncate(self._journal, kept)
         os.lseek(self._journal, kept, os.SEEK_SET)
         os.ftruncate(self._tiles, self._end)
         os.pwrite(self._tiles, header(), 0)
         os.lseek(self._tiles, self._end, os.SEEK_SET)
-
-    def _holds(self, lengths: Sequence[int], checksum: int) -> bool:
-        crc = google_crc32c.Checksum()
-        left, offset = sum(lengths), self._end
-        while left:
-            data = os.pread(self._tiles, min(left, _READ_BYTES), offset)
-            if not data:
-                return False
-            crc.update(data)
-            left, offset = left - len(data), offset + len(data)
-        return int.from_bytes(crc.digest(), "big") == checksum
-
-
-def _checksum(tiles: Sequence[bytes | bytearray]) -> int:
-    crc = google_crc32c.Checksum()
-    for tile in tiles:
-        crc.update(tile)
-    return int.from_bytes(crc.digest(), "big")
 
 
 def _line(block: int, lengths: Sequence[int], checksum: int) -> bytes:
