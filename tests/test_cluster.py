@@ -271,7 +271,7 @@ def test_unlike_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         def wait_for_workers(self, count: int, timeout: float) -> None:
             assert count == 1
 
-        def run(self, function: object) -> dict[str, dict[str, str]]:
+        def run(self, function: object, on_error: str) -> dict[str, dict[str, str]]:
             return {"tcp://h:1": installed_versions() | {"numpy": "1.0"}}
 
     with pytest.raises(ResourceError, match=r"worker tcp://h:1 has other packages: numpy \S+ here, 1.0 there"):

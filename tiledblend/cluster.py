@@ -239,15 +239,16 @@ def require_same_versions(client: Client) -> None:
     """Wait for a worker, and raise ResourceError if packages that decide pixels differ between client and workers."""
     try:
         client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
-        theirs: dict[str, dict[str, str]] = client.run(installed_versions)
+        theirs: dict[str, Any] = client.run(installed_versions, on_error="return")
     except TimeoutError as error:
         raise ResourceError(
             f"the dask cluster has no worker after {FIRST_WORKER_SECONDS:g} s; start some and run again with --resume"
         ) from error
-    except ImportError as error:
-        raise ResourceError(f"a dask worker lacks a package: {error}; install the client's versions there") from error
     for address, found in theirs.items():
-        require_versions(installed_versions(), found, address)
+        if isinstance(found, ImportError):
+            raise ResourceError(f"dask worker {address} lacks a package: {found}; install the client's versions there")
+        if not isinstance(found, Exception):  # else it died just now: who comes in its place is asked by its first task
+            require_versions(installed_versions(), found, address)
 
 
 def require_versions(ours: dict[str, str], theirs: dict[str, str], worker: str) -> None:

@@ -631,6 +631,10 @@ class Cluster:
                 start_new_session=True,
             )
 
+    def _registered(self) -> int:
+        log = (self.folder / "log").read_text()
+        return log.count("Register worker addr") - log.count("Remove worker addr")
+
     def worker_pids(self) -> list[int]:
         """Processes that run tasks."""
         import psutil
@@ -639,9 +643,10 @@ class Cluster:
         return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def await_workers(self, seconds: float = 15) -> bool:
-        """Until every nanny's worker lives; False if one does not come back (it was killed while it started)."""
+        """Until every worker is known to the scheduler: a nanny whose worker dies while it starts gives up. False if
+        one does not come back."""
         deadline = time.monotonic() + seconds
-        while not self.file.exists() or len(self.worker_pids()) < self.workers:
+        while self._registered() < self.workers or len(self.worker_pids()) < self.workers:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
