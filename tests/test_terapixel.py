@@ -1,0 +1,30 @@
+"""The driver's window and what it keeps, with tiles that cost nothing; long: benchmarks/simulate_terapixel.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "simulate_terapixel.py"
+
+
+def simulation() -> Any:
+    spec = importlib.util.spec_from_file_location("simulate_terapixel", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["simulate_terapixel"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tasks_in_flight_are_bounded_and_forgotten(tmp_path: Path) -> None:
+    found = simulation().simulate(80_000, 2, tmp_path)
+    assert found.tasks == 20 * 20 + 2 * 2 + 1
+    # The shared job is one more; a task that the scheduler is about to forget may be counted.
+    assert found.window <= found.futures_in_flight <= found.window + 2
+    assert found.scheduler_tasks <= 2 * found.window + 2
+    # dask's own logs fill up first: a tile's receipts alone are a tenth of this.
+    assert found.bytes_per_tile < 40_000
