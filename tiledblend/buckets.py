@@ -48,6 +48,7 @@ _CREDENTIALS = {
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|KEY|CREDENTIAL|CONNECTION_STRING|SAS", re.IGNORECASE)
 _USER_INFO = re.compile(r"(\b(?!abfs)[A-Za-z][A-Za-z0-9+.-]+://)[^\s/@'\"]+@")
 _QUERY = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+://[^\s?'\"]+)\?[^\s:,;'\")]+")
+_NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound")
 _EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed")
 
 
@@ -221,7 +222,7 @@ def _plain_http(root: str) -> bool:
 
 def is_missing(error: BaseException) -> bool:
     """True for an object that is not there, False for a bucket that is not there and for everything else."""
-    return isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error)
+    return isinstance(error, FileNotFoundError) and not _NO_BUCKET.search(str(error))
 
 
 def is_final(error: BaseException) -> bool:
@@ -248,7 +249,7 @@ def reason_of(error: BaseException, uri: str) -> str:
     if status in (401, 403):
         hint = f"check {names} in the environment and the bucket's policy" if names else "the server wants credentials"
         return f"access denied ({answer}); {hint}"
-    if code == "NoSuchBucket" or "ContainerNotFound" in text:
+    if _NO_BUCKET.search(text):
         return f"there is no such bucket ({answer}); create it or check the name and the endpoint"
     if isinstance(error, FileNotFoundError):
         return "no such object"
