@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from tiledblend.buckets import forget_clients, redacted, retry_seconds, scheme_o
 from tiledblend.cluster import ClusterOptions
 from tiledblend.errors import BadInputError, RefusedError, StorageError, TiledblendError, UsageError
 from tiledblend.geometry import Region
+from tiledblend.plan import plan
 from tiledblend.run import write
 from tiledblend.sources.bytes import open_bytes
 from tiledblend.sources.remote import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
@@ -32,7 +34,7 @@ from tiledblend.store.cloud import CloudStore
 from tiledblend.store.objects import DirectoryStore, ObjectStore, beside, open_store, split_parent
 from tiledblend.store.spec import OutputSpec
 from tiledblend.store.verify import verify
-from tiledblend.tissue import Slides
+from tiledblend.tissue import Slides, make_slides
 
 pytestmark = pytest.mark.cloud
 ROOT = Path(__file__).parents[1]
@@ -230,7 +232,7 @@ def test_ranges_and_changes(bucket: CloudStore) -> None:
 
 
 def test_neighbours_share_a_request(endpoint: str, bucket: CloudStore, use: Use) -> None:
-    bucket.put("a.bin", bytes(3_000_000))
+    bucket.put("a.bin", bytes(9_000_000))
     proxy = Proxy(endpoint)
     with proxy.running() as before:
         use(before)
@@ -243,6 +245,58 @@ def test_neighbours_share_a_request(endpoint: str, bucket: CloudStore, use: Use)
             reader.pread(offset, 100)
         # The first block came with the opening; each further one takes a request.
         assert len(proxy.requests) == 1
+
+
+def test_what_is_expected_is_fetched_once(endpoint: str, bucket: CloudStore, use: Use) -> None:
+    content = np.random.default_rng(4).bytes(12_000_000)
+    bucket.put("a.bin", content)
+    proxy, draw = Proxy(endpoint), random.Random(5)
+    with proxy.running() as before:
+        use(before)
+        reader = open_bytes(bucket.uri + "/a.bin")
+        for _ in range(20):
+            starts = sorted(draw.sample(range(0, 11_900_000, 50_000), draw.randrange(1, 40)))
+            ranges = [(start, draw.randrange(1, 50_000)) for start in starts]
+            assert reader.expect(ranges, fetch=False) == len(merge_ranges(ranges))
+            proxy.requests.clear()
+            requests = reader.expect(ranges)
+            surprise = [(11_950_000, 10)] if draw.random() < 0.5 else []
+            draw.shuffle(ranges)
+            half = len(ranges) // 2
+            for asked in (ranges[:half], surprise + ranges[half:]):
+                assert reader.pread_many(asked) == [content[o : o + n] for o, n in asked]
+            assert len(proxy.requests) == requests + len(surprise)
+            # Once read, it is kept no longer.
+            assert reader.pread_many(ranges[:1]) == [content[o : o + n] for o, n in ranges[:1]]
+            assert len(proxy.requests) == requests + len(surprise) + 1
+
+
+def test_plan_counts_the_requests(
+    tmp_path: Path, endpoint: str, bucket: CloudStore, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against what passes a proxy. Slides of a few megabytes would be kept whole."""
+    monkeypatch.setattr("tiledblend.sources.remote.SMALL_BYTES", 1 << 16)
+    monkeypatch.setattr("tiledblend.sources.remote.MERGE_GAP_BYTES", 1 << 13)
+    slides = make_slides(tmp_path, 1536, seed=3)
+    upload(bucket, slides)
+    output = OutputSpec(chunk=128, shard=512)
+    planned = plan(composite(slides, bucket.uri), output, exact=True)
+    out = bucket.uri + "/out.ome.zarr"
+    expected = planned.requests(out)
+    assert planned.requests(str(tmp_path))["put"] == 0
+    assert plan(composite(slides), output, exact=True).requests(None) == {"get": 0, "put": 0}
+    proxy = Proxy(endpoint)
+    with proxy.running() as before:
+        use(before)
+        write(composite(slides, bucket.uri), out, output=output, cluster=ClusterOptions(threads_per_worker=1))
+    puts = [path for method, path in proxy.requests if method == "PUT" and "receipts" not in path]
+    # Besides: the lock that is given up.
+    assert expected["put"] <= len(puts) <= expected["put"] + 1
+    gets = sum(method == "GET" for method, _ in proxy.requests)
+    # Besides: opening three inputs, looking for an older result.
+    assert expected["get"] <= gets <= expected["get"] + 40
+    assert expected["get"] > 60
+    assert {key: open_store(out).size(key) for key, _ in open_store(out).list()}
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 26), st.integers(0, 1 << 25)), max_size=30))

@@ -485,7 +485,8 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     cluster = _cluster(flags)
     job = _built(flags)
     planned = plan(job.composite, job.output, exact=exact)
-    click.echo(json.dumps(planned.as_dict()) if as_json else report.plan_text(planned, cluster))
+    document = planned.as_dict() | {"requests": planned.requests(job.path)}
+    click.echo(json.dumps(document) if as_json else report.plan_text(planned, cluster, job.path))
 
 
 @cli.command()

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from tiledblend.buckets import BUCKET_SCHEMES, scheme_of
 from tiledblend.composite import Composite
 from tiledblend.errors import ResourceError, UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.feather import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
-from tiledblend.render import LayerField, classify
+from tiledblend.render import TileRenderer, chunk_rows, classify
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
@@ -33,7 +34,7 @@ class Plan:
     (0..1), from
     `sampled_tiles` tiles. read_bytes: decoded bytes that the sources must yield (estimated from the classes).
     raw_bytes: the result's, uncompressed.
-    tile_bytes: most memory that one tile's task holds.
+    tile_bytes: most memory that one tile's task holds. tile_requests: GETs of inputs for one tile, on average.
     """
 
     composite: Composite
@@ -44,6 +45,7 @@ class Plan:
     sampled_tiles: int
     tile_bytes: int
     notes: tuple[str, ...] = ()
+    tile_requests: float = 0.0
 
     @property
     def grid(self) -> Grid:
@@ -74,6 +76,24 @@ class Plan:
         return int(
             sum(self.pixels * share * layer.image.channels * layer.image.dtype.itemsize for layer, share in layers)
         )
+
+    def requests(self, uri: str | None) -> dict[str, int]:
+        """{"get", "put"}: about how many requests to servers a run makes when its result goes to `uri`.
+
+        Reading inputs that lie behind a network, and the objects of a result in a bucket with its documents and its
+        ledger. Not counted: opening each input once per process (a few requests), batches of receipts (a PUT every few
+        seconds), and what is asked again.
+        """
+        rows, columns = self.grid.tile_counts()
+        get = round(self.tile_requests * rows * columns)
+        if uri is None or scheme_of(uri) not in BUCKET_SCHEMES:
+            return {"get": get, "put": 0}
+        groups = 1 if self.layout.sharded else self.layout.channel_groups
+        for stage in range(1, self.grid.stages):
+            rows, columns = self.layout.object_counts(stage * self.grid.stage - 1)
+            get += rows * columns * groups
+        documents = self.grid.levels + (1 if self.layout.sharded else 2) + 1
+        return {"get": get, "put": self.layout.object_count() + documents + 2}
 
     def process_bytes(self, threads: int) -> int:
         """Projected peak of one worker process with `threads` threads."""
@@ -152,6 +172,7 @@ def plan(
         len(chosen),
         _tile_bytes(composite, readers, layout),
         tuple(_notes(composite, readers)),
+        sum(count[2] for count in counts) / max(1, len(counts)),
     )
 
 
@@ -166,9 +187,11 @@ def _sample(grid: Grid, samples: int) -> Iterator[Tile]:
 
 def _classify_tile(
     composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile
-) -> tuple[dict[str, int], list[int]]:
+) -> tuple[dict[str, int], list[int], int]:
     region = grid.tile_region(tile)
-    fields = [LayerField(reader, region) for reader in layer_readers(composite, rules)]
+    renderer = TileRenderer(composite, rules, region)
+    requests = sum(renderer.expect(row, grid.chunk, fetch=False) for row, _ in chunk_rows(region, grid.chunk))
+    fields = renderer.fields
     kinds = {"copied": 0, "blended": 0, "empty": 0}
     needed = [0] * len(fields)
     for part in _chunks(region, grid.chunk):
@@ -176,7 +199,7 @@ def _classify_tile(
         kinds[kind.kind] += 1
         for layer in kind.layers:
             needed[layer] += 1
-    return kinds, needed
+    return kinds, needed, requests
 
 
 def _chunks(region: Region, chunk: int) -> Iterator[Region]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -190,6 +190,12 @@ class LayerReader:
         pixels = _assembled(region, self.pixels.parts(region), self._resampled)
         return (pixels, None) if image.alpha is Alpha.NONE else (pixels[:, :, :-1], pixels[:, :, -1])
 
+    def expect(self, regions: Sequence[Region], *, fetch: bool = True) -> int:
+        """These regions, as of `read`, will be read soon (`RasterSource.expect`)."""
+        inside = [region.shift(-self.frame.y0, -self.frame.x0) for region in regions]
+        needed = [native for region in inside for native in self.pixels.native(region)]
+        return self.layer.image.expect(needed, self.pixels.level, fetch=fetch)
+
     def _resampled(self, part: Region) -> NDArray[np.float32]:
         """(y, x, c) of a region of the frame, alpha (0 to 1) last if there is one."""
         image, sampling = self.layer.image, self.pixels.sampling
@@ -290,6 +296,13 @@ class PixelsInFrame:
         columns = np.clip(np.arange(region.x0, region.x1), 0, self.shape[1] - 1)
         needed = Region(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
         return self.source.read(needed, self.level)[rows - needed.y0][:, columns - needed.x0]
+
+    def native(self, region: Region) -> list[Region]:
+        """Regions of the level that a region of the frame is made of."""
+        if self.sampling is not None:
+            return [self.sampling.source_region(part) for part in self.parts(region)]
+        inside = region.shift(*self._shift) & Region.of_shape(self.shape)
+        return [] if inside.is_empty else [inside]
 
     def read_source(self, native: Region) -> NDArray[Any]:
         """Pixels of a region of the level."""

@@ -174,6 +174,14 @@ def classify(fields: Sequence[LayerField], region: Region, mode: str, *, keeps_a
     return ChunkClass(tuple(needed), whole == 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of chunks, classified. parts: what is rendered at once. chunks: (class, number of chunks) for the report."""
+
+    parts: list[tuple[Region, ChunkClass]]
+    chunks: list[tuple[ChunkClass, int]]
+
+
 class TileRenderer:
     """Renders regions of one tile of a composite."""
 
@@ -182,6 +190,7 @@ class TileRenderer:
         self.fields = [LayerField(reader, region) for reader in layer_readers(composite, rules)]
         self.background = composite.background_values()
         self.stats = TileStats()
+        self._expected: dict[Region, _Row] = {}
 
     def chunk_row(self, region: Region, chunk: int) -> Pixels:
         """Pixels (h, w, channels) of one row of chunks in the canvas's dtype.
@@ -189,16 +198,10 @@ class TileRenderer:
         Blocks finer than a chunk are classified, so that around a mask's edge little is read twice and blended;
         neighbours of one class are done together.
         """
-        whole = self._classified(region)
-        if whole.is_decided:
-            self._count(whole, ceil_div(region.shape[1], chunk))
-            return self._run(region, whole)
-        chunks = []
-        for x in range(region.x0, region.x1, chunk):
-            part = Region(region.y0, x, region.y1, min(x + chunk, region.x1))
-            chunks.append((part, self._classified(part)))
-            self._count(chunks[-1][1], 1)
-        parts = [part for band in _bands(region) for part in self._runs(band, chunks)]
+        row = self._expected.pop(region, None) or self._planned(region, chunk)
+        for kind, chunks in row.chunks:
+            setattr(self.stats, kind.kind, getattr(self.stats, kind.kind) + chunks)
+        parts = row.parts
         if len({kind for _, kind in parts}) == 1:
             return self._run(region, parts[0][1])
         out: Pixels | None = None
@@ -210,11 +213,30 @@ class TileRenderer:
         assert out is not None
         return out
 
+    def expect(self, region: Region, chunk: int, *, fetch: bool = True) -> int:
+        """A row of chunks will be asked for: sources behind a network fetch for it. Returns the number of requests."""
+        row = self._expected[region] = self._planned(region, chunk)
+        needed: dict[int, list[Region]] = {}
+        for part, kind in row.parts:
+            for index in kind.layers:
+                inside = part & self.fields[index].visible
+                if not inside.is_empty:
+                    needed.setdefault(index, []).append(inside)
+        return sum(self.fields[index].reader.expect(regions, fetch=fetch) for index, regions in needed.items())
+
+    def _planned(self, region: Region, chunk: int) -> _Row:
+        whole = self._classified(region)
+        if whole.is_decided:
+            return _Row([(region, whole)], [(whole, ceil_div(region.shape[1], chunk))])
+        chunks = []
+        for x in range(region.x0, region.x1, chunk):
+            part = Region(region.y0, x, region.y1, min(x + chunk, region.x1))
+            chunks.append((part, self._classified(part)))
+        parts = [part for band in _bands(region) for part in self._runs(band, chunks)]
+        return _Row(parts, [(kind, 1) for _, kind in chunks])
+
     def _classified(self, region: Region) -> ChunkClass:
         return classify(self.fields, region, self.composite.mode, keeps_alpha=self.composite.keeps_bottom_alpha)
-
-    def _count(self, kind: ChunkClass, chunks: int) -> None:
-        setattr(self.stats, kind.kind, getattr(self.stats, kind.kind) + chunks)
 
     def _runs(self, band: Region, chunks: Sequence[tuple[Region, ChunkClass]]) -> Iterator[tuple[Region, ChunkClass]]:
         """Neighbouring blocks of a band that are of one class, together."""
@@ -322,7 +344,11 @@ def render_tile(
     region = grid.tile_region(tile)
     renderer = TileRenderer(composite, rules, region)
     rows = PyramidRows(grid, tile, sink, composite.has_alpha)
-    for part, last in chunk_rows(region, grid.chunk):
+    parts = list(chunk_rows(region, grid.chunk))
+    for number, (part, last) in enumerate(parts):
+        # One row ahead: the next one's requests are under way while this one is blended.
+        for ahead, _ in parts[number + (number > 0) : number + 2]:
+            renderer.expect(ahead, grid.chunk)
         rows.push(tile.stage * grid.stage, renderer.chunk_row(part, grid.chunk), last=last)
     return renderer.stats
 

@@ -197,7 +197,7 @@ def image_text(result: dict[str, Any]) -> str:
     )
 
 
-def plan_text(planned: Plan, cluster: ClusterOptions) -> str:
+def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) -> str:
     """What a run would do."""
     from tiledblend.cluster import cpu_count
 
@@ -215,6 +215,9 @@ def plan_text(planned: Plan, cluster: ClusterOptions) -> str:
         f"writes   {amount(facts['raw_bytes'])} before compression",
         f"memory   up to {amount(planned.process_bytes(threads))} in {where}",
     ]
+    requests = planned.requests(out)
+    if any(requests.values()):
+        lines.append(f"requests about {requests['get']:,} GET and {requests['put']:,} PUT")
     return "\n".join([*lines, *(f"note     {note}" for note in facts["notes"])])
 
 

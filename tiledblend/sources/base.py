@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -161,6 +162,13 @@ class RasterSource(ShownInNotebooks, ABC):
     def encoded(self) -> EncodedImage | None:
         """Its chunks as they are stored, where they can be had (zarr); None: only pixels."""
         return None
+
+    def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
+        """These regions will be read soon. Returns the number of requests that fetch them: 0 on this machine's disks.
+
+        Sources behind a network fetch them meanwhile, so that the reads need not wait. fetch: False only counts.
+        """
+        return 0
 
     def require_unchanged(self) -> None:  # nothing to do for pixels in memory, or checked at every read
         """Raise BadInputError unless the stored bytes are still those that were opened; asked after every tile."""

@@ -24,6 +24,8 @@ class ByteReader(ABC):
 
     uri: str
     size: int
+    has_latency = False
+    """True when a read is a request to a server."""
 
     @abstractmethod
     def pread(self, offset: int, size: int) -> bytes:
@@ -32,6 +34,13 @@ class ByteReader(ABC):
     def pread_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each (offset, size), in the order asked. Readers with latency fetch them together."""
         return [self.pread(offset, size) for offset, size in ranges]
+
+    def expect(self, ranges: Sequence[tuple[int, int]], *, fetch: bool = True) -> int:
+        """Each (offset, size) will be read soon, once. Readers with latency fetch them meanwhile, neighbours together.
+
+        Returns the number of requests for them. fetch: False only counts.
+        """
+        return 0
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

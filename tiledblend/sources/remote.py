@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from bisect import bisect_right
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,9 @@ from tiledblend.sources.bytes import ByteReader, open_bytes
 
 BLOCK_BYTES = 1 << 18
 BLOCKS = 32
+SMALL_BYTES = BLOCK_BYTES * BLOCKS // 2
+"""Objects up to this size (masks, mostly) are read by blocks, which stay: each is fetched once per process."""
+EXPECTED_BYTES = 1 << 26
 MERGE_GAP_BYTES = 1 << 18
 MERGED_BYTES = 1 << 24
 
@@ -44,16 +49,58 @@ class StoredState:
         return self.etag or self.modified
 
 
+class _Expected:
+    """Requests under way for bytes that will be read once, until they were. Thread-safe; at most `EXPECTED_BYTES`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spans: OrderedDict[int, tuple[int, Future[bytes], int]] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, start: int, size: int, answer: Future[bytes], uses: int) -> None:
+        with self._lock:
+            self._drop(start)
+            self._spans[start] = size, answer, uses
+            self._bytes += size
+            while self._bytes > EXPECTED_BYTES and len(self._spans) > 1:
+                self._drop(next(iter(self._spans)))
+
+    def take(self, offset: int, size: int) -> bytes | None:
+        """The bytes, waited for if they are still under way; None if they were not expected."""
+        with self._lock:
+            start = next((s for s, (n, *_) in self._spans.items() if s <= offset and offset + size <= s + n), None)
+            if start is None:
+                return None
+            length, answer, uses = self._spans[start]
+            if uses > 1:
+                self._spans[start] = length, answer, uses - 1
+            else:
+                self._drop(start)
+        return answer.result()[offset - start : offset - start + size]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._spans.clear()
+            self._bytes = 0
+
+    def _drop(self, start: int) -> None:
+        if start in self._spans:
+            self._bytes -= self._spans.pop(start)[0]
+
+
 class RemoteFile(ByteReader):
     """An object of a bucket or a web server, read by ranges; every answer must be of the version that was opened.
 
     Small reads (headers) come from the last few blocks of `BLOCK_BYTES`. Raises BadInputError when it is not there.
     """
 
+    has_latency = True
+
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._lock = threading.Lock()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._expected = _Expected()
         state, first = _first_block(uri)
         self.size, self._version = state.size, state.version
         if first:
@@ -75,6 +122,27 @@ class RemoteFile(ByteReader):
         """As `ByteReader.pread_many`: neighbours share a request, and several requests are under way at once."""
         for offset, size in ranges:
             self._check(offset, size)
+        if self.size <= SMALL_BYTES:
+            return [self.pread(offset, size) for offset, size in ranges]
+        known = [self._expected.take(offset, size) for offset, size in ranges]
+        unknown = [place for place, data in zip(ranges, known, strict=True) if data is None]
+        fetched = iter(self._fetched(unknown) if unknown else ())
+        return [next(fetched) if data is None else data for data in known]
+
+    def expect(self, ranges: Sequence[tuple[int, int]], *, fetch: bool = True) -> int:
+        """As `ByteReader.expect`. A small object is kept whole anyway."""
+        if self.size <= SMALL_BYTES:
+            return 0
+        merged = merge_ranges(ranges)
+        if not fetch:
+            return len(merged)
+        starts = [start for start, _ in merged]
+        uses = Counter(bisect_right(starts, offset) - 1 for offset, _ in ranges)
+        for index, (start, size) in enumerate(merged):
+            self._expected.put(start, size, connections().submit(self._request, start, size), uses[index])
+        return len(merged)
+
+    def _fetched(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         merged = merge_ranges(ranges)
         if len(merged) == 1:
             stored = [self._request(*merged[0])]
@@ -91,6 +159,7 @@ class RemoteFile(ByteReader):
         """Forget the cached blocks; connections belong to the process."""
         with self._lock:
             self._blocks.clear()
+        self._expected.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_bytes, (self.uri,)
@@ -147,8 +216,6 @@ def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _cut(stored: Sequence[bytes], starts: Sequence[int], offset: int, size: int) -> bytes:
-    from bisect import bisect_right
-
     index = bisect_right(starts, offset) - 1
     # An empty or shorter range at the same start may have been merged into an earlier request.
     while offset + size > starts[index] + len(stored[index]):

@@ -144,6 +144,14 @@ class TiffSource(RasterSource):
         stored = self._orientation.stored(region, self.levels[level].shape)
         return self._orientation.turn(arrange(self._readers[level].read(stored, planes), places))
 
+    def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
+        """As `RasterSource.expect`: by merged range requests when the file is behind a network."""
+        if not self._reader.has_latency:
+            return 0
+        shape, (planes, _) = self.levels[level].shape, self._planes[level]
+        stored = [self._orientation.stored(region, shape) for region in regions]
+        return self._readers[level].expect(stored, planes, fetch=fetch)
+
     def require_unchanged(self) -> None:
         """By the file's size and time; an object's version is checked at every read."""
         if not self._reader.is_as_opened():

@@ -50,6 +50,11 @@ class PartlyUsed:
                 self._bytes -= tile.nbytes
             return tile
 
+    def has(self, key: tuple[int, ...]) -> bool:
+        """True when the tile is kept now."""
+        with self._lock:
+            return key in self._tiles
+
     def put(self, key: tuple[int, ...], tile: Pixels, left: int) -> None:
         """Keep a tile of which `left` pixels were not used yet."""
         if left <= 0 or tile.nbytes > self._limit // 4:
@@ -135,6 +140,19 @@ class LevelReader:
         for batch in _batches(missing):
             self._read_batch(batch, region, out)
         return out
+
+    def expect(self, regions: Sequence[Region], planes: Sequence[tuple[int, int]], *, fetch: bool) -> int:
+        """Tell the reader which segments reads of these regions need; returns the number of merged requests."""
+        if self._level.raw is not None:
+            return 0
+        wanted = (item for region in regions for item in self._wanted(region, planes))
+        ranges = {
+            (item.offset, item.count)
+            for item in wanted
+            if item.count and item.offset + item.count <= self._reader.size
+            if not self._cache.has((self._number, item.page, item.index))
+        }
+        return self._reader.expect(sorted(ranges), fetch=fetch)
 
     def _read_batch(self, batch: list[_Wanted], region: Region, out: Pixels) -> None:
         stored = [item for item in batch if self._check_place(item, region)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,10 @@ class SelectedSource(RasterSource):
         for plane, channel in zip(planes, self._channels, strict=True):
             plane[...] = pixels[:, :, channel]
         return np.moveaxis(planes, 0, 2)
+
+    def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
+        """As the other source's."""
+        return self._source.expect(regions, level + self.spec.level, fetch=fetch)
 
     def require_unchanged(self) -> None:
         """As the other source's."""
