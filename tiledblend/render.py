@@ -176,7 +176,7 @@ def classify(fields: Sequence[LayerField], region: Region, mode: str, *, keeps_a
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of chunks, classified. parts: what is rendered at once. chunks: (class, number of chunks) for the report."""
+    """A row of chunks, classified. parts: what is rendered at once. chunks: (class, how many), for the report."""
 
     parts: list[tuple[Region, ChunkClass]]
     chunks: list[tuple[ChunkClass, int]]
