@@ -79,6 +79,8 @@ def point(patch: pytest.MonkeyPatch, endpoint: str) -> None:
         patch.delenv(name)
     for name, value in (environment(endpoint) | RETRYING).items():
         patch.setenv(name, value)
+    # These slides are small: read them by ranges all the same, as large ones are.
+    patch.setattr("tiledblend.sources.remote.SMALL_BYTES", 0)
     forget_clients()
     forget_sources()
 
@@ -116,9 +118,9 @@ def check(bucket: Bucket, proxy: StoreProxy, ran: Ran, out: str, patch: pytest.M
 
 CASES = [
     *(("any", 0.08, seed, 0) for seed in range(2)),
-    ("drop answer", 0.5, 1, 0),
+    ("drop answer", 0.3, 1, 0),
     *((fault, 1.0, 0, 0) for fault in ("503", "truncate")),
-    *((fault, 1.0, 0, 70) for fault in ("500", "reset", "drop answer")),
+    *((fault, 1.0, 0, 50) for fault in ("500", "reset", "drop answer")),
 ]
 
 
@@ -144,7 +146,7 @@ def test_faults(
     assert check(bucket, proxy, ran, out, monkeypatch, command) is (rate == 1)
 
 
-@pytest.mark.parametrize("after", [12, 45, 80])
+@pytest.mark.parametrize("after", [12, 45, 60])
 def test_credentials_expire(bucket: Bucket, after: int, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     out = f"s3://{BUCKET}/faults/expired-{after}.ome.zarr"
     proxy = StoreProxy(bucket.endpoint, expires_after=after)
@@ -167,11 +169,11 @@ def test_drawn(bucket: Bucket, command: Command, monkeypatch: pytest.MonkeyPatch
         draw = random.Random(seed)
         kind = draw.choice([*FAULTS, "expired"])
         rate = draw.choice([0.01, 0.1, 1.0])
-        begins_after = draw.randrange(120) if rate == 1 else 0
+        begins_after = draw.randrange(70) if rate == 1 else 0
         monkeypatch.setitem(RETRYING, "TILEDBLEND_RETRY_SECONDS", "2" if rate == 1 else "20")
         out = f"s3://{BUCKET}/faults/drawn-{seed}.ome.zarr"
         if kind == "expired":
-            proxy = StoreProxy(bucket.endpoint, expires_after=draw.randrange(160), seed=seed)
+            proxy = StoreProxy(bucket.endpoint, expires_after=draw.randrange(80), seed=seed)
         else:
             proxy = StoreProxy(bucket.endpoint, kind, rate, seed=seed, begins_after=begins_after)
         with proxy.running() as endpoint:
