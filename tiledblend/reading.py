@@ -301,7 +301,7 @@ class PixelsInFrame:
         """Regions of the level that a region of the frame is made of."""
         if self.sampling is not None:
             return [self.sampling.source_region(part) for part in self.parts(region)]
-        inside = region.shift(*self._shift) & Region.of_shape(self.shape)
+        inside = region.shift(*self.shift) & Region.of_shape(self.shape)
         return [] if inside.is_empty else [inside]
 
     def read_source(self, native: Region) -> NDArray[Any]:
