@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import math
 import os
 import platform
 import shutil
@@ -15,10 +17,12 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+
+from tiledblend.sources import open_source
 
 HERE = Path(__file__).parent
 
@@ -33,16 +37,32 @@ class Run:
     stored: float
 
 
+def blend(data: Path, names: tuple[str, str, str], out: str, options: list[str]) -> list[str]:
+    """Command line of a blend of (base, overlay, mask) in a folder."""
+    base, overlay, mask = (str(data / f"{name}.tif") for name in names)
+    command = [sys.executable, "-m", "tiledblend", "blend", base, overlay, "--mask", mask, "-o", f"{out}.zarr"]
+    return [*command, *options]
+
+
+def mask_commands(data: Path, out: str, threads: int, sigma: float) -> dict[str, list[str]]:
+    """Our own runs with masks that leave more or less to blend, and of seven 16-bit channels (generate.py --all)."""
+    options = ["--feather", f"{sigma:g}px", "--threads-per-worker", str(threads)]
+    names = {"26 %": "mask", "0 %": "mask-0", "1 %": "mask-1", "every chunk": "mask-100"}
+    python = [sys.executable, "-m", "tiledblend", "blend"]
+    return {
+        "conversion": [*python, str(data / "base.tif"), "-o", f"{out}.zarr", *options[2:]],
+        **{f"mask {share}": blend(data, ("base", "overlay", mask), out, options) for share, mask in names.items()},
+        "seven channels": blend(data, ("seven-base", "seven-overlay", "seven-mask"), out, options),
+    }
+
+
 def commands(data: Path, out: str, threads: int, sigma: float) -> dict[str, list[str]]:
     """Command lines by name."""
     python = sys.executable
-    inputs = [str(data / f"{name}.tif") for name in ("base", "overlay")]
-    blend = [python, "-m", "tiledblend", "blend", *inputs, "--mask", str(data / "mask.tif"), "-o", f"{out}.zarr"]
-    ours = [*blend, "--feather", f"{sigma:g}px"]
+    ours = blend(data, ("base", "overlay", "mask"), out, ["--feather", f"{sigma:g}px"])
     return {
         "tiledblend": [*ours, "--threads-per-worker", str(threads)],
         "tiledblend, processes": [*ours, "--workers", str(threads), "--threads-per-worker", "1"],
-        "conversion": [python, "-m", "tiledblend", "blend", inputs[0], "-o", f"{out}.zarr"],
         "floor": [python, str(HERE / "job_floor.py"), str(data), f"{out}.floor", str(threads)],
         "libvips jpeg": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "jpeg"],
         "libvips deflate": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "deflate"],
@@ -93,6 +113,14 @@ def stored_mb(stem: Path) -> float:
     return total / 1e6
 
 
+def keep(path: Path, data: Path, medians: dict[str, Run]) -> None:
+    """Add medians with the size of their image to a JSON list."""
+    pixels = math.prod(open_source(str(data / "base.tif")).shape)
+    known = json.loads(path.read_text("utf-8")) if path.exists() else []
+    known += [{"system": name, "pixels": pixels, **asdict(run)} for name, run in medians.items()]
+    path.write_text(json.dumps(known, indent=1), "utf-8")
+
+
 def main() -> None:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -101,10 +129,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sigma", type=float, default=16)
     parser.add_argument("--only", nargs="*", help="names of systems")
+    parser.add_argument("--masks", action="store_true", help="our own runs with several masks and seven channels")
+    parser.add_argument("--json", type=Path, help="add the medians to this file, for plot.py")
     arguments = parser.parse_args()
     out = arguments.folder / "result"
     stored_mb(out)
-    chosen = commands(arguments.folder, str(out), arguments.threads, arguments.sigma)
+    systems = mask_commands if arguments.masks else commands
+    chosen = systems(arguments.folder, str(out), arguments.threads, arguments.sigma)
     chosen = {name: chosen[name] for name in arguments.only or chosen}
     runs: dict[str, list[Run]] = {name: [] for name in chosen}
     for _ in range(arguments.runs):
@@ -120,6 +151,8 @@ def main() -> None:
         name: Run(*(statistics.median(getattr(r, f) for r in of) for f in ("wall", "cpu", "memory", "stored")))
         for name, of in runs.items()
     }
+    if arguments.json:
+        keep(arguments.json, arguments.folder, middle)
     ours = middle.get("tiledblend") or next(iter(middle.values()))
     for name, run in middle.items():
         figures = f"{run.wall:.1f} | {run.cpu:.1f} | {run.memory:.0f} | {run.stored:.0f}"

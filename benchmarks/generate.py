@@ -2,13 +2,14 @@
 
 The slides repeat one patch, drawn or taken from a slide of yours (`--slide`), mirrored in turn, as tiles that are
 encoded once: any size is written at the speed of the disk and within 200 MB. The mask has twelve discs that cover 26 %
-of it (`--covered` for another share).
+of it (`--covered` for another share). `--all` adds masks for other shares (mask-0.tif, mask-1.tif, mask-100.tif, where
+every chunk is mixed) and a pair of seven-channel 16-bit images of half the side (seven-base.tif, seven-overlay.tif).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +59,59 @@ def write_slide(path: Path, patch: NDArray[np.uint8], size: int) -> None:
     )
 
 
-def write_mask(path: Path, size: int, covered: float) -> None:
-    """A zlib TIFF of uint8 0 and 255, tiled, drawn row of tiles by row of tiles."""
+Inside = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.bool_]]
+
+
+def discs(size: int, covered: float) -> Inside:
+    """Twelve discs that cover a share of the canvas."""
     radius = size * (covered / (DISCS_ACROSS * DISCS_DOWN * np.pi)) ** 0.5
     centres_x = (np.arange(DISCS_ACROSS) + 0.5) * size / DISCS_ACROSS
     centres_y = (np.arange(DISCS_DOWN) + 0.5) * size / DISCS_DOWN
+
+    def inside(y: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.bool_]:
+        nearest_x = np.abs(x[:, None] - centres_x).min(axis=1).astype(np.float32)
+        nearest_y = np.abs(y[:, None] - centres_y).min(axis=1).astype(np.float32)
+        return nearest_y[:, None] ** 2 + nearest_x[None] ** 2 <= radius**2
+
+    return inside
+
+
+def checkers(y: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Squares of 128 px: an edge in every block of every chunk."""
+    return (y[:, None] // 128 + x[None] // 128) % 2 == 0
+
+
+def write_mask(path: Path, size: int, inside: Inside) -> None:
+    """A zlib TIFF of uint8 0 and 255, tiled, drawn row of tiles by row of tiles."""
     x = np.arange(size, dtype=np.float32)
-    nearest_x = np.abs(x[:, None] - centres_x).min(axis=1).astype(np.float32)
 
     def stream() -> Iterator[NDArray[np.uint8]]:
         for y0 in range(0, size, TILE):
-            y = np.arange(y0, y0 + TILE, dtype=np.float32)
-            nearest_y = np.abs(y[:, None] - centres_y).min(axis=1).astype(np.float32)
-            inside = nearest_y[:, None] ** 2 + nearest_x[None] ** 2 <= radius**2
-            band = inside.astype(np.uint8) * np.uint8(255)
+            band = inside(np.arange(y0, y0 + TILE, dtype=np.float32), x).astype(np.uint8) * np.uint8(255)
             for x0 in range(0, size, TILE):
                 yield np.ascontiguousarray(band[:, x0 : x0 + TILE])
 
     tifffile.imwrite(
         path, stream(), shape=(size, size), dtype="uint8", tile=(TILE, TILE), compression="zlib", metadata=None
     )
+
+
+def write_seven(path: Path, size: int, seed: int) -> None:
+    """Seven channels of 16 bits as an OME-TIFF: smooth fields with a detector's noise, one patch repeated."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:TILE, :TILE] * (2 * np.pi / TILE)
+    tiles = [
+        (3000 + 2000 * np.sin(y + c) * np.cos(x - c) + rng.normal(0, 40, (TILE, TILE))).astype(np.uint16)
+        for c in range(7)
+    ]
+
+    def stream() -> Iterator[NDArray[np.uint16]]:
+        for tile in tiles:
+            for _ in range((size // TILE) ** 2):
+                yield tile
+
+    shape: dict[str, Any] = {"shape": (7, size, size), "metadata": {"axes": "CYX"}}
+    tifffile.imwrite(path, stream(), dtype="uint16", tile=(TILE, TILE), compression="zlib", ome=True, **shape)
 
 
 def patches(slide: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -101,7 +135,16 @@ def generate(folder: Path, size: int, covered: float, slide: Path | None) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     for name, patch in zip(("base", "overlay"), patches(slide), strict=True):
         write_slide(folder / f"{name}.tif", patch, size)
-    write_mask(folder / "mask.tif", size, covered)
+    write_mask(folder / "mask.tif", size, discs(size, covered))
+
+
+def generate_further(folder: Path, size: int) -> None:
+    """Masks of other shares, and a seven-channel 16-bit pair of half the side."""
+    for name, inside in (("0", discs(size, 0)), ("1", discs(size, 0.01)), ("100", checkers)):
+        write_mask(folder / f"mask-{name}.tif", size, inside)
+    write_mask(folder / "seven-mask.tif", size // 2, discs(size // 2, COVERED))
+    for seed, name in enumerate(("base", "overlay")):
+        write_seven(folder / f"seven-{name}.tif", size // 2, seed)
 
 
 if __name__ == "__main__":
@@ -110,5 +153,8 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=16384)
     parser.add_argument("--covered", type=float, default=COVERED, help="share of the canvas inside the mask")
     parser.add_argument("--slide", type=Path, help="take the patch from this slide instead of drawing it")
+    parser.add_argument("--all", action="store_true", help="further masks and a seven-channel pair, too")
     arguments = parser.parse_args()
     generate(arguments.folder, arguments.size, arguments.covered, arguments.slide)
+    if arguments.all:
+        generate_further(arguments.folder, arguments.size)

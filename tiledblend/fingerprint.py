@@ -9,7 +9,7 @@ from typing import Any
 from tiledblend.composite import Composite, Labels, Layer
 from tiledblend.sources.base import RasterSource
 
-ALGORITHM_REVISION = 1
+ALGORITHM_REVISION = 2
 LIBRARIES = ("numpy", "opencv-python-headless", "imagecodecs", "tifffile", "zarr", "numcodecs", "zstandard")
 
 

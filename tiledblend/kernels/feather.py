@@ -8,7 +8,8 @@ Three ideas make it exact and keep its cost from growing with sigma:
 - From sigma 8 on the mask is first averaged into cells of d x d pixels (d = floor(sigma / 4)) by a triangle two cells
   wide, which keeps patterns as fine as the cells from aliasing to coarse ones, then filtered on that small grid
   and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
-  The variance that the triangle (about 1/6 cell) and the spline (1/4 cell) add is taken off the filter's own.
+  The variance that the triangle (about 1/6 cell) and the spline (1/4 cell) add is taken off the filter's own. Cells of
+  64 px and more (sigma 256) average sums over boxes of 4 x 4 px, exact ones, so that the cost does not grow with sigma.
 - What remains per pixel (the spline's polynomial, the final scaling) is elementwise float32, in one fixed order.
 
 The reference is `scipy.ndimage.gaussian_filter(mask, sigma, mode="mirror", truncate=4)` in float64; the error is below
@@ -38,6 +39,8 @@ KSIZE_TAP_SUM = 1 << 18
 CELL_FULL = 2048
 ROW_FULL = 65535
 CELLS_PER_SIGMA = 4
+BOX = 4
+COARSE_CELL = 64
 STRIP_ROWS = 512
 BLOCK_CELLS = 256
 ROUNDING = 1 / CELL_FULL
@@ -81,7 +84,7 @@ class FeatherKernel:
     @property
     def decimation(self) -> int:
         """Side in pixels of the cells that the mask is averaged over (1: none)."""
-        return 1 if self.ksize is not None else max(1, int(self.sigma / CELLS_PER_SIGMA))
+        return 1 if self.ksize is not None else _cell_side(self.sigma)
 
     @property
     def radius_cells(self) -> int:
@@ -101,6 +104,12 @@ class FeatherKernel:
         return _taps(self.sigma, self.ksize)
 
 
+def _cell_side(sigma: float) -> int:
+    """Pixels; from COARSE_CELL on a multiple of two boxes, so that cells and their centres lie on whole boxes."""
+    d = max(1, int(sigma / CELLS_PER_SIGMA))
+    return d - d % (2 * BOX) if d >= COARSE_CELL else d
+
+
 @lru_cache(maxsize=64)
 def _taps(sigma: float, ksize: int | None) -> NDArray[np.float64]:
     total = TAP_SUM if ksize is None else KSIZE_TAP_SUM
@@ -109,9 +118,9 @@ def _taps(sigma: float, ksize: int | None) -> NDArray[np.float64]:
         return small * (total / small.sum())
     if ksize is not None:
         sigma, radius = 0.3 * ((ksize - 1) * 0.5 - 1) + 0.8, ksize // 2
-    elif (d := max(1, int(sigma / CELLS_PER_SIGMA))) > 1:
+    elif (d := _cell_side(sigma)) > 1:
         radius = int(4 * sigma / d + 0.5)
-        sigma = math.sqrt((sigma / d) ** 2 - _variance(_averaging_taps(d)) / d**2 - 1 / 4)
+        sigma = math.sqrt((sigma / d) ** 2 - _averaging_variance(d) / d**2 - 1 / 4)
     else:
         radius = int(4 * sigma + 0.5)
     if sigma == 0 or radius == 0:
@@ -320,7 +329,7 @@ def _filtered_cells(
     kept = _spline_cells(region, d)
     needed = kept.grow(radius)
     cells = np.empty(needed.shape, np.float32)
-    rows_per_strip = max(1, STRIP_ROWS // d)
+    rows_per_strip = _cells_per_block(d)
     for first in range(needed.y0, needed.y1, rows_per_strip):
         last = min(first + rows_per_strip, needed.y1)
         pixels = Region(first * d, needed.x0 * d, last * d, needed.x1 * d).grow(d // 2)
@@ -331,9 +340,14 @@ def _filtered_cells(
     return (kept.y0, kept.x0), _filter_blocks(cells, taps)
 
 
+def _cells_per_block(d: int) -> int:
+    """Cells that are averaged together: at least 8, for they share the pixels around them."""
+    return max(8, STRIP_ROWS // d)
+
+
 def _column_blocks(strip: Units, d: int) -> Iterator[tuple[int, Units]]:
     """(index of the first cell, the pixels that its cells need) of parts of a strip: many of them are 0 or full."""
-    over, step = 2 * (d // 2), max(1, STRIP_ROWS // d)
+    over, step = 2 * (d // 2), _cells_per_block(d)
     for x in range(0, (strip.shape[1] - over) // d, step):
         yield x, strip[:, x * d : (x + step) * d + over]
 
@@ -371,6 +385,13 @@ def _variance(taps: tuple[int, ...]) -> float:
     return sum(t * (i - centre) ** 2 for i, t in enumerate(taps)) / sum(taps)
 
 
+def _averaging_variance(d: int) -> float:
+    """What averaging into cells of d pixels adds, in pixels squared: a triangle, over boxes where cells are large."""
+    if d < COARSE_CELL:
+        return _variance(_averaging_taps(d))
+    return _variance(_averaging_taps(d // BOX)) * BOX**2 + (BOX**2 - 1) / 12
+
+
 def average_cells(units: Units, d: int) -> NDArray[np.float32]:
     """Means over cells of d x d pixels by a triangle two cells wide, as integers of full scale CELL_FULL in float32.
 
@@ -384,11 +405,27 @@ def average_cells(units: Units, d: int) -> NDArray[np.float32]:
     full = int(np.iinfo(units.dtype).max)
     if (value := int(units[0, 0])) in (0, full) and int(units.min()) == int(units.max()):
         return np.full((height, width), CELL_FULL if value else 0, np.float32)
+    if d < COARSE_CELL:
+        return _triangle_cells(units, full, d, (height, width))
+    return _triangle_cells(_box_sums(units), full * BOX**2, d // BOX, (height, width))
+
+
+def _box_sums(units: Units) -> NDArray[Any]:
+    """Sums over BOX x BOX pixels, exact: what a wide triangle needs of its pixels."""
+    total = np.uint16 if units.dtype == np.uint8 else np.uint32
+    rows = np.add.reduce(units.reshape(-1, BOX, units.shape[1]), axis=1, dtype=total)
+    columns = np.ascontiguousarray(rows.T)
+    out: NDArray[Any] = np.add.reduce(columns.reshape(-1, BOX, rows.shape[0]), axis=1, dtype=total).T
+    return out
+
+
+def _triangle_cells(values: NDArray[Any], full: int, d: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Cells of d x d values, integers up to `full`, by a triangle two cells wide; of full scale CELL_FULL."""
     taps = _averaging_taps(d)
-    rows = _weighted_rows(units, taps, d, height, full)
+    rows = _weighted_rows(values, taps, d, shape[0], full)
     # Rounded to 16 bits between the axes, so that the sums of the second are exact too.
     rows = np.rint(rows * rows.dtype.type(ROW_FULL / (full * sum(taps))))
-    sums = _weighted_rows(_turned(rows), taps, d, width, ROW_FULL)
+    sums = _weighted_rows(_turned(rows), taps, d, shape[1], ROW_FULL)
     return _to_cell_scale(_turned(sums), ROW_FULL * sum(taps))
 
 
