@@ -558,3 +558,31 @@ def test_addresses() -> None:
                 retry_seconds()
     assert redacted("a hunter22 b", {"MY_PASSWORD": "hunter22", "HOME": "a"}) == "a *** b"
     assert set(VARIABLES) <= set(environment(""))
+
+
+def test_a_result_in_a_bucket_is_looked_at_and_reported(
+    bucket: CloudStore, slides: Slides, tmp_path: Path, command: Command
+) -> None:
+    """Report and preview are files here; tiles, edges and seams come from the bucket."""
+    from tiledblend.origin import origin_of
+    from tiledblend.tiles import Scene
+
+    upload(bucket, slides)
+    base, overlay, mask = (f"{bucket.uri}/{path.name}" for path in (slides.base, slides.overlay, slides.mask))
+    out = f"{bucket.uri}/out.ome.zarr"
+    flags = ("--mask", mask, "--feather", "8px", "--chunk", 256, "--shard", 512)
+    ran = command("blend", base, overlay, *flags, "-o", out, "--report", "report.html")
+    assert ran.code == 0, ran.err
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert out in page
+    assert SECRET not in page
+    assert KEY not in page
+    assert command("preview", out, "p.png", "--seams").code == 0
+    assert command("seams", out).code == 0
+    origin = origin_of(out)
+    assert origin is not None
+    assert origin.note is None
+    scene = Scene.of_result(out, origin.composite)
+    assert [view.id for view in scene.views] == ["result", "image-0", "image-1", "weight-1"]
+    for view in scene.views:
+        assert scene.tile(view.id, 0, 1, 1).startswith(b"\x89PNG")

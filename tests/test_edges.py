@@ -17,6 +17,7 @@ from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import FeatherKernel, feather_tile
 from tiledblend.lazy import to_array
+from tiledblend.origin import origin_of
 from tiledblend.preview import preview
 from tiledblend.sources.array import from_array
 from tiledblend.sources.base import Alpha
@@ -123,3 +124,8 @@ def test_seams_of_a_result_and_refusals(tmp_path: Path, command: Command) -> Non
     with pytest.raises(UsageError, match="no result"):
         preview(from_array(pixels, axes="yxc"), tmp_path / "q.png", seams=True)
     assert sorted(path.name for path in tmp_path.glob("[xzq].png")) == []
+
+
+def test_a_web_address_is_no_result_of_ours() -> None:
+    """Slides on web servers are looked at as they are; nothing is asked of the server for it."""
+    assert origin_of("https://127.0.0.1:1/slide.tif") is None

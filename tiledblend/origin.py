@@ -24,6 +24,8 @@ class Origin:
 
 def origin_of(uri: str) -> Origin | None:
     """The origin of the result at `uri`; None when nothing that tiledblend made and finished is there."""
+    if uri.lower().startswith(("http://", "https://")):
+        return None  # results are not written there
     attributes = read_attributes(open_store(uri))
     layout = result_layout(attributes)
     if attributes is None or layout is None:
