@@ -798,10 +798,8 @@ def view(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> Non
         if in_browser:
             click.launch(url)
 
-    try:
-        serve(scene, port=port, threads=cpu_count(), ready=ready)
-    except KeyboardInterrupt:
-        report.say("ended")
+    serve(scene, port=port, threads=cpu_count(), ready=ready)
+    report.say("ended")
 
 
 @cli.command()

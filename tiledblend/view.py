@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -212,7 +213,9 @@ def application(scene: Scene, work: _Work) -> Application:
 
 
 def serve(scene: Scene, *, port: int | None, threads: int, ready: Callable[[str], None]) -> None:
-    """Serve the page until interrupted. port: None takes DEFAULT_PORT or, if that is taken, any free one; 0 a free one.
+    """Serve the page until Ctrl-C or SIGTERM, in the main thread.
+
+    port: None takes DEFAULT_PORT or, if that is taken, any free one; 0 a free one.
 
     ready: called with the page's address once it answers. Raises ResourceError when the port is taken.
     """
@@ -235,8 +238,12 @@ async def _serve(scene: Scene, listening: socket.socket, threads: int, ready: Ca
     server = HTTPServer(application(scene, work), max_body_size=0, max_header_size=32_768)
     server.add_socket(listening)
     try:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
         ready(f"http://{HOST}:{listening.getsockname()[1]}/")
-        await asyncio.Event().wait()
+        await stop.wait()
     finally:
         server.stop()
+        await server.close_all_connections()
         work.close()
