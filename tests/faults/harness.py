@@ -366,6 +366,8 @@ class Case:
         """Start any command. as_owner: without root's right to pass over permissions."""
         number = len(self.started)
         out, err = self.folder / f"{number}.out", self.folder / f"{number}.err"
+        out.touch()  # a command may be killed before its own first line
+        err.touch()
         zygote = self.lab.zygote(mounts=self.mounts)
         environment = {"TMPDIR": str(self.folder / "tmp"), "HOME": str(self.folder / "tmp")} | (env or {})
         pid = zygote.ask(
