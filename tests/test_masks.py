@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pyramids import Pyramid
 
 import tiledblend as tb
 from tiledblend.composite import Composite, mask_scaling
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.reading import LayerReader, MaskRule, decide_mask_rule, decide_rules, layer_readers
+from tiledblend.render import render_region
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 
 Array = NDArray[Any]
@@ -296,3 +298,19 @@ def test_inside_is_the_default_for_alpha_only() -> None:
     assert tb.Layer(rgba, "alpha").side == "inside"
     assert tb.Layer(rgba, source(np.zeros((2, 2), bool))).side == "both"
     assert tb.Layer(rgba, "alpha", feather_side="both").side == "both"
+
+
+def test_one_label_image_of_several_layers_is_read_once_per_tile() -> None:
+    labels = np.random.default_rng(0).integers(0, 6, (200, 200, 1)).astype(np.uint8)
+    shared = Pyramid([labels], name="labels")
+    layers = [tb.Layer(tb.from_array(np.zeros((200, 200, 1), np.uint8), axes="yxc"))]
+    for value in (2, 3, 5):
+        over = tb.from_array(np.full((200, 200, 1), 40 * value, np.uint8), axes="yxc")
+        layers.append(tb.Layer(over, shared, mask_values=tb.Labels((value,))))
+    composite = Composite(layers)
+    rules = decide_rules(composite)
+    got = render_region(composite, rules, Region(0, 0, 200, 200))
+    assert shared.reads == {0: 200 * 200}
+    expected = np.where(np.isin(labels, (2, 3, 5)), labels * 40, 0)
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(tb.to_array(composite), expected)

@@ -16,6 +16,7 @@ from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.feather import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import TileRenderer, chunk_rows, classify
+from tiledblend.sources.base import RasterSource
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
@@ -233,7 +234,9 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
                 + ceil_div(height + 2 * halo, d) * ceil_div(width + 2 * halo, d) * 24
                 + row * 16
             )
-        mask += _growing_bytes(reader, height if reader.kernel.decimation == 1 else STRIP_ROWS, width)
+        mask += _kept_bytes(composite, reader, (height, width)) + _growing_bytes(
+            reader, height if reader.kernel.decimation == 1 else STRIP_ROWS, width
+        )
         tile_y, tile_x = reader.layer.image.levels[reader.pixels.level].tile
         stored_row = (
             tile_y
@@ -243,6 +246,15 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
         )
         layers += 2 * source + mask + row * 12 + min(stored_row, 64_000_000)
     return encoded + pixels + layers
+
+
+def _kept_bytes(composite: Composite, reader: LayerReader, tile: tuple[int, int]) -> int:
+    """A layer's share of what is kept of a mask that it has in common with others."""
+    mask = reader.layer.mask
+    if not isinstance(mask, RasterSource) or sum(layer.mask is mask for layer in composite.layers) < 2:
+        return 0
+    halo = reader.kernel.halo_px + (max(reader.growth.halo_px) if reader.growth else 0)
+    return (tile[0] + 2 * halo) * (tile[1] + 2 * halo) * mask.channels * mask.dtype.itemsize
 
 
 def _growing_bytes(reader: LayerReader, height: int, width: int) -> int:

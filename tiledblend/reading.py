@@ -26,6 +26,8 @@ from tiledblend.sources.views import downsampling
 log = logging.getLogger("tiledblend")
 
 READ_BLOCK = 4096
+Kept = dict[tuple[int, int, Region], NDArray[Any]]
+"""Pixels by source, level and region."""
 MOST_SHRINK = 2.0
 """Up to here one bilinear point per pixel is enough; beyond it a warped layer averages several."""
 SOURCE_PIXELS = 1 << 21
@@ -147,7 +149,7 @@ class LayerReader:
     growth: by how much the mask grows, None: it stays as it is.
     """
 
-    def __init__(self, composite: Composite, layer: Layer, rule: MaskRule | None) -> None:
+    def __init__(self, composite: Composite, layer: Layer, rule: MaskRule | None, kept: Kept | None = None) -> None:
         self.layer = layer
         self.rule = rule
         placement = composite.placement(layer)
@@ -160,7 +162,7 @@ class LayerReader:
         self.has_alpha = layer.image.alpha is not Alpha.NONE
         self.mask_frame = canvas if layer.mask_frame == "canvas" else self.frame
         self.pixels = _pixels_of(layer.image, placement)
-        self._units = _MaskPixels(composite, layer, placement) if isinstance(layer.mask, RasterSource) else None
+        self._units = _MaskPixels(composite, layer, placement, kept) if isinstance(layer.mask, RasterSource) else None
 
     @property
     def has_mask(self) -> bool:
@@ -280,6 +282,7 @@ class PixelsInFrame:
         self, source: RasterSource, level: int, sampling: Sampling | None, shift: tuple[int, int] = (0, 0)
     ) -> None:
         self.source, self.level, self.sampling, self.shift = source, level, sampling, shift
+        self.kept: Kept | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -291,11 +294,11 @@ class PixelsInFrame:
         region = region.shift(*self.shift)
         inside = region & Region.of_shape(self.shape)
         if inside == region:
-            return self.source.read(region, self.level)
+            return self.read_source(region)
         rows = np.clip(np.arange(region.y0, region.y1), 0, self.shape[0] - 1)
         columns = np.clip(np.arange(region.x0, region.x1), 0, self.shape[1] - 1)
         needed = Region(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-        return self.source.read(needed, self.level)[rows - needed.y0][:, columns - needed.x0]
+        return self.read_source(needed)[rows - needed.y0][:, columns - needed.x0]
 
     def native(self, region: Region) -> list[Region]:
         """Regions of the level that a region of the frame is made of."""
@@ -306,7 +309,12 @@ class PixelsInFrame:
 
     def read_source(self, native: Region) -> NDArray[Any]:
         """Pixels of a region of the level."""
-        return self.source.read(native, self.level)
+        if self.kept is None:
+            return self.source.read(native, self.level)
+        key = id(self.source), self.level, native
+        if key not in self.kept:
+            self.kept[key] = self.source.read(native, self.level)
+        return self.kept[key]
 
     def parts(self, region: Region, method: Method = "linear") -> list[Region]:
         """A region of the frame cut until none needs more than a few megapixels of the source."""
@@ -366,7 +374,7 @@ def level_factor(source: RasterSource, level: int) -> tuple[float, float]:
 class _MaskPixels:
     """A raster mask in the pixels of its frame on the canvas."""
 
-    def __init__(self, composite: Composite, layer: Layer, placement: Placement) -> None:
+    def __init__(self, composite: Composite, layer: Layer, placement: Placement, kept: Kept | None) -> None:
         assert isinstance(layer.mask, RasterSource)
         self._mask = layer.mask
         canvas = Region.of_shape(composite.shape)
@@ -376,10 +384,12 @@ class _MaskPixels:
         if placement.to_layer is None and composite.reduction == 1:
             shift = None if self._repeat is not None else ToSize(self._mask.shape, frame.shape)
             self._pixels = PixelsInFrame(self._mask, 0, shift)
+            self._pixels.kept = kept
             return
         to_mask = _mask_map(composite, layer, placement, self._repeat)
         warped = placement.warped and layer.mask_frame == "layer"
         self._pixels = _placed_pixels(self._mask, to_mask, (frame.y0, frame.x0), warped=warped)
+        self._pixels.kept = kept
         self._nearest = self._nearest and max(to_mask.stretch) <= 1
         self._repeat = None if self._pixels.sampling is not None else 1
 
@@ -406,7 +416,7 @@ class _MaskPixels:
             min(ceil_div(region.y1, f), last[0]),
             min(ceil_div(region.x1, f), last[1]),
         )
-        return _repeated(self._rated(self._mask.read(native), rule, keep_float, native), native, region, f)
+        return _repeated(self._rated(self._pixels.read_source(native), rule, keep_float, native), native, region, f)
 
     def _resampled(self, region: Region, rule: MaskRule, method: Method, keep_float: bool) -> Units:
         sampling = self._pixels.sampling
@@ -521,6 +531,13 @@ def decide_rules(composite: Composite) -> tuple[MaskRule | None, ...]:
     return tuple(rules)
 
 
-def layer_readers(composite: Composite, rules: tuple[MaskRule | None, ...]) -> tuple[LayerReader, ...]:
-    """A reader per layer, bottom first."""
-    return tuple(LayerReader(composite, layer, rule) for layer, rule in zip(composite.layers, rules, strict=True))
+def layer_readers(
+    composite: Composite, rules: tuple[MaskRule | None, ...], kept: Kept | None = None
+) -> tuple[LayerReader, ...]:
+    """A reader per layer, bottom first. kept: takes what is read of a mask that several layers share (one label image),
+    so that it is decoded once; to be emptied when the masks of a tile are read."""
+    masks = [id(layer.mask) for layer in composite.layers]
+    return tuple(
+        LayerReader(composite, layer, rule, kept if masks.count(id(layer.mask)) > 1 else None)
+        for layer, rule in zip(composite.layers, rules, strict=True)
+    )

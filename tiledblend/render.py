@@ -19,7 +19,7 @@ from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.blend import Contribution, blend_tile, to_dtype
 from tiledblend.kernels.feather import FeatheredMask, inside_only
 from tiledblend.kernels.halve import halve_tile
-from tiledblend.reading import LayerReader, MaskRule, layer_readers
+from tiledblend.reading import Kept, LayerReader, MaskRule, layer_readers
 
 Pixels = NDArray[Any]
 BLOCK = 256
@@ -187,7 +187,9 @@ class TileRenderer:
 
     def __init__(self, composite: Composite, rules: tuple[MaskRule | None, ...], region: Region) -> None:
         self.composite = composite
-        self.fields = [LayerField(reader, region) for reader in layer_readers(composite, rules)]
+        kept: Kept = {}
+        self.fields = [LayerField(reader, region) for reader in layer_readers(composite, rules, kept)]
+        kept.clear()  # preparing a field has read its mask
         self.background = composite.background_values()
         self.stats = TileStats()
         self._expected: dict[Region, _Row] = {}
