@@ -48,7 +48,11 @@ def viewing(folder: Path, *arguments: object) -> Iterator[str]:
         yield json.loads(line)["url"]
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
     assert process.returncode == 0
 
 
