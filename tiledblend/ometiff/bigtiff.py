@@ -57,7 +57,7 @@ class Tail:
     >>> tail.directory({256: tail.value("long", [7])})
     16
     >>> len(tail.data())
-    36
+    40
     """
 
     def __init__(self, end: int) -> None:
