@@ -884,3 +884,78 @@ def test_interpret_needs_known_samples(tmp_path: Path) -> None:
         page.dtype = None
         with pytest.raises(BadInputError, match="8 bits"):
             interpret(page, "a", mask=False)
+
+
+# --- JPEG, strictly
+
+
+def test_damaged_scans_are_found(tmp_path: Path) -> None:
+    """Flips inside a scan that libjpeg only warns of; those that shift no block boundary cannot be known."""
+    path = write(tmp_path / "a.tif", make_pixels(shape=(64, 64)), tile=(64, 64), compression="jpeg")
+    (offset, count), data = segments(path)[0], path.read_bytes()
+    scan = data.index(b"\xff\xda", offset) + 14
+    rng, found = np.random.default_rng(0), 0
+    for at in rng.integers(scan, offset + count - 2, 60):
+        broken = bytearray(data)
+        broken[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        try:
+            whole(open_path(path))
+        except BadInputError as error:
+            found += "cannot be decoded" in str(error)
+    assert 5 < found < 60
+
+
+@pytest.mark.parametrize("how", ["zero padding", "a hole", "scans"])
+def test_padding_is_no_damage_but_a_hole_is(tmp_path: Path, how: str) -> None:
+    path = write(tmp_path / "a.tif", make_pixels(shape=(64, 64)), tile=(64, 64), compression="jpeg")
+    sound, (offset, count) = whole(open_path(path)), segments(path)[0]
+    jpeg = path.read_bytes()[offset : offset + count]
+    changed = {
+        "zero padding": jpeg[:-2] + bytes(7) + b"\xff\xd9",
+        "a hole": jpeg[: count // 2] + bytes(100) + jpeg[count // 2 + 100 :],
+        "scans": jpeg[:-2] + b"\xff\xda\x00\x02" * 200 + b"\xff\xd9",
+    }[how]
+    with open(path, "ab") as file:
+        start = file.tell()
+        file.write(changed)
+    patch_tag(path, 324, start)
+    patch_tag(path, 325, len(changed))
+    if how == "zero padding":
+        np.testing.assert_array_equal(whole(open_path(path)), sound)
+    else:
+        assert "tile 0 at" in refused(path, read=True)
+
+
+# --- what other codecs' headers claim
+
+
+@pytest.mark.parametrize(("codec", "code"), [("lerc", 34887), ("jpegxl", 50002), ("jpegxr", 34934)])
+def test_sizes_in_other_codecs_own_headers(codec: str, code: int) -> None:
+    encode = getattr(imagecodecs, f"{codec}_encode")
+    for height, width in [(512, 512), (240, 256), (300, 77), (16, 1000)]:
+        data = encode(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        check_segment(data, code, (height, width, 3), (height, width))
+        for stored in [(height // 2, width, 3), (height, width // 2, 3)]:
+            with pytest.raises(SegmentError, match=f"{height} x {width}"):
+                check_segment(data, code, stored, stored[:2])
+        with pytest.raises(SegmentError):
+            check_segment(data[:8], code, (height, width, 3), (height, width))
+
+
+def test_samples_in_other_codecs_own_headers() -> None:
+    many = np.zeros((64, 64, 40), np.uint8)
+    for code, data in [(34887, imagecodecs.lerc_encode(many)), (34712, imagecodecs.jpeg2k_encode(many[..., :4]))]:
+        with pytest.raises(SegmentError, match="samples per pixel, the TIFF says 3"):
+            check_segment(data, code, (64, 64, 3), (64, 64))
+
+
+def test_unlike_pages_by_the_thousand(tmp_path: Path) -> None:
+    """As a parser groups pages by what they are, each against all others, this took half a minute."""
+    path, parts = tmp_path / "a.tif", [struct.pack("<2sHI", b"II", 42, 8)]
+    for number in range(2000):
+        tags = [(256, 3, 1, 16 + number), (257, 3, 1, 16), (258, 3, 1, 8), (273, 4, 1, 8), (279, 4, 1, 99)]
+        after = 8 + 66 * (number + 1)
+        parts.append(struct.pack("<H", 5) + b"".join(struct.pack("<HHII", *t) for t in tags) + struct.pack("<I", after))
+    path.write_bytes(b"".join(parts))
+    assert "more than 512 TIFF pages that are unlike" in refused(path)

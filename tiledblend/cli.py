@@ -20,7 +20,7 @@ import click
 
 from tiledblend import __version__
 from tiledblend.buckets import checked_url, redacted, scheme_of
-from tiledblend.errors import BadInputError, InterruptedRun, TiledblendError, UsageError, VerificationError
+from tiledblend.errors import BadInputError, InterruptedRun, TiledblendError, UsageError, VerificationError, one_line
 
 if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
@@ -78,18 +78,18 @@ def run_command(arguments: Sequence[str]) -> int:
 def _explained(error: BaseException) -> tuple[int, str]:
     """Exit code and one line."""
     if isinstance(error, TiledblendError):
-        return error.exit_code, _one_line(str(error))
+        return error.exit_code, one_line(str(error))
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         verb = context.command_path.partition(" ")[2] if context is not None else ""
-        return 2, _one_line(f"{verb}: {error.format_message()}" if verb else error.format_message())
+        return 2, one_line(f"{verb}: {error.format_message()}" if verb else error.format_message())
     if isinstance(error, (_Stopped, KeyboardInterrupt, click.Abort)):
         return InterruptedRun.exit_code, "interrupted; if it was writing a result, run the same command with --resume"
     if isinstance(error, MemoryError):
         return 6, "out of memory; use fewer threads or a smaller --shard"
     if (told := _told_limit(error)) is not None:
-        return told.exit_code, _one_line(str(told))
-    reason = _one_line(str(error))
+        return told.exit_code, one_line(str(told))
+    reason = one_line(str(error))
     return 1, f"unexpected {type(error).__name__}{f': {reason}' if reason else ''}; run again with --debug to see where"
 
 
@@ -114,10 +114,6 @@ def _told_limit(error: BaseException | None) -> TiledblendError | None:
                 return storage_error(error, "write", error.filename or "the output or a temporary file")
         error = error.__cause__ or error.__context__
     return None
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s*[\r\n]+\s*", " ", text).strip()
 
 
 # --- options
@@ -458,7 +454,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> int:
         try:
             found = describe(path)
         except BadInputError as error:
-            click.echo(f"tiledblend: error: {redacted(_one_line(str(error)))}", err=True)
+            click.echo(f"tiledblend: error: {redacted(one_line(str(error)))}", err=True)
             code = error.exit_code
             continue
         entries += found

@@ -6,12 +6,38 @@ Every message is one line: what was given, where (source, level, region), what t
 from __future__ import annotations
 
 import errno
+import re
+import unicodedata
+
+LONGEST_MESSAGE = 1200
 
 
 class TiledblendError(Exception):
-    """Base of all errors that tiledblend raises on purpose; `exit_code` is the command line's."""
+    """Base of all errors that tiledblend raises on purpose; `exit_code` is the command line's.
+
+    The message is made one line of printable characters: a damaged file's own words (a name, a tag, a colour space)
+    may be of any length, and hold line breaks, terminal commands or half a character.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """A text in one printable line of at most `LONGEST_MESSAGE` characters, its middle left out when it is longer.
+
+    >>> one_line("no such file:\\n a\\x1b[2J.tif ")
+    'no such file: a�[2J.tif'
+    """
+    line = re.sub(r"\s*[\r\n]+\s*", " ", text).strip()
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in line)
+    if len(line) > LONGEST_MESSAGE:
+        half = LONGEST_MESSAGE // 2 - 2
+        line = f"{line[:half]} … {line[-half:]}"
+    return line
 
 
 class UsageError(TiledblendError, ValueError):

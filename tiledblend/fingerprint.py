@@ -10,7 +10,10 @@ from tiledblend.composite import Composite, Labels, Layer
 from tiledblend.sources.base import RasterSource
 
 ALGORITHM_REVISION = 2
-LIBRARIES = ("numpy", "opencv-python-headless", "imagecodecs", "tifffile", "zarr", "numcodecs", "zstandard")
+LIBRARIES = (
+    *("numpy", "opencv-python-headless", "imagecodecs", "simplejpeg", "tifffile"),
+    *("zarr", "numcodecs", "zstandard"),
+)
 
 
 def fingerprint(composite: Composite) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.bytes import identity_of, read_whole
 from tiledblend.sources.image_header import ImageHeader, read_header
+from tiledblend.sources.jpeg import decode_jpeg
+from tiledblend.sources.png import check_png
 
 MAX_PIXELS = 250_000_000
 MAX_FILE_BYTES = 4 << 30
@@ -128,9 +130,10 @@ def decode(data: bytes, header: ImageHeader) -> NDArray[Any]:
     Raises ValueError when the bytes are cut short or do not hold what the header says.
     """
     if header.format == "PNG":
+        check_png(data)
         stored = _decode_png(data, header)
     elif header.format == "JPEG":
-        stored = _decode_jpeg(data)
+        stored = decode_jpeg(data, header.channels)
     else:
         stored = _decode_webp(data, header)
     if stored.ndim == 2:
@@ -169,15 +172,6 @@ def _with_key_alpha(pixels: NDArray[Any], key: tuple[int, ...]) -> NDArray[Any]:
     opaque = (colours != np.asarray(key, pixels.dtype)).any(axis=2, keepdims=True)
     alpha = np.where(opaque, pixels.dtype.type(np.iinfo(pixels.dtype).max), pixels.dtype.type(0))
     return np.concatenate([colours, alpha], axis=2)
-
-
-def _decode_jpeg(data: bytes) -> NDArray[Any]:
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    # Pillow, because it raises on a truncated file where imagecodecs gives grey rows.
-    with JpegImageFile(io.BytesIO(data)) as image:
-        image.load()
-        return np.asarray(image)
 
 
 def _decode_webp(data: bytes, header: ImageHeader) -> NDArray[Any]:

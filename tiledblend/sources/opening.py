@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tiledblend.buckets import checked_url
-from tiledblend.errors import BadInputError, UsageError
+from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.sources.base import RasterSource, SourceSpec
 from tiledblend.sources.views import select
 
@@ -219,7 +219,15 @@ def _recognise_remote(path: str) -> str:
 
 
 def _open(spec: SourceSpec, mask: bool) -> RasterSource:
-    source = _open_whole(spec, mask)
+    try:
+        source = _open_whole(spec, mask)
+    except (TiledblendError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        # Metadata can be wrong in more ways than its readers foresee: still one line that names the file.
+        raise BadInputError(
+            f"{spec}: cannot be opened: {str(error) or type(error).__name__}; restore the file"
+        ) from error
     if getattr(type(source), "handles_selection", False):
         return source
     return select(source, spec, mask=mask)

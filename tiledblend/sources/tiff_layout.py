@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import ceil_div
 from tiledblend.sources.base import MASK_DTYPES, SUPPORTED_DTYPES, Alpha, SourceSpec
+from tiledblend.sources.tiff_jpeg import JpegStream, jpeg_stream
 from tiledblend.sources.tiff_segments import JPEG, WEBP
 
 MAX_SEGMENT_BYTES = 1 << 30
@@ -56,6 +57,7 @@ class StoredLevel:
     separate: number of sample planes stored one after the other (1: interleaved). contiguous: samples per pixel of
     one segment as stored. raw: uncompressed rows in file order, so that any part is read without its strip.
     decode: tifffile's decoder (bytes, index) -> (array (depth, y, x, sample), position, shape), thread-safe.
+    jpeg: the strict decoder of its JPEG segments, where there is one.
     pages: one per channel page.
     """
 
@@ -69,6 +71,7 @@ class StoredLevel:
     compression: int
     decode: Callable[..., Any]
     jpegheader: bytes | None
+    jpeg: JpegStream | None
     pages: tuple[PageTable, ...]
     samples: Samples
 
@@ -170,7 +173,7 @@ def store_level(series: tifffile.TiffPageSeries, numbers: list[int], name: str, 
             tile = (height, width)
     level = StoredLevel(
         (height, width), tile, separate, contiguous, np.dtype(page.dtype), page.is_tiled, raw,
-        int(page.compression), page.decode, page.jpegheader, pages, samples,
+        int(page.compression), page.decode, page.jpegheader, jpeg_stream(page), pages, samples,
     )  # fmt: skip
     _check_table(level, name)
     return level

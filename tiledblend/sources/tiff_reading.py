@@ -223,9 +223,11 @@ class LevelReader:
         stored = (*level.tile, level.contiguous)
         needed = item.bounds.shape
         try:
-            check_segment(data, level.compression, stored, needed, headless=level.jpegheader is not None)
+            frame = check_segment(data, level.compression, stored, needed, headless=level.jpegheader is not None)
             tables = level.pages[item.page].jpegtables
-            pixels = level.decode(data, item.index, jpegtables=tables, jpegheader=level.jpegheader)[0][0]
+            pixels = level.jpeg.decode(data, tables, frame) if level.jpeg is not None else None
+            if pixels is None:
+                pixels = level.decode(data, item.index, jpegtables=tables, jpegheader=level.jpegheader)[0][0]
             if pixels.shape[0] < needed[0] or pixels.shape[1] < needed[1] or pixels.shape[2] != level.contiguous:
                 raise SegmentError(f"decodes to {pixels.shape}, {needed} pixels are needed")
             if pixels.dtype != level.dtype:

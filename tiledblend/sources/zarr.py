@@ -338,7 +338,7 @@ def _modified(path: str) -> int | None:
 def _checked_dtype(name: str, mask: bool, called: str) -> np.dtype[Any]:
     try:
         dtype = np.dtype(name)
-    except TypeError:
+    except (TypeError, ValueError):
         raise BadInputError(f"{called}: dtype {name} is not one of an image") from None
     return check_dtype(dtype, mask=mask, source=called)
 
