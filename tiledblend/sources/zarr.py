@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from tiledblend.errors import BadInputError, TiledblendError
@@ -287,10 +289,9 @@ class ZarrSource(RasterSource):
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         array = self._arrays[level]
         try:
-            block = np.asarray(run_inline(lambda: array.getitem(self._image.axes.index(region))))
-        except ExceptionGroup as group:
-            # Requests that went together: the first failure says it.
-            raise group.exceptions[0] from None
+            block = self._block(array, region)
+        except MemoryError as error:
+            raise self._out_of_memory(region, level) or error from error
         return self._image.axes.to_yxc(block.astype(self.dtype, copy=False))
 
     def encoded(self) -> EncodedImage:
@@ -306,6 +307,24 @@ class ZarrSource(RasterSource):
         """By the times of the metadata documents: a store that is written anew gets new ones. Chunks are not asked."""
         if self._opened != [_modified(path) for path in self._image.documents]:
             raise self.changed()
+
+    def _block(self, array: AsyncArray[Any], region: Region) -> NDArray[Any]:
+        try:
+            return np.asarray(run_inline(lambda: array.getitem(self._image.axes.index(region))))
+        except ExceptionGroup as group:
+            # Requests that went together: the first failure says it.
+            raise group.exceptions[0] from None
+
+    def _out_of_memory(self, region: Region, level: int) -> BadInputError | None:
+        """A chunk's own header can claim any size, and its decoder believes it; None where memory is really short."""
+        facts = self._image.facts[level]
+        needed = (region.size * self.channels + math.prod(facts.chunk)) * self.dtype.itemsize
+        if psutil.virtual_memory().available < 8 * needed + (1 << 28):
+            return None
+        return BadInputError(
+            f"{self.name}: level {level}, region {region}: a chunk claims more memory than there is, "
+            f"chunks of {facts.chunk} need {math.prod(facts.chunk) * self.dtype.itemsize} bytes; it is damaged"
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of the metadata documents and the latest time that one of them was changed."""
