@@ -19,7 +19,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiledblend.errors import BadInputError, TiledblendError
+from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources import tiff_structure
 from tiledblend.sources.base import Alpha, SourceSpec
