@@ -23,7 +23,7 @@ class BucketStore(ObjectStore[Any]):
         self._root = root
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """As zarr's own, but in the calling thread: obstore's coroutines have been seen never to wake its event loop."""
+        """As zarr's own, in the calling thread: obstore's coroutines have been seen never to wake its event loop."""
         tries = Repeating()
         with told(f"{self._root}/{key}", "cannot be read"):
             while True:
