@@ -21,6 +21,7 @@ MAX_SEGMENT_BYTES = 1 << 30
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, TRANSPARENCY_MASK, YCBCR = 0, 1, 2, 3, 4, 6
 APERIO_YCBCR_JPEG_2000 = 33003
+_FAX = frozenset({2, 3, 4})
 
 Pixels = NDArray[Any]
 Convert = Callable[[Pixels], Pixels]
@@ -183,6 +184,9 @@ def _check_compression(page: tifffile.TiffPage, name: str) -> None:
     code = int(page.compression)
     if code == 1:
         return
+    if code in _FAX and page.bitspersample != 1:
+        # A fax decoder makes a picture of any bytes: one flipped bit of this tag (7 to 3) gave zeros for a JPEG.
+        raise BadInputError(f"{name}: compression {code} (fax) of {page.bitspersample}-bit samples; it is damaged")
     try:
         tifffile.TIFF.DECOMPRESSORS[code]
     except KeyError as error:
