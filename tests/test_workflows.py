@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import time
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from object_stores import BUCKET, environment, seaweedfs, weed
@@ -126,10 +129,63 @@ def test_the_kubernetes_manifest() -> None:
     assert cluster["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == manifest["metadata"]["name"]
 
 
+def test_the_kubernetes_manifest_by_the_operators_schema() -> None:
+    """By the definition in the operator's package (pip install dask-kubernetes); no key that it does not know."""
+    found = find_spec("dask_kubernetes")
+    if found is None or found.origin is None:
+        pytest.skip("the operator's schema is not here: pip install dask-kubernetes")
+    chart = Path(found.origin).parent / "operator" / "deployment" / "helm" / "dask-kubernetes-operator"
+    definition = yaml.safe_load((chart / "crds" / "daskjob.yaml").read_text("utf-8"))
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    refuse_unknown_keys(schema["properties"]["spec"])
+    manifest = yaml.safe_load((WORKFLOWS / "kubernetes.yaml").read_text("utf-8"))
+    assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(manifest)] == []
+
+
+def refuse_unknown_keys(schema: object) -> None:
+    if isinstance(schema, dict):
+        if "properties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for part in schema.values():
+            refuse_unknown_keys(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            refuse_unknown_keys(part)
+
+
 def test_every_file_is_in_the_readme() -> None:
     text = (WORKFLOWS / "README.md").read_text("utf-8")
     for path in WORKFLOWS.iterdir():
         assert path.name in text or path.name in ("README.md", "__pycache__")
+
+
+def test_a_batch_of_slides(tmp_path: Path, slides: Slides) -> None:
+    """Failures are kept apart and named; run again, what is done stays and what was mended is made."""
+    table, results, variables = tmp_path / "slides.csv", tmp_path / "results", os.environ | {"PYTHONPATH": str(ROOT)}
+    lines = ["id,base,overlay,mask,feather", f"one,{slides.base},{slides.overlay},{slides.mask},8px"]
+    table.write_text("\n".join([*lines, f"two,{tmp_path / 'none.tif'},{slides.overlay},{slides.mask},\n"]))
+    command: list[object] = [
+        sys.executable, WORKFLOWS / "batch.py", table, results, "--", "--chunk=128", "--shard=512"
+    ]  # fmt: skip
+    assert "1 done, 1 failed, 0 interrupted" in run(command, variables, code=1)
+    first, second = rows(results / "results.csv")
+    assert (first["status"], second["status"], second["code"]) == ("done", "failed", "4")
+    assert "none.tif" in second["error"]
+    assert [row["id"] for row in rows(results / "failed.csv")] == ["two"]
+    one = results / "one.ome.zarr"
+    written = {path: path.stat().st_mtime_ns for path in one.rglob("*")}
+    shutil.copy(slides.base, tmp_path / "none.tif")
+    assert "2 done, 0 failed, 0 interrupted" in run(command, variables)
+    assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == written
+    assert rows(results / "results.csv")[0] == first
+    assert rows(results / "failed.csv") == []
+    table.write_text("id,base,overlay\n")
+    assert "has no column mask" in run(command, variables, code=2)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_compose_file_and_its_images() -> None:

@@ -13,5 +13,6 @@ tiledblend=${TILEDBLEND:-tiledblend}
 submit() { sbatch --parsable --output="tiledblend-%A_%a.log" "$@"; }
 line=$(printf '%q ' "$tiledblend" blend "$@")
 
-array=$(submit --job-name=tiledblend --array="1-$parts" --wrap "exec $line --part \$SLURM_ARRAY_TASK_ID/$parts")
+array=$(submit --job-name=tiledblend --array="1-$parts" --requeue \
+    --wrap "exec $line --threads-per-worker \${SLURM_CPUS_PER_TASK:-1} --part \$SLURM_ARRAY_TASK_ID/$parts")
 submit --job-name=tiledblend-finish --dependency="afterok:${array%%;*}" --kill-on-invalid-dep=yes --wrap "exec $line --finish"
