@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -29,6 +31,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "v3 sharded gzip": {"chunks": (1, 16, 32), "shards": (1, 64, 64), "compressors": zarr.codecs.GzipCodec()},
     "v3 one chunk": {"chunks": (3, 203, 157), "compressors": None},
     "v2": {"chunks": (1, 32, 48), "zarr_format": 2},
+    "v3 blosc": {"chunks": (1, 32, 48), "compressors": zarr.codecs.BloscCodec(cname="lz4", typesize=1)},
+    "v3 sharded blosc": {
+        "chunks": (3, 32, 32),
+        "shards": (3, 128, 64),
+        "compressors": zarr.codecs.BloscCodec(cname="zstd", typesize=1),
+    },
+    "v2 blosc": {"chunks": (1, 32, 48), "zarr_format": 2, "compressors": numcodecs.Blosc("lz4")},
     "v2 slash": {
         "chunks": (3, 50, 50),
         "zarr_format": 2,
@@ -456,3 +465,27 @@ def test_pickle_and_fingerprint(tmp_path: Path) -> None:
     edit(path, lambda ome: ome["multiscales"][0].update(name="other"))
     assert open_source(path) is not source
     assert open_source(path).fingerprint()["structure"] != before["structure"]
+
+
+@pytest.mark.parametrize("layout", ["v2 blosc", "v3 blosc"])
+@pytest.mark.parametrize("kept", [0.12, 0.5, 0.999])
+def test_a_blosc_chunk_that_was_cut_off_is_no_pixels(tmp_path: Path, layout: str, kept: float) -> None:
+    """C-Blosc itself reads on behind the end of what it was given."""
+    path = write_array(tmp_path / "a.zarr", CYX, ["c", "y", "x"], **LAYOUTS[layout])
+    chunk = path / ("1.1.1" if layout.startswith("v2") else "c/1/1/1")
+    chunk.write_bytes(chunk.read_bytes()[: int(chunk.stat().st_size * kept)])
+    with pytest.raises(BadInputError, match=r"region .*blosc chunk of \d+ bytes whose header says \d+"):
+        whole(open_source(path, channels=(1,)))
+
+
+def test_a_blosc_chunk_of_a_shard_that_was_cut_off_is_no_pixels(tmp_path: Path) -> None:
+    """The shard's index says that the chunk is shorter than it is."""
+    options = {**LAYOUTS["v3 sharded blosc"], "chunks": (3, 128, 64)}
+    path = write_array(tmp_path / "a.zarr", CYX, ["c", "y", "x"], **options)
+    shard = path / "c/0/0/0"
+    data = bytearray(shard.read_bytes())
+    offset, length = np.frombuffer(data[-20:-4], "<u8")
+    index = np.array([offset, length // 2], "<u8").tobytes()
+    shard.write_bytes(bytes(data[:-20]) + index + int(google_crc32c.value(index)).to_bytes(4, "little"))
+    with pytest.raises(BadInputError, match=r"blosc chunk of \d+ bytes whose header says \d+"):
+        whole(open_source(path))

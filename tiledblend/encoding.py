@@ -22,3 +22,15 @@ class ChunkEncoding:
     channels: int
     order: tuple[str, ...]
     codec: str
+
+
+def require_whole_blosc(head: bytes, length: int) -> None:
+    """Raise ValueError unless a Blosc chunk of `length` bytes is as long as its first 16 bytes say.
+
+    >>> require_whole_blosc(bytes.fromhex("02010101 00000000 00000000 14000000"), 19)
+    Traceback (most recent call last):
+    ValueError: a blosc chunk of 19 bytes whose header says 20; it is truncated or damaged
+    """
+    stated = int.from_bytes(head[12:16], "little")
+    if len(head) < 16 or stated != length:
+        raise ValueError(f"a blosc chunk of {length} bytes whose header says {stated}; it is truncated or damaged")

@@ -387,9 +387,12 @@ def _open_array(node: ZarrNode, called: str) -> AsyncArray[Any]:
     import zarr
     from zarr.storage import LocalStore
 
+    from tiledblend.sources.blosc import with_whole_blosc
+
     try:
         store: Any = LocalStore(node.path, read_only=True) if "://" not in node.path else _remote_path(node.path)
-        return run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
+        opened = run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
+        return with_whole_blosc(opened)
     except TiledblendError:
         raise
     except Exception as error:

@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 import zstandard
 
-from tiledblend.encoding import CRC_BYTES
+from tiledblend.encoding import CRC_BYTES, require_whole_blosc
 from tiledblend.errors import VerificationError
 from tiledblend.store.spec import Codec
 
@@ -97,6 +97,7 @@ def _decode(codec: Codec, data: bytes, size: int) -> bytes:
         return zlib.decompressobj(wbits=31).decompress(data, size + 1)
     if codec.name == "none":
         return data
+    require_whole_blosc(data[:16], len(data))
     return bytes(imagecodecs.blosc_decode(data, numthreads=1, out=size))
 
 
