@@ -28,6 +28,7 @@ class _OwnedLoop:
     """An event loop that is closed when its thread, and so this object, ends."""
 
     def __init__(self) -> None:
+        self.process = os.getpid()
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(_InlineExecutor(max_workers=1))
 
@@ -37,14 +38,18 @@ class _OwnedLoop:
 
 
 _THREAD = threading.local()
+_INHERITED: list[_OwnedLoop] = []
+"""Loops of the process that this one was forked from. They share its epoll and its wake-up socket: one that is used or
+closed here, be it by the collector, would deafen the parent's."""
 
 
 def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     owned: _OwnedLoop | None = getattr(_THREAD, "owned", None)
-    # After a fork the parent's loop (its epoll and its wake-up socket) would be shared with the parent.
-    if owned is None or _THREAD.process != os.getpid():
+    if owned is not None and owned.process != os.getpid():
+        _INHERITED.append(owned)
+        owned = None
+    if owned is None:
         owned = _THREAD.owned = _OwnedLoop()
-        _THREAD.process = os.getpid()
     return owned.loop.run_until_complete(make())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.storage import ObjectStore, StorePath
 
 from tiledblend.buckets import Repeating, client_of, split_url
@@ -23,31 +22,15 @@ class BucketStore(ObjectStore[Any]):
         self._root = root
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """As zarr's own, in the calling thread: obstore's coroutines have been seen never to wake its event loop."""
+        """As zarr's own."""
         tries = Repeating()
         with told(f"{self._root}/{key}", "cannot be read"):
             while True:
                 try:
-                    return self._get(key, prototype, byte_range)
+                    return await super().get(key, prototype, byte_range)
                 except Exception as error:
                     if not tries.pause_after(error):
                         raise
-
-    def _get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
-        import obstore
-
-        try:
-            if isinstance(byte_range, RangeByteRequest):
-                part = obstore.get_range(self.store, key, start=byte_range.start, end=byte_range.end)
-                return prototype.buffer.from_bytes(bytes(part))
-            if isinstance(byte_range, SuffixByteRequest):
-                # Azure has no ranges that count from the end.
-                size = obstore.head(self.store, key)["size"]
-                byte_range = OffsetByteRequest(max(0, size - byte_range.suffix))
-            options: Any = {"range": {"offset": byte_range.offset}} if byte_range is not None else None
-            return prototype.buffer.from_bytes(bytes(obstore.get(self.store, key, options=options).bytes()))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
 
 
 def zarr_path(uri: str) -> StorePath:

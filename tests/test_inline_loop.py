@@ -1,0 +1,44 @@
+"""The calling thread's own event loop, and what a fork must not do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+
+import pytest
+
+from tiledblend.sources.inline_loop import run_inline
+
+
+async def _woken_by_a_thread() -> bool:
+    """What a request's answer does: another thread sets the result and wakes the loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[bool] = loop.create_future()
+    # A deaf loop looks again only when it has something to do itself.
+    loop.call_later(5, lambda: future.done() or future.set_result(False))
+    threading.Timer(0.05, lambda: loop.call_soon_threadsafe(lambda: future.done() or future.set_result(True))).start()
+    started = loop.time()
+    return await future and loop.time() - started < 4
+
+
+async def _nothing() -> None:
+    return None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is of Unix")
+def test_a_forked_child_leaves_the_loop_of_its_parent_alone() -> None:
+    """The two share the kernel's epoll: closing the inherited loop in the child would deafen the parent's."""
+    assert run_inline(_woken_by_a_thread)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            run_inline(_nothing)  # replaces the inherited loop
+            gc.collect()
+            status = 0 if run_inline(_woken_by_a_thread) else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert run_inline(_woken_by_a_thread)
