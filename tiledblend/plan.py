@@ -13,7 +13,7 @@ from tiledblend.buckets import BUCKET_SCHEMES, scheme_of
 from tiledblend.composite import Composite
 from tiledblend.errors import ResourceError, UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
-from tiledblend.kernels.feather import STRIP_ROWS
+from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import TileRenderer, chunk_rows, classify
 from tiledblend.sources.base import RasterSource
@@ -230,12 +230,13 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
         else:
             d = reader.kernel.decimation
             mask = (
-                STRIP_ROWS * (width + 2 * halo) * 12
+                reader.kernel.strip_rows * (width + 2 * halo) * 4
+                + reader.kernel.strip_rows**2 * 12
                 + ceil_div(height + 2 * halo, d) * ceil_div(width + 2 * halo, d) * 24
                 + row * 16
             )
         mask += _kept_bytes(composite, reader, (height, width)) + _growing_bytes(
-            reader, height if reader.kernel.decimation == 1 else STRIP_ROWS, width
+            reader, height if reader.kernel.decimation == 1 else reader.kernel.strip_rows, width
         )
         tile_y, tile_x = reader.layer.image.levels[reader.pixels.level].tile
         stored_row = (

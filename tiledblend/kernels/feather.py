@@ -9,7 +9,7 @@ Three ideas make it exact and keep its cost from growing with sigma:
   wide, which keeps patterns as fine as the cells from aliasing to coarse ones, then filtered on that small grid
   and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
   The variance that the triangle (about 1/6 cell) and the spline (1/4 cell) add is taken off the filter's own. Cells of
-  64 px and more (sigma 256) average sums over boxes of 4 x 4 px, exact ones, so that the cost does not grow with sigma.
+  64 px and more (sigma 256) average exact sums over boxes of 4 x 4 px, which keeps their cost down.
 - What remains per pixel (the spline's polynomial, the final scaling) is elementwise float32, in one fixed order.
 
 The reference is `scipy.ndimage.gaussian_filter(mask, sigma, mode="mirror", truncate=4)` in float64; the error is below
@@ -85,6 +85,12 @@ class FeatherKernel:
     def decimation(self) -> int:
         """Side in pixels of the cells that the mask is averaged over (1: none)."""
         return 1 if self.ksize is not None else _cell_side(self.sigma)
+
+    @property
+    def strip_rows(self) -> int:
+        """Rows of mask pixels that are read at once while cells are averaged (decimation above 1)."""
+        d = self.decimation
+        return _cells_per_block(d) * d + 2 * (d // 2)
 
     @property
     def radius_cells(self) -> int:
@@ -341,8 +347,9 @@ def _filtered_cells(
 
 
 def _cells_per_block(d: int) -> int:
-    """Cells that are averaged together: at least 8, for they share the pixels around them."""
-    return max(8, STRIP_ROWS // d)
+    """Cells that are averaged together: about STRIP_ROWS pixels, twice that where cells are large: neighbours share the
+    pixels around them."""
+    return max(1, STRIP_ROWS // d, min(8, 2 * STRIP_ROWS // d))
 
 
 def _column_blocks(strip: Units, d: int) -> Iterator[tuple[int, Units]]:
