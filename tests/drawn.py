@@ -137,6 +137,7 @@ def pictures(
     dtype: str,
     bottom_alpha: bool,
     odd: bool,
+    stretch: float | None,
 ) -> Picture:
     alpha = draw(st.sampled_from(["none", "none", "straight", "premultiplied"])) if not bottom_alpha else "straight"
     fit = draw(st.integers(0, 5)) == 0
@@ -170,6 +171,8 @@ def pictures(
         )
         layer.mask, layer.values = mask_values(unit, draw(st.sampled_from(MASK_KINDS)))
         layer.side = draw(st.sampled_from(["both", "both", "inside"]))
+    if stretch is not None and feathering == "sigma":
+        layer.sigma = (layer.sigma, layer.sigma / stretch)
     return layer
 
 
@@ -183,7 +186,13 @@ def layer_of(picture: Picture, number: int) -> Layer:
     mask: Any = picture.mask
     if isinstance(mask, np.ndarray):
         mask = from_array(mask, axes="yx" if mask.ndim == 2 else "yxc", name=f"mask {number}", mask=True)
-    feather = Feather.px(picture.sigma) if picture.ksize is None else Feather.ksize(picture.ksize)
+    if picture.ksize is not None:
+        feather = Feather.ksize(picture.ksize)
+    elif isinstance(picture.sigma, tuple):
+        # The canvas's rows are a micrometre high.
+        feather = Feather.um(picture.sigma[0])
+    else:
+        feather = Feather.px(picture.sigma)
     return Layer(
         source,
         mask,
@@ -207,7 +216,10 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
     dtype = draw(st.sampled_from(["uint8", "uint8", "uint16", "float32"]))
     has_alpha = draw(st.integers(0, 3)) == 0
     count = draw(st.sampled_from([1, 2, 2, 3, 4]))
-    stack = [draw(pictures(rng, shape, colours, dtype, has_alpha and i == 0, odd_floats)) for i in range(count)]
+    stretch = draw(st.sampled_from([None, None, 0.4, 3.0]))
+    stack = [
+        draw(pictures(rng, shape, colours, dtype, has_alpha and i == 0, odd_floats, stretch)) for i in range(count)
+    ]
     for picture in stack:
         if picture.mask is None:
             picture.invert = False
@@ -221,7 +233,7 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
         [layer_of(picture, i) for i, picture in enumerate(stack)],
         draw(st.sampled_from(["over", "average"])),
         background,
-        Canvas(shape, channels),
+        Canvas(shape, channels, pixel_size_um=None if stretch is None else (1.0, stretch)),
     )
     chunk = draw(st.sampled_from([16, 16, 32, 64]))
     output = OutputSpec(

@@ -25,7 +25,8 @@ WEIGHT_ERROR = 0.002
 
 @dataclass
 class Picture:
-    """A layer as plain arrays. image: (y, x, c), alpha last. alpha: "none", "straight", "premultiplied".
+    """A layer as plain arrays. image: (y, x, c), alpha last. alpha: "none", "straight", "premultiplied". sigma: one or
+    (y, x).
 
     mask: (y, x) or (y, x, 3), "alpha" or None. values: "auto", "binary", (lo, hi) or a list of labels.
     """
@@ -36,7 +37,7 @@ class Picture:
     values: Any = "auto"
     mask_frame: str = "layer"
     invert: bool = False
-    sigma: float = 0.0
+    sigma: float | tuple[float, float] = 0.0
     ksize: int | None = None
     side: str = "both"
     opacity: float = 1.0
@@ -45,7 +46,7 @@ class Picture:
 
     @property
     def feathered(self) -> bool:
-        return self.sigma > 0 or self.ksize not in (None, 1)
+        return np.max(self.sigma) > 0 or self.ksize not in (None, 1)
 
 
 def full_scale(dtype: Any) -> float:
@@ -128,33 +129,37 @@ def mask_on_frame(unit: Weights, frame: tuple[int, int], *, fit: bool = False, l
     return unit[rows][:, columns]
 
 
-def feather(unit: Weights, sigma: float = 0.0, ksize: int | None = None, side: str = "both") -> Weights:
+def feather(
+    unit: Weights, sigma: float | tuple[float, float] = 0.0, ksize: int | None = None, side: str = "both"
+) -> Weights:
     """The feathered weight of a whole mask, snapped."""
     if ksize is not None:
         taps = cv2.getGaussianKernel(ksize, 0, cv2.CV_64F).ravel()
         blurred = ndimage.correlate1d(ndimage.correlate1d(unit, taps, 0, mode="mirror"), taps, 1, mode="mirror")
-    elif sigma > 0:
+    elif np.max(sigma) > 0:
         blurred = ndimage.gaussian_filter(unit, sigma, mode="mirror", truncate=4)
     else:
         blurred = unit
     weight = snapped(blurred)
-    if side == "inside" and (sigma > 0 or ksize not in (None, 1)):
+    if side == "inside" and (np.max(sigma) > 0 or ksize not in (None, 1)):
         weight = snapped(np.maximum(0.0, 2 * weight - 1))
     return weight
 
 
-def border(frame: tuple[int, int], offset: tuple[int, int], canvas: tuple[int, int], sigma: float) -> Weights:
+def border(
+    frame: tuple[int, int], offset: tuple[int, int], canvas: tuple[int, int], sigma: float | tuple[float, float]
+) -> Weights:
     """Fade towards the layer's sides that end strictly inside the canvas."""
-    if sigma == 0:
+    if np.max(sigma) == 0:
         return np.ones(frame)
     sides = []
-    for axis in (0, 1):
+    for axis, along in enumerate(np.broadcast_to(sigma, 2)):
         centre = np.arange(frame[axis]) + 0.5
         fade = np.ones(frame[axis])
         if offset[axis] > 0:
-            fade = fade * erf(centre / (sigma * np.sqrt(2)))
+            fade = fade * erf(centre / (along * np.sqrt(2)))
         if offset[axis] + frame[axis] < canvas[axis]:
-            fade = fade * erf((frame[axis] - centre) / (sigma * np.sqrt(2)))
+            fade = fade * erf((frame[axis] - centre) / (along * np.sqrt(2)))
         sides.append(fade)
     return snapped(sides[0][:, None] * sides[1][None, :])
 

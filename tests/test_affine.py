@@ -112,6 +112,7 @@ affines = st.builds(
 @given(
     affine=affines,
     sigma=st.sampled_from([0.0, 0.0, 3.0, 11.0]),
+    pixel_width=st.sampled_from([1.0, 1.0, 0.4]),
     mask=st.sampled_from(["none", "layer", "small", "canvas", "labels", "alpha"]),
     dtype=st.sampled_from(["uint8", "float32"]),
     chunk=st.sampled_from([16, 32]),
@@ -123,6 +124,7 @@ affines = st.builds(
 def test_whole_lazy_and_fused_are_the_same_bits(
     affine: Affine,
     sigma: float,
+    pixel_width: float,
     mask: str,
     dtype: str,
     chunk: int,
@@ -145,10 +147,10 @@ def test_whole_lazy_and_fused_are_the_same_bits(
         options = {"mask": tb.from_array(values, axes="yx", mask=True)}
         options |= {"mask_values": tb.Labels((2, 3))} if mask == "labels" else {}
         options |= {"mask_frame": "canvas"} if mask == "canvas" else {}
-    base = tb.Layer(tb.from_array(noise((100, 120), 1, dtype), axes="yxc"))
+    base = tb.Layer(tb.from_array(noise((100, 120), 1, dtype), axes="yxc", pixel_size_um=(1.0, pixel_width)))
     image = Pyramid(halved_levels(pixels, levels, has_alpha), alpha=alpha)
     try:
-        composite = tb.Composite([base, tb.Layer(image, affine=affine, feather=tb.Feather.px(sigma), **options)])
+        composite = tb.Composite([base, tb.Layer(image, affine=affine, feather=tb.Feather.um(sigma), **options)])
     except BadInputError:  # it lies wholly outside
         return
     composite = at_level(composite, level)
@@ -251,6 +253,23 @@ def test_the_border_fades_by_the_distance_to_each_side() -> None:
     from scipy.special import erf
 
     sides = [erf(np.maximum(d, 0) / (sigma * np.sqrt(2))) for d in (u, 90 - u, v, 80 - v)]
+    assert np.abs(got - np.prod(sides, axis=0)).max() < 0.004
+
+
+def test_the_border_fades_in_micrometres_where_pixels_are_not_square() -> None:
+    """A rotation in micrometres is no rotation on pixels of 2 x 0.5 um; the border fades by micrometres."""
+    height, width = 2.0, 0.5
+    physical, sigma = turned(25, 1, 35, 20), 6.0
+    affine = tb.Affine.scaling(1 / width, 1 / height).after(physical).after(tb.Affine.scaling(width, height))
+    base = tb.Layer(tb.from_array(np.zeros((*CANVAS, 1), np.uint8), axes="yxc", pixel_size_um=(height, width)))
+    over = tb.from_array(np.full((60, 120, 1), 200, np.uint8), axes="yxc")
+    got = weight_of(tb.Composite([base, tb.Layer(over, affine=affine, feather=tb.Feather.um(sigma))]))
+    y, x = np.mgrid[: CANVAS[0], : CANVAS[1]] + 0.5
+    u, v = physical.inverse().of(x * width, y * height)
+    from scipy.special import erf
+
+    sides = [erf(np.maximum(d, 0) / (sigma * np.sqrt(2))) for d in (u, 120 * width - u, v, 60 * height - v)]
+    assert got.max() > 0.9
     assert np.abs(got - np.prod(sides, axis=0)).max() < 0.004
 
 

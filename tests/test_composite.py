@@ -70,13 +70,14 @@ def test_feathers_that_are_refused(value: Any) -> None:
     one_line(caught)
 
 
-def test_micrometres_need_square_pixels_of_known_size() -> None:
+def test_micrometres_need_pixels_of_known_size() -> None:
     assert Feather.um(8).kernel((0.5, 0.5)) == FeatherKernel(16)
     assert Feather.um(0).kernel(None) == FeatherKernel(0)
     with pytest.raises(UsageError, match="needs a pixel size"):
         Feather.um(8).kernel(None)
-    with pytest.raises(UsageError, match="not square"):
-        Feather.um(8).kernel((0.5, 0.25))
+    assert Feather.um(8).kernel((0.5, 0.25)) == FeatherKernel((16, 32))
+    assert Feather.um(8).kernel((0.5, 0.25), 4) == FeatherKernel((4, 8))
+    assert Feather.px(8).kernel((0.5, 0.25)) == FeatherKernel(8)
     with pytest.raises(UsageError, match="needs a pixel size"):
         Composite([Layer(image(), feather=Feather.um(8))])
     sized = Composite([Layer(image(pixel_size_um=(0.25, 0.25)), feather=Feather.um(8))])

@@ -119,7 +119,7 @@ def test_lengths_scale_with_the_canvas() -> None:
     small = at_level(composite, 2)
     assert small.shape == (200, 200)
     assert small.grid.pixel_size_um == (2.0, 2.0)
-    assert [small.kernel(layer).sigma for layer in small.layers] == [0, 6, 5]
+    assert [small.kernel(layer).sigmas for layer in small.layers] == [(0, 0), (6, 6), (5, 5)]
     assert at_pixel_size(composite, 2.0) == small
     assert at_level(at_level(composite, 1), 1) == small
     assert small.full == composite.full

@@ -128,8 +128,10 @@ class Feather:
         if reduction != 1:
             full = self.kernel(pixel_size_um)
             # cv2.getGaussianKernel's sigma for a given size; at 1 it leaves the pixels alone
-            sigma = full.sigma if full.ksize is None else 0.3 * ((full.ksize - 1) * 0.5 - 1) + 0.8
-            return FeatherKernel(0.0 if full.is_identity else sigma / reduction)
+            if full.ksize is not None:
+                return FeatherKernel(0.0 if full.ksize == 1 else (0.3 * ((full.ksize - 1) * 0.5 - 1) + 0.8) / reduction)
+            y, x = full.sigmas
+            return FeatherKernel((y / reduction, x / reduction))
         if self.kernel_size is not None:
             return FeatherKernel(0.0, self.kernel_size)
         if self.unit == "px" or self.sigma == 0:
@@ -140,9 +142,7 @@ class Feather:
             )
         y, x = pixel_size_um
         if abs(y - x) > 0.01 * max(y, x):
-            raise UsageError(
-                f"feather {self.sigma:g}um on pixels of {y:g} x {x:g} um, which are not square; give the feather in px"
-            )
+            return FeatherKernel((self.sigma / y, self.sigma / x))
         return FeatherKernel(self.sigma / math.sqrt(y * x))
 
 

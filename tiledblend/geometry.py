@@ -71,9 +71,10 @@ class Region:
         """The same rectangle moved by (dy, dx)."""
         return Region(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
 
-    def grow(self, by: int) -> Region:
-        """The rectangle extended by `by` pixels on every side."""
-        return Region(self.y0 - by, self.x0 - by, self.y1 + by, self.x1 + by)
+    def grow(self, y: int, x: int | None = None) -> Region:
+        """The rectangle extended by `y` pixels on every side, or by `x` at its left and right."""
+        x = y if x is None else x
+        return Region(self.y0 - y, self.x0 - x, self.y1 + y, self.x1 + x)
 
     def contains(self, other: Region) -> bool:
         """True when every pixel of `other` lies inside."""

@@ -25,7 +25,7 @@ CHUNK = 2048
 
 def feather(
     mask: Array,
-    sigma: float = 0.0,
+    sigma: float | tuple[float, float] = 0.0,
     *,
     ksize: int | None = None,
     values: MaskValues = "auto",
@@ -33,16 +33,15 @@ def feather(
 ) -> Array:
     """Feathered weight of a mask: float32 in [0, 1], shape (y, x), lazy for dask and at once for numpy arrays.
 
-    mask: (y, x); bool, integers or floats in [0, 1]. sigma in pixels, or OpenCV's `ksize`. values: as in
-    `Layer.mask_values`; "auto" computes the
-    maximum of an integer mask. side: "inside" is max(0, 2 G - 1).
+    mask: (y, x); bool, integers or floats in [0, 1]. sigma in pixels, one or (y, x), or OpenCV's `ksize`. values: as in
+    `Layer.mask_values`; "auto" computes the maximum of an integer mask. side: "inside" is max(0, 2 G - 1).
 
     >>> feather(np.array([[False, True, True]]), sigma=0).tolist()
     [[0.0, 1.0, 1.0]]
     """
     if mask.ndim != 2:
         raise UsageError(f"mask has shape {mask.shape}; a mask is (y, x)")
-    kernel = FeatherKernel(float(sigma), ksize)
+    kernel = FeatherKernel((float(sigma[0]), float(sigma[1])) if isinstance(sigma, tuple) else float(sigma), ksize)
     rule = _array_rule(mask, values)
     if isinstance(mask, np.ndarray):
         return _feather_whole(_units(mask, rule, kernel), kernel, side)
@@ -95,7 +94,7 @@ def _feather_whole(units: NDArray[Any], kernel: FeatherKernel, side: str) -> NDA
 def feather_units(units: da.Array, kernel: FeatherKernel, side: str = "both") -> da.Array:
     """`map_overlap` of the feather over a dask array of units; every block equals its part of the whole."""
     shape = units.shape
-    depth = tuple(min(kernel.halo_px, max(n - 1, 0)) for n in shape)
+    depth = tuple(min(halo, max(n - 1, 0)) for halo, n in zip(kernel.halo_px, shape, strict=True))
     # dask would merge chunks thinner than the depth by itself (dask#11580): do it here, and say where each block
     # starts.
     units = units.rechunk(tuple(_wide_enough(c, d) for c, d in zip(units.chunks, depth, strict=True)))

@@ -222,21 +222,20 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
         source = row * reader.layer.image.channels * (item if reader.pixels.sampling is None else 12)
         if reader.pixels.sampling is not None:
             source += SOURCE_PIXELS * reader.layer.image.channels * (item + 8)
-        halo = reader.kernel.halo_px
+        halo_y, halo_x = reader.kernel.halo_px
+        high, wide = height + 2 * halo_y, width + 2 * halo_x
+        strip_y, strip_x = reader.kernel.strip_px
         if not reader.has_mask:
             mask = 0
-        elif reader.kernel.decimation == 1:
-            mask = (height + 2 * halo) * (width + 2 * halo) * 2 + (row + 2 * halo * (width + 2 * halo)) * 24
+        elif reader.kernel.is_direct:
+            mask = high * wide * 2 + (row + 2 * halo_y * wide) * 24
         else:
-            d = reader.kernel.decimation
+            d_y, d_x = reader.kernel.cell_px
             mask = (
-                reader.kernel.strip_rows * (width + 2 * halo) * 4
-                + reader.kernel.strip_rows**2 * 12
-                + ceil_div(height + 2 * halo, d) * ceil_div(width + 2 * halo, d) * 24
-                + row * 16
+                strip_y * wide * 4 + strip_y * strip_x * 12 + ceil_div(high, d_y) * ceil_div(wide, d_x) * 24 + row * 16
             )
         mask += _kept_bytes(composite, reader, (height, width)) + _growing_bytes(
-            reader, height if reader.kernel.decimation == 1 else reader.kernel.strip_rows, width
+            reader, height if reader.kernel.is_direct else strip_y, width
         )
         tile_y, tile_x = reader.layer.image.levels[reader.pixels.level].tile
         stored_row = (
@@ -254,17 +253,19 @@ def _kept_bytes(composite: Composite, reader: LayerReader, tile: tuple[int, int]
     mask = reader.layer.mask
     if not isinstance(mask, RasterSource) or sum(layer.mask is mask for layer in composite.layers) < 2:
         return 0
-    halo = reader.kernel.halo_px + (max(reader.growth.halo_px) if reader.growth else 0)
-    return (tile[0] + 2 * halo) * (tile[1] + 2 * halo) * mask.channels * mask.dtype.itemsize
+    reach = (
+        Region.of_shape(tile).grow(*reader.kernel.halo_px).grow(*(reader.growth.halo_px if reader.growth else (0, 0)))
+    )
+    return reach.shape[0] * reach.shape[1] * mask.channels * mask.dtype.itemsize
 
 
 def _growing_bytes(reader: LayerReader, height: int, width: int) -> int:
     """Of a mask that is grown: itself with its halo, and the distances of a strip of rows."""
     if reader.growth is None:
         return 0
-    y, x = reader.growth.halo_px
-    wide = width + 2 * (reader.kernel.halo_px + x)
-    return wide * ((height + 2 * (reader.kernel.halo_px + y)) * 4 + (max(STRIP_ROWS, 2 * y) + 2 * y) * 20)
+    (y, x), (halo_y, halo_x) = reader.growth.halo_px, reader.kernel.halo_px
+    wide = width + 2 * (halo_x + x)
+    return wide * ((height + 2 * (halo_y + y)) * 4 + (max(STRIP_ROWS, 2 * y) + 2 * y) * 20)
 
 
 def _whole_images(composite: Composite) -> int:

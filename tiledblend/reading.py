@@ -16,7 +16,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import Affine, Region, ceil_div
 from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.border import AlignedBorder, Border, PlacedBorder
-from tiledblend.kernels.feather import FeatherKernel, Units
+from tiledblend.kernels.feather import FeatherKernel, Sigmas, Units
 from tiledblend.kernels.morphology import grown
 from tiledblend.kernels.resample import Method, Sampling, Scaled, ToSize
 from tiledblend.placement import Placement
@@ -157,7 +157,8 @@ class LayerReader:
         canvas = Region.of_shape(composite.shape)
         self.visible = self.frame & canvas
         self.kernel: FeatherKernel = composite.kernel(layer)
-        self.border = _border(placement, canvas, 0.0 if layer.feather.kernel_size is not None else self.kernel.sigma)
+        fade = (0.0, 0.0) if layer.feather.kernel_size is not None else self.kernel.sigmas
+        self.border = _border(placement, canvas, fade)
         self.growth = composite.growth(layer)
         self.has_alpha = layer.image.alpha is not Alpha.NONE
         self.mask_frame = canvas if layer.mask_frame == "canvas" else self.frame
@@ -211,8 +212,7 @@ class LayerReader:
         """Units of a region of the mask's frame, in canvas pixels from the mask frame's origin; inside `mask_shape`."""
         if self.growth is None:
             return self._drawn_units(region)
-        y, x = self.growth.halo_px
-        reach = Region(region.y0 - y, region.x0 - x, region.y1 + y, region.x1 + x) & Region.of_shape(self.mask_shape)
+        reach = region.grow(*self.growth.halo_px) & Region.of_shape(self.mask_shape)
         inside = grown(_is_inside(self._drawn_units(reach)), self.growth)
         return inside[region.shift(-reach.y0, -reach.x0).slices].astype(np.uint8) * np.uint8(255)
 
@@ -258,17 +258,17 @@ def _assembled(region: Region, parts: list[Region], made: Callable[[Region], NDA
     return out
 
 
-def _border(placement: Placement, canvas: Region, sigma: float) -> Border:
+def _border(placement: Placement, canvas: Region, sigmas: Sigmas) -> Border:
     if placement.to_layer is not None:
-        return PlacedBorder(placement.sides, sigma)
-    frame, fades = placement.frame, sigma > 0
+        return PlacedBorder(placement.sides, sigmas)
+    frame, (fades_y, fades_x) = placement.frame, (sigma > 0 for sigma in sigmas)
     sides = (
-        fades and frame.y0 > 0,
-        fades and frame.x0 > 0,
-        fades and frame.y1 < canvas.y1,
-        fades and frame.x1 < canvas.x1,
+        fades_y and frame.y0 > 0,
+        fades_x and frame.x0 > 0,
+        fades_y and frame.y1 < canvas.y1,
+        fades_x and frame.x1 < canvas.x1,
     )
-    return AlignedBorder(frame, sides, sigma)
+    return AlignedBorder(frame, sides, sigmas)
 
 
 class PixelsInFrame:

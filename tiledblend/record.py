@@ -164,9 +164,10 @@ def _weighted(composite: Composite, layer: Layer) -> str:
     if layer.feather.kernel_size is not None:
         parts.append(f"feathered by OpenCV's {layer.feather.kernel_size} × {layer.feather.kernel_size} Gaussian kernel")
     elif layer.feather.sigma:
-        sigma, size = composite.kernel(layer).sigma, composite.grid.pixel_size_um
-        length = "" if size is None else f" ({sigma * size[1]:.3g} µm)"
-        parts.append(f"feathered by a Gaussian of σ = {sigma:.4g} px{length}")
+        (y, x), size = composite.kernel(layer).sigmas, composite.grid.pixel_size_um
+        sigma = f"{y:.4g}" if y == x else f"{y:.4g} × {x:.4g}"
+        length = "" if size is None else f" ({x * size[1]:.3g} µm)"
+        parts.append(f"feathered by a Gaussian of σ = {sigma} px{length}")
     if layer.side == "inside" and layer.feather != type(layer.feather)():
         parts.append("inwards only")
     if layer.opacity != 1:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import border_bounds, border_weight, snap
+from tiledblend.kernels.feather import Sigmas, border_bounds, border_weight, snap
 
 REACH_SIGMAS = 5.0
 """From here on a side weighs exactly 1, whether it is looked at or not: 1 - erf(5 / sqrt 2) is 6e-7."""
@@ -38,15 +38,15 @@ class AlignedBorder:
 
     frame: Region
     sides: tuple[bool, bool, bool, bool]
-    sigma: float
+    sigmas: Sigmas
 
     def weight(self, region: Region) -> NDArray[np.float32] | None:
         """As `Border.weight`, for a region inside the frame."""
-        return border_weight(self._inside(region), self.frame.shape, self.sides, self.sigma)
+        return border_weight(self._inside(region), self.frame.shape, self.sides, self.sigmas)
 
     def bounds(self, region: Region) -> tuple[float, float]:
         """As `Border.bounds`."""
-        return border_bounds(self._inside(region), self.frame.shape, self.sides, self.sigma)
+        return border_bounds(self._inside(region), self.frame.shape, self.sides, self.sigmas)
 
     def _inside(self, region: Region) -> Region:
         return region.shift(-self.frame.y0, -self.frame.x0)
@@ -62,20 +62,26 @@ class Side:
     c: float
     closed: bool
 
+    def sigma(self, sigmas: Sigmas) -> float:
+        """Of a Gaussian across this side's line."""
+        y, x = sigmas
+        return y if y == x else math.hypot(self.ny * y, self.nx * x)
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedBorder:
     """A parallelogram on the canvas: 0 where a pixel's centre lies outside, inside the product over its sides of
-    erf(d / (sigma sqrt 2)) when sigma > 0, with d the distance of the centre from the side's line.
+    erf(d / (sigma sqrt 2)) when sigma > 0, with d the distance of the centre from the side's line and sigma that of the
+    Gaussian across it.
 
     sides: those that lie on the canvas.
 
-    >>> PlacedBorder((Side(1.0, 0.0, -1.0, True),), 0.0).weight(Region(0, 0, 1, 3)).tolist()
+    >>> PlacedBorder((Side(1.0, 0.0, -1.0, True),), (0.0, 0.0)).weight(Region(0, 0, 1, 3)).tolist()
     [[0.0, 1.0, 1.0]]
     """
 
     sides: tuple[Side, ...]
-    sigma: float
+    sigmas: Sigmas
 
     def weight(self, region: Region) -> NDArray[np.float32] | None:
         """As `Border.weight`."""
@@ -85,23 +91,24 @@ class PlacedBorder:
         y = np.arange(region.y0, region.y1, dtype=np.float64) + 0.5
         weight = np.ones(region.shape, np.float32)
         for side in self.sides:
-            if _extremes(side, region)[0] > self._reach:
+            sigma = side.sigma(self.sigmas)
+            if _extremes(side, region)[0] > _reach(sigma):
                 continue
             distance = (side.nx * x)[None, :] + (side.ny * y + side.c)[:, None]
             inside = distance >= 0 if side.closed else distance > 0
-            weight *= inside if self.sigma == 0 else np.where(inside, _erf(distance, self.sigma), np.float32(0))
+            weight *= inside if sigma == 0 else np.where(inside, _erf(distance, sigma), np.float32(0))
         return snap(weight)
 
     def bounds(self, region: Region) -> tuple[float, float]:
         """As `Border.bounds`."""
-        extremes = [_extremes(side, region) for side in self.sides]
-        if any(high < -_MARGIN for _, high in extremes):
+        extremes = [(side, *_extremes(side, region)) for side in self.sides]
+        if any(high < -_MARGIN for _, _, high in extremes):
             return 0.0, 0.0
-        return (1.0 if all(low > self._reach for low, _ in extremes) else 0.0), 1.0
+        return (1.0 if all(low > _reach(side.sigma(self.sigmas)) for side, low, _ in extremes) else 0.0), 1.0
 
-    @property
-    def _reach(self) -> float:
-        return REACH_SIGMAS * self.sigma + _MARGIN
+
+def _reach(sigma: float) -> float:
+    return REACH_SIGMAS * sigma + _MARGIN
 
 
 def _extremes(side: Side, region: Region) -> tuple[float, float]:

@@ -8,6 +8,7 @@ Three ideas make it exact and keep its cost from growing with sigma:
 - From sigma 8 on the mask is first averaged into cells of d x d pixels (d = floor(sigma / 4)) by a triangle two cells
   wide, which keeps patterns as fine as the cells from aliasing to coarse ones, then filtered on that small grid
   and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
+  Where sigma differs by axis, so do d and the taps; along an axis of d = 1 nothing is averaged or enlarged.
   The variance that the triangle (about 1/6 cell) and the spline (1/4 cell) add is taken off the filter's own. Cells of
   64 px and more (sigma 256) average exact sums over boxes of 4 x 4 px, which keeps their cost down.
 - What remains per pixel (the spline's polynomial, the final scaling) is elementwise float32, in one fixed order.
@@ -57,57 +58,82 @@ _OPENCV_SMALL_TAPS = {
 }
 
 
+Sigmas = tuple[float, float]
+"""(y, x) in pixels."""
+
+Taps = NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True)
 class FeatherKernel:
-    """A Gaussian on the pixel grid: `sigma` in pixels (0: none), or OpenCV's `ksize` x `ksize` kernel.
+    """A Gaussian on the pixel grid: `sigma` in pixels, one or (y, x) (0: none), or OpenCV's `ksize` x `ksize` kernel.
 
-    >>> FeatherKernel(16).decimation, FeatherKernel(16).halo_px, FeatherKernel(0).halo_px
-    (4, 73, 0)
+    >>> FeatherKernel(16).cell_px, FeatherKernel(16).halo_px, FeatherKernel((0, 16)).halo_px
+    ((4, 4), (73, 73), (0, 73))
     """
 
-    sigma: float = 0.0
+    sigma: float | Sigmas = 0.0
     ksize: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.sigma) and self.sigma >= 0):
-            raise UsageError(f"feather sigma {self.sigma} must be a finite number of pixels, 0 or more")
-        if self.sigma > 100_000:
-            raise UsageError(f"feather sigma {self.sigma} px is beyond 100000 px")
+        for sigma in self.sigmas:
+            if not (math.isfinite(sigma) and sigma >= 0):
+                raise UsageError(f"feather sigma {self.sigma} must be a finite number of pixels, 0 or more")
+            if sigma > 100_000:
+                raise UsageError(f"feather sigma {self.sigma} px is beyond 100000 px")
         if self.ksize is not None and (self.ksize < 1 or self.ksize % 2 == 0 or self.ksize > 301):
             raise UsageError(f"feather ksize {self.ksize} must be odd, from 1 to 301")
 
     @property
+    def sigmas(self) -> Sigmas:
+        """(y, x)."""
+        return self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+
+    @property
     def is_identity(self) -> bool:
         """True when nothing is filtered."""
-        return self.ksize in (None, 1) and self.sigma == 0
+        return self.ksize in (None, 1) and self.sigmas == (0, 0)
 
     @property
-    def decimation(self) -> int:
-        """Side in pixels of the cells that the mask is averaged over (1: none)."""
-        return 1 if self.ksize is not None else _cell_side(self.sigma)
+    def is_direct(self) -> bool:
+        """True when pixels are filtered as they are, False when the cells that they are averaged over."""
+        return self.cell_px == (1, 1)
 
     @property
-    def strip_rows(self) -> int:
-        """Rows of mask pixels that are read at once while cells are averaged (decimation above 1)."""
-        d = self.decimation
-        return _cells_per_block(d) * d + 2 * (d // 2)
+    def cell_px(self) -> tuple[int, int]:
+        """(y, x) sides in pixels of the cells that the mask is averaged over (1: none)."""
+        if self.ksize is not None:
+            return 1, 1
+        y, x = self.sigmas
+        return _cell_side(y), _cell_side(x)
 
     @property
-    def radius_cells(self) -> int:
-        """Reach of the filter on the grid of cells."""
-        return len(self.taps()) // 2
+    def strip_px(self) -> tuple[int, int]:
+        """(y, x) of the mask pixels that are averaged into cells at once."""
+        y, x = (_cells_per_block(d) * d + 2 * (d // 2) for d in self.cell_px)
+        return y, x
 
     @property
-    def halo_px(self) -> int:
-        """Pixels around a region that its feather can depend on."""
-        if self.is_identity:
-            return 0
-        d = self.decimation
-        return self.radius_cells if d == 1 else (self.radius_cells + 2) * d - 1 + d // 2
+    def halo_px(self) -> tuple[int, int]:
+        """(y, x) pixels around a region that its feather can depend on."""
+        if self.is_direct:
+            return self._reaches
+        y, x = (
+            reach if d == 1 else (reach + 2) * d - 1 + d // 2
+            for reach, d in zip(self._reaches, self.cell_px, strict=True)
+        )
+        return y, x
 
-    def taps(self) -> NDArray[np.float64]:
-        """Integer taps (as float64) that sum to TAP_SUM (KSIZE_TAP_SUM with ksize), symmetric, odd in number."""
-        return _taps(self.sigma, self.ksize)
+    @property
+    def _reaches(self) -> tuple[int, int]:
+        """(y, x) taps on either side, in cells."""
+        y, x = self.taps()
+        return len(y) // 2, len(x) // 2
+
+    def taps(self) -> tuple[Taps, Taps]:
+        """(y, x): integers (as float64) that sum to TAP_SUM (KSIZE_TAP_SUM with ksize), symmetric, odd in number."""
+        y, x = self.sigmas
+        return _taps(y, self.ksize), _taps(x, self.ksize)
 
 
 def _cell_side(sigma: float) -> int:
@@ -117,7 +143,7 @@ def _cell_side(sigma: float) -> int:
 
 
 @lru_cache(maxsize=64)
-def _taps(sigma: float, ksize: int | None) -> NDArray[np.float64]:
+def _taps(sigma: float, ksize: int | None) -> Taps:
     total = TAP_SUM if ksize is None else KSIZE_TAP_SUM
     if ksize is not None and ksize in _OPENCV_SMALL_TAPS:
         small = np.array(_OPENCV_SMALL_TAPS[ksize], np.float64)
@@ -220,16 +246,15 @@ class FeatheredMask:
     def __init__(self, kernel: FeatherKernel, region: Region, shape: tuple[int, int], read: ReadUnits) -> None:
         self.kernel = kernel
         self.region = region
-        self._d = kernel.decimation
-        if self._d == 1:
-            self._reach = region.grow(kernel.halo_px)
+        if kernel.is_direct:
+            self._reach = region.grow(*kernel.halo_px)
             self._units = read_mirrored(read, self._reach, shape)
         else:
             self._origin, self._cells = _filtered_cells(kernel, region, shape, read)
 
     def bounds(self, region: Region) -> tuple[float, float]:
         """(lower, upper) bound of the weight inside `region`; (0, 0) and (1, 1) are exact statements."""
-        if self._d == 1:
+        if self.kernel.is_direct:
             part = self._reach_of(region)
             full = 1.0 if part.dtype == np.float32 else float(np.iinfo(part.dtype).max)
             low, high = float(part.min()) / full, float(part.max()) / full
@@ -247,18 +272,18 @@ class FeatheredMask:
         """float32 weights in [0, 1] of `region` (inside the prepared one), snapped."""
         if self.kernel.is_identity:
             return units_to_weight(self._reach_of(region))
-        if self._d == 1:
+        if self.kernel.is_direct:
             return _filter_direct(self._reach_of(region), self.kernel)
         cells = self._cells_of(region)
-        return snap(_enlarge(cells, self._d, region))
+        return snap(_enlarge(cells, self.kernel.cell_px, region))
 
     def _reach_of(self, region: Region) -> Units:
-        grown = region.grow(self.kernel.halo_px).shift(-self._reach.y0, -self._reach.x0)
+        grown = region.grow(*self.kernel.halo_px).shift(-self._reach.y0, -self._reach.x0)
         part: Units = self._units[grown.slices]
         return part
 
     def _cells_of(self, region: Region) -> NDArray[np.float32]:
-        needed = _spline_cells(region, self._d).shift(-self._origin[0], -self._origin[1])
+        needed = _spline_cells(region, self.kernel.cell_px).shift(-self._origin[0], -self._origin[1])
         part: NDArray[np.float32] = self._cells[needed.slices]
         return part
 
@@ -285,10 +310,11 @@ def _filter_direct(units: Units, kernel: FeatherKernel) -> NDArray[np.float32]:
     return snap(_filter_exact(units, full, kernel.taps()))
 
 
-def _filter_ksize(units: Units, taps: NDArray[np.float64]) -> NDArray[np.float32]:
+def _filter_ksize(units: Units, taps: tuple[Taps, Taps]) -> NDArray[np.float32]:
     """OpenCV's small kernels to its own precision: sums of 16-bit values and 18-bit taps are exact in float64."""
-    radius = len(taps) // 2
-    sums = cv2.sepFilter2D(units.astype(np.float64), cv2.CV_64F, taps, taps, borderType=cv2.BORDER_CONSTANT)
+    y, x = taps
+    radius = len(y) // 2
+    sums = cv2.sepFilter2D(units.astype(np.float64), cv2.CV_64F, x, y, borderType=cv2.BORDER_CONSTANT)
     sums = sums[radius : sums.shape[0] - radius, radius : sums.shape[1] - radius]
     scale = 1.0 / (float(np.iinfo(units.dtype).max) * KSIZE_TAP_SUM * KSIZE_TAP_SUM)
     return snap((sums * scale).astype(np.float32))
@@ -297,18 +323,19 @@ def _filter_ksize(units: Units, taps: NDArray[np.float64]) -> NDArray[np.float32
 _ONE = np.ones(1, np.float32)
 
 
-def _filter_exact(values: NDArray[Any], full: int, taps: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Both axes of a filter whose taps sum to TAP_SUM, over integers up to `full` <= CELL_FULL (uint8 or float32).
+def _filter_exact(values: NDArray[Any], full: int, taps: tuple[Taps, Taps]) -> NDArray[np.float32]:
+    """Both axes of a filter, taps (y, x) of sum TAP_SUM, over integers (uint8 or float32) up to `full` <= CELL_FULL.
 
     Returns the part without the halo, as float32 of full scale 1. No sum exceeds full * TAP_SUM <= 2**24: exact.
     """
-    radius, kernel = len(taps) // 2, taps.astype(np.float32)
+    y, x = (axis.astype(np.float32) for axis in taps)
+    over_y, over_x = len(y) // 2, len(x) // 2
     border = cv2.BORDER_CONSTANT
-    rows: NDArray[Any] = cv2.sepFilter2D(values, cv2.CV_32F, kernel, _ONE, borderType=border)
-    rows = np.multiply(rows[:, radius : rows.shape[1] - radius], np.float32(CELL_FULL / (full * TAP_SUM)))
+    rows: NDArray[Any] = cv2.sepFilter2D(values, cv2.CV_32F, x, _ONE, borderType=border)
+    rows = np.multiply(rows[:, over_x : rows.shape[1] - over_x], np.float32(CELL_FULL / (full * TAP_SUM)))
     np.rint(rows, out=rows)
-    sums: NDArray[Any] = cv2.sepFilter2D(rows, cv2.CV_32F, _ONE, kernel, borderType=border)
-    sums = sums[radius : rows.shape[0] - radius]
+    sums: NDArray[Any] = cv2.sepFilter2D(rows, cv2.CV_32F, _ONE, y, borderType=border)
+    sums = sums[over_y : rows.shape[0] - over_y]
     # A power of two: exact.
     sums *= np.float32(1 / (CELL_FULL * TAP_SUM))
     return sums
@@ -321,28 +348,29 @@ def _to_cell_scale(sums: NDArray[Any], full: float) -> NDArray[np.float32]:
     return scaled.astype(np.float32, copy=False)
 
 
-def _spline_cells(region: Region, d: int) -> Region:
-    """The cells that the spline needs for a region of pixels: its own and one around."""
-    return Region(region.y0 // d - 1, region.x0 // d - 1, (region.y1 - 1) // d + 2, (region.x1 - 1) // d + 2)
+def _spline_cells(region: Region, cell: tuple[int, int]) -> Region:
+    """The cells that the spline needs for a region of pixels: its own, and one around where a cell is not a pixel."""
+    y, x = cell
+    own = Region(region.y0 // y, region.x0 // x, (region.y1 - 1) // y + 1, (region.x1 - 1) // x + 1)
+    return own.grow(int(y > 1), int(x > 1))
 
 
 def _filtered_cells(
     kernel: FeatherKernel, region: Region, shape: tuple[int, int], read: ReadUnits
 ) -> tuple[tuple[int, int], NDArray[np.float32]]:
     """((y, x) index of the first cell, filtered cells as float32 of full scale 1) for a region of pixels."""
-    d, taps = kernel.decimation, kernel.taps()
-    radius = len(taps) // 2
-    kept = _spline_cells(region, d)
-    needed = kept.grow(radius)
+    (y, x), taps = kernel.cell_px, kernel.taps()
+    kept = _spline_cells(region, (y, x))
+    needed = kept.grow(*(len(axis) // 2 for axis in taps))
     cells = np.empty(needed.shape, np.float32)
-    rows_per_strip = _cells_per_block(d)
+    rows_per_strip = _cells_per_block(y)
     for first in range(needed.y0, needed.y1, rows_per_strip):
         last = min(first + rows_per_strip, needed.y1)
-        pixels = Region(first * d, needed.x0 * d, last * d, needed.x1 * d).grow(d // 2)
+        pixels = Region(first * y, needed.x0 * x, last * y, needed.x1 * x).grow(y // 2, x // 2)
         strip = read_mirrored(read, pixels, shape)
-        for x, part in _column_blocks(strip, d):
-            averaged = average_cells(part, d)
-            cells[first - needed.y0 : last - needed.y0, x : x + averaged.shape[1]] = averaged
+        for column, part in _column_blocks(strip, x):
+            averaged = average_cells(part, (y, x))
+            cells[first - needed.y0 : last - needed.y0, column : column + averaged.shape[1]] = averaged
     return (kept.y0, kept.x0), _filter_blocks(cells, taps)
 
 
@@ -359,13 +387,13 @@ def _column_blocks(strip: Units, d: int) -> Iterator[tuple[int, Units]]:
         yield x, strip[:, x * d : (x + step) * d + over]
 
 
-def _filter_blocks(cells: NDArray[np.float32], taps: NDArray[np.float64]) -> NDArray[np.float32]:
+def _filter_blocks(cells: NDArray[np.float32], taps: tuple[Taps, Taps]) -> NDArray[np.float32]:
     """`_filter_exact` block by block, where a block that is 0 or full with its halo stays as it is: the same bits."""
-    halo = len(taps) - 1
-    out = np.empty((cells.shape[0] - halo, cells.shape[1] - halo), np.float32)
+    over_y, over_x = (len(axis) - 1 for axis in taps)
+    out = np.empty((cells.shape[0] - over_y, cells.shape[1] - over_x), np.float32)
     for y in range(0, out.shape[0], BLOCK_CELLS):
         for x in range(0, out.shape[1], BLOCK_CELLS):
-            part = cells[y : y + BLOCK_CELLS + halo, x : x + BLOCK_CELLS + halo]
+            part = cells[y : y + BLOCK_CELLS + over_y, x : x + BLOCK_CELLS + over_x]
             low, high = float(part.min()), float(part.max())
             filled = low == high and low in (0, CELL_FULL)
             out[y : y + BLOCK_CELLS, x : x + BLOCK_CELLS] = (
@@ -399,41 +427,42 @@ def _averaging_variance(d: int) -> float:
     return _variance(_averaging_taps(d // BOX)) * BOX**2 + (BOX**2 - 1) / 12
 
 
-def average_cells(units: Units, d: int) -> NDArray[np.float32]:
-    """Means over cells of d x d pixels by a triangle two cells wide, as integers of full scale CELL_FULL in float32.
+def average_cells(units: Units, cell: tuple[int, int]) -> NDArray[np.float32]:
+    """Means over cells by a triangle two cells wide, as integers of full scale CELL_FULL in float32.
 
-    units: whole cells and d // 2 pixels more on every side.
+    cell: (y, x) sides in pixels. units: whole cells and half a cell, rounded down, more on every side.
 
-    >>> average_cells(np.full((8, 8), 255, np.uint8), 4).tolist()
+    >>> average_cells(np.full((8, 8), 255, np.uint8), (4, 4)).tolist()
     [[2048.0]]
     """
-    over = 2 * (d // 2)
-    height, width = (units.shape[0] - over) // d, (units.shape[1] - over) // d
+    height, width = ((n - 2 * (d // 2)) // d for n, d in zip(units.shape, cell, strict=True))
     full = int(np.iinfo(units.dtype).max)
     if (value := int(units[0, 0])) in (0, full) and int(units.min()) == int(units.max()):
         return np.full((height, width), CELL_FULL if value else 0, np.float32)
-    if d < COARSE_CELL:
-        return _triangle_cells(units, full, d, (height, width))
-    return _triangle_cells(_box_sums(units), full * BOX**2, d // BOX, (height, width))
+    y, x = (BOX if d >= COARSE_CELL else 1 for d in cell)
+    values = units if (y, x) == (1, 1) else _box_sums(units, y, x)
+    return _triangle_cells(values, full * y * x, (cell[0] // y, cell[1] // x), (height, width))
 
 
-def _box_sums(units: Units) -> NDArray[Any]:
-    """Sums over BOX x BOX pixels, exact: what a wide triangle needs of its pixels."""
+def _box_sums(units: Units, y: int, x: int) -> NDArray[Any]:
+    """Sums over y x x pixels, exact: what a wide triangle needs of its pixels."""
     total = np.uint16 if units.dtype == np.uint8 else np.uint32
-    rows = np.add.reduce(units.reshape(-1, BOX, units.shape[1]), axis=1, dtype=total)
+    rows = np.add.reduce(units.reshape(-1, y, units.shape[1]), axis=1, dtype=total)
     columns = np.ascontiguousarray(rows.T)
-    out: NDArray[Any] = np.add.reduce(columns.reshape(-1, BOX, rows.shape[0]), axis=1, dtype=total).T
+    out: NDArray[Any] = np.add.reduce(columns.reshape(-1, x, rows.shape[0]), axis=1, dtype=total).T
     return out
 
 
-def _triangle_cells(values: NDArray[Any], full: int, d: int, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Cells of d x d values, integers up to `full`, by a triangle two cells wide; of full scale CELL_FULL."""
-    taps = _averaging_taps(d)
-    rows = _weighted_rows(values, taps, d, shape[0], full)
+def _triangle_cells(
+    values: NDArray[Any], full: int, cell: tuple[int, int], shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Cells of (y, x) values, integers up to `full`, by a triangle two cells wide; of full scale CELL_FULL."""
+    y, x = _averaging_taps(cell[0]), _averaging_taps(cell[1])
+    rows = _weighted_rows(values, y, cell[0], shape[0], full)
     # Rounded to 16 bits between the axes, so that the sums of the second are exact too.
-    rows = np.rint(rows * rows.dtype.type(ROW_FULL / (full * sum(taps))))
-    sums = _weighted_rows(_turned(rows), taps, d, shape[1], ROW_FULL)
-    return _to_cell_scale(_turned(sums), ROW_FULL * sum(taps))
+    rows = np.rint(rows * rows.dtype.type(ROW_FULL / (full * sum(y))))
+    sums = _weighted_rows(_turned(rows), x, cell[1], shape[1], ROW_FULL)
+    return _to_cell_scale(_turned(sums), ROW_FULL * sum(x))
 
 
 def _weighted_rows(values: NDArray[Any], taps: tuple[int, ...], d: int, count: int, full: int) -> NDArray[Any]:
@@ -446,10 +475,10 @@ def _weighted_rows(values: NDArray[Any], taps: tuple[int, ...], d: int, count: i
     return total
 
 
-def _enlarge(cells: NDArray[np.float32], d: int, region: Region) -> NDArray[np.float32]:
-    """Cells (with one cell around the region) to the region's pixels; elementwise, in one order."""
-    columns = _enlarge_rows(_turned(cells), d, region.x0, region.x1)
-    return _enlarge_rows(_turned(columns), d, region.y0, region.y1)
+def _enlarge(cells: NDArray[np.float32], cell: tuple[int, int], region: Region) -> NDArray[np.float32]:
+    """Cells, those of `_spline_cells`, to the region's pixels; elementwise, in one order."""
+    columns = _enlarge_rows(_turned(cells), cell[1], region.x0, region.x1)
+    return _enlarge_rows(_turned(columns), cell[0], region.y0, region.y1)
 
 
 def _turned(values: NDArray[Any]) -> NDArray[Any]:
@@ -462,8 +491,10 @@ def _enlarge_rows(cells: NDArray[np.float32], d: int, start: int, stop: int) -> 
     """Rows start..stop-1 of the quadratic B-spline through rows of cells, the first of which is start // d - 1.
 
     With t in -1/2..1/2 from the middle cell's centre it is (c2 t + c1) t + c0 (Unser 1999, eq. 7). All rows that lie
-    at the same t are made together.
+    at the same t are made together. Cells of one pixel are the rows already, without one before.
     """
+    if d == 1:
+        return cells
     before, at, after = cells[:-2], cells[1:-1], cells[2:]
     both = before + after
     c0 = (both + at * np.float32(6)) * np.float32(0.125)
@@ -483,39 +514,41 @@ def _enlarge_rows(cells: NDArray[np.float32], d: int, start: int, stop: int) -> 
 
 
 def border_weight(
-    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigma: float
+    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigmas: Sigmas
 ) -> NDArray[np.float32] | None:
     """Fade of a layer to 0 at its own sides: the product of erf(d / (sigma sqrt 2)), snapped; None where it is 1.
 
     region: inside the layer's frame of `shape`. sides: (top, left, bottom, right), True where that side ends strictly
-    inside the canvas. d: distance from the pixel's centre to the side, in pixels.
+    inside the canvas, along an axis whose sigma is above 0. d: distance from the pixel's centre to the side, in pixels.
     """
-    if sigma == 0 or not any(sides):
+    if not any(sides):
         return None
     top, left, bottom, right = sides
-    rows = _fade(region.y0, region.y1, shape[0], top, bottom, sigma)
-    columns = _fade(region.x0, region.x1, shape[1], left, right, sigma)
+    rows = _fade(region.y0, region.y1, shape[0], top, bottom, sigmas[0])
+    columns = _fade(region.x0, region.x1, shape[1], left, right, sigmas[1])
     return snap(rows[:, None] * columns[None, :])
 
 
 def border_bounds(
-    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigma: float
+    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigmas: Sigmas
 ) -> tuple[float, float]:
     """(lower, upper) bound of the border weight inside a region, from its distances alone."""
-    if sigma == 0 or not any(sides):
+    if not any(sides):
         return 1.0, 1.0
-    reach = 5 * sigma
+    y, x = 5 * sigmas[0], 5 * sigmas[1]
     top, left, bottom, right = sides
     touched = (
-        (top and region.y0 < reach)
-        or (left and region.x0 < reach)
-        or (bottom and shape[0] - region.y1 < reach)
-        or (right and shape[1] - region.x1 < reach)
+        (top and region.y0 < y)
+        or (left and region.x0 < x)
+        or (bottom and shape[0] - region.y1 < y)
+        or (right and shape[1] - region.x1 < x)
     )
     return (0.0 if touched else 1.0), 1.0
 
 
 def _fade(start: int, stop: int, size: int, low: bool, high: bool, sigma: float) -> NDArray[np.float32]:
+    if not (low or high):
+        return np.ones(stop - start, np.float32)
     scale = 1 / (sigma * math.sqrt(2))
     values = [
         (math.erf((p + 0.5) * scale) if low else 1.0) * (math.erf((size - p - 0.5) * scale) if high else 1.0)
