@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tiledblend.ometiff.export import ExportReport
     from tiledblend.recompute import RecomputeReport
     from tiledblend.run import RunReport
+    from tiledblend.sources.base import Unstored
 
 COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
 NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".yaml", ".yml", ".json")
@@ -148,7 +149,11 @@ _layer_flags = _stacked(
     click.option(
         "--class", "classes", multiple=True, metavar="NAME", help="Of outlines (GeoJSON, ASAP XML): only this class."
     ),
-    click.option("--allow-sparse", is_flag=True, help="Read TIFF tiles that were never written as zeros."),
+    click.option(
+        "--allow-sparse",
+        is_flag=True,
+        help="Read TIFF tiles that were never written as zeros, and chunks that a result has lost.",
+    ),
     click.option("--mask-values", metavar="auto|binary|LO,HI|labels:A,B", help="What the mask's numbers mean."),
     click.option("--mask-frame", type=click.Choice(["layer", "canvas"]), help="What the mask covers."),
     click.option("--invert-mask", is_flag=True, default=None, help="Swap inside and outside of the mask."),
@@ -538,6 +543,8 @@ def blend(
         if resume or replace or share or finish:
             raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
         result = _blend_to_image(job, path)
+        for warning in result["warnings"]:
+            report.say(f"note: {warning}")
         _write_report(report_path, job, path, f"a {Path(path).suffix[1:].upper()} image", result)
         click.echo(json.dumps(result) if as_json else report.image_text(result))
         return
@@ -598,8 +605,11 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
 
     from tiledblend.export import check_image_output, write_image
     from tiledblend.lazy import to_array
+    from tiledblend.plan import find_unstored
+    from tiledblend.reading import layer_readers
 
     composite = job.composite
+    lacking = find_unstored(composite, layer_readers(composite, (None,) * len(composite.layers)))
     check_image_output(path, composite.shape, composite.channels, composite.dtype)
     started = time.perf_counter()
     size = write_image(to_array(composite), path, composite.grid.pixel_size_um)
@@ -612,7 +622,16 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
         "bytes_written": size,
         "pixels": height * width,
         "seconds": round(time.perf_counter() - started, 3),
+        "warnings": [str(found) for found in lacking.values()],
     }
+
+
+def _warn_of_unstored(unstored: Mapping[tuple[int, int], Unstored]) -> None:
+    """At the start, when something can still be done; the end says it again."""
+    from tiledblend.report import say
+
+    for found in unstored.values():
+        say(f"warning: {found}")
 
 
 def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]) -> RunReport:
@@ -621,6 +640,7 @@ def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, 
     from tiledblend.run import write
 
     planned = plan(job.composite, job.output, samples=0)
+    _warn_of_unstored(planned.unstored)
     with _stoppable() as stop, report.progress() as progress, _told_interruption(path):
         return write(
             job.composite,
@@ -646,6 +666,7 @@ def _blend_to_ometiff(
     if how.pop("replace"):
         raise UsageError(f"{path}: --replace is for an OME-Zarr output; move the old file away or name another")
     planned = plan(job.composite, job.output, samples=0)
+    _warn_of_unstored(planned.unstored)
     with _stoppable() as stop, report.progress() as progress, _told_interruption(path):
         running = Running(cluster, progress, stop)
         return blend_ometiff(

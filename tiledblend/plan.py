@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 from tiledblend.buckets import BUCKET_SCHEMES, scheme_of
 from tiledblend.composite import Composite
-from tiledblend.errors import ResourceError, UsageError
+from tiledblend.errors import BadInputError, ResourceError, UsageError
+from tiledblend.fingerprint import sources_of
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import TileRenderer, chunk_rows, classify
-from tiledblend.sources.base import RasterSource
+from tiledblend.sources.base import RasterSource, Unstored
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
@@ -36,6 +37,7 @@ class Plan:
     `sampled_tiles` tiles. read_bytes: decoded bytes that the sources must yield (estimated from the classes).
     raw_bytes: the result's, uncompressed.
     tile_bytes: most memory that one tile's task holds. tile_requests: GETs of inputs for one tile, on average.
+    unstored: chunks that are missing in an input, by (index in `sources_of`, level).
     """
 
     composite: Composite
@@ -47,6 +49,7 @@ class Plan:
     tile_bytes: int
     notes: tuple[str, ...] = ()
     tile_requests: float = 0.0
+    unstored: Mapping[tuple[int, int], Unstored] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -130,6 +133,7 @@ class Plan:
             "tile_bytes": self.tile_bytes,
             "memory_bytes": {f"{threads}_threads": self.process_bytes(threads) for threads in (1, 2, 4, 8)},
             "notes": list(self.notes),
+            "unstored": [asdict(found) for found in self.unstored.values()],
         }
 
 
@@ -174,7 +178,30 @@ def plan(
         _tile_bytes(composite, readers, layout),
         tuple(_notes(composite, readers)),
         sum(count[2] for count in counts) / max(1, len(counts)),
+        find_unstored(composite, readers),
     )
+
+
+def find_unstored(composite: Composite, readers: Sequence[LayerReader]) -> dict[tuple[int, int], Unstored]:
+    """Chunks of inputs that are not stored, by (index in `sources_of`, level), where that can be listed.
+
+    Raises BadInputError for an image that is read as a whole and lacks some, unless that is allowed.
+    """
+    numbers = {id(source): number for number, source in enumerate(sources_of(composite))}
+    found: dict[tuple[int, int], Unstored] = {}
+    for reader in readers:
+        image, mask = reader.layer.image, reader.layer.mask
+        lacks = image.unstored(reader.pixels.level)
+        if lacks is not None:
+            if lacks.refused and not reader.has_mask and reader.frame == reader.visible and reader.layer.opacity > 0:
+                first = f", the first at {lacks.first}" if lacks.first else ""
+                raise BadInputError(f"{lacks}{first}; copy the image again, or pass --allow-sparse")
+            found[numbers[id(image)], reader.pixels.level] = lacks
+        if isinstance(mask, RasterSource) and reader.mask_level is not None:
+            lacks = mask.unstored(reader.mask_level)
+            if lacks is not None:
+                found[numbers[id(mask)], reader.mask_level] = lacks
+    return found
 
 
 def _sample(grid: Grid, samples: int) -> Iterator[Tile]:

@@ -166,6 +166,11 @@ class LayerReader:
         self._units = _MaskPixels(composite, layer, placement, kept) if isinstance(layer.mask, RasterSource) else None
 
     @property
+    def mask_level(self) -> int | None:
+        """The level of a raster mask that is read; None without one."""
+        return None if self._units is None else self._units.level
+
+    @property
     def has_mask(self) -> bool:
         """True when a mask or alpha is feathered (None: opaque)."""
         return self.layer.mask is not None
@@ -392,6 +397,11 @@ class _MaskPixels:
         self._pixels.kept = kept
         self._nearest = self._nearest and max(to_mask.stretch) <= 1
         self._repeat = None if self._pixels.sampling is not None else 1
+
+    @property
+    def level(self) -> int:
+        """The mask's level that is read."""
+        return self._pixels.level
 
     def read(self, region: Region, rule: MaskRule, *, keep_float: bool) -> Units:
         """Units of a region of the frame: uint8 or uint16, or float32 (`apply_mask_rule`)."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tiledblend.plan import Plan
     from tiledblend.run import ProgressEvent, RunReport
     from tiledblend.seams import Seam, Step
+    from tiledblend.sources.base import Unstored
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -218,7 +219,12 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
     requests = planned.requests(out)
     if any(requests.values()):
         lines.append(f"requests about {requests['get']:,} GET and {requests['put']:,} PUT")
-    return "\n".join([*lines, *(f"note     {note}" for note in facts["notes"])])
+    lines += [f"note     {note}" for note in facts["notes"]]
+    return "\n".join([*lines, *(f"note     {_unstored_text(found)}" for found in planned.unstored.values())])
+
+
+def _unstored_text(found: Unstored) -> str:
+    return f"{found}{'; a tile that needs one is refused without --allow-sparse' if found.refused else ''}"
 
 
 def seams_text(found: Sequence[Seam]) -> str:

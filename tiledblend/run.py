@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -30,6 +30,7 @@ from tiledblend.plan import Plan, plan
 from tiledblend.process import prepare_process
 from tiledblend.reading import MaskRule
 from tiledblend.render import TileStats, render_tile, shrink_tile
+from tiledblend.sources.base import Missed, Unstored
 from tiledblend.store.commit import Output, begin, clean, commit, require_agreement
 from tiledblend.store.layout import ArrayLayout, Receipt, TileWriter
 from tiledblend.store.ledger import Part
@@ -64,6 +65,7 @@ class RunReport(ShownInNotebooks):
     found done.
 
     bytes_written: of the whole result; chunks: of this driver's tiles. complete: False after one part of several.
+    unstored: chunks of inputs that are not stored and were read as fill value, in `warnings` too.
     """
 
     uri: str
@@ -81,6 +83,7 @@ class RunReport(ShownInNotebooks):
     background_pixels: int
     complete: bool = True
     warnings: tuple[str, ...] = ()
+    unstored: tuple[Unstored, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -112,7 +115,7 @@ class TileJob:
                 stats = TileStats()
                 shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.composite.has_alpha)
             with storing():
-                return TileResult(tile, sink.finish(), stats)
+                return TileResult(tile, sink.finish(), stats, self._missed())
 
     def _render(self, tile: Tile, sink: TileWriter) -> TileStats:
         try:
@@ -124,6 +127,10 @@ class TileJob:
             for source in sources_of(self.composite):
                 source.require_unchanged()
 
+    def _missed(self) -> tuple[tuple[int, Missed], ...]:
+        found = ((number, source.take_missed()) for number, source in enumerate(sources_of(self.composite)))
+        return tuple((number, missed) for number, of_source in found for missed in of_source)
+
     def require_inputs(self) -> None:
         """Raise BadInputError unless the inputs are the planned ones."""
         require_unchanged(self.composite, list(self.inputs))
@@ -134,11 +141,15 @@ class TileJob:
 
 @dataclass(frozen=True)
 class TileResult:
-    """What a task gives back to the driver: proof, not pixels."""
+    """What a task gives back to the driver: proof, not pixels.
+
+    missed: chunks of inputs that were found not to be stored, by the index of their source in `sources_of`.
+    """
 
     tile: Tile
     receipts: tuple[Receipt, ...]
     stats: TileStats
+    missed: tuple[tuple[int, Missed], ...] = ()
 
 
 @contextmanager
@@ -219,10 +230,12 @@ class _Tally:
     done: int = 0
     pixels: int = 0
     stats: TileStats = field(default_factory=TileStats)
+    missed: set[tuple[int, Missed]] = field(default_factory=set)
 
     def add(self, result: TileResult, pixels: int) -> None:
         self.done += 1
         self.pixels += pixels
+        self.missed.update(result.missed)
         for name in ("copied", "blended", "empty", "background"):
             setattr(self.stats, name, getattr(self.stats, name) + getattr(result.stats, name))
 
@@ -479,7 +492,7 @@ class _Run:
             self.progress(ProgressEvent(done, self.plan.tiles, self.tally.pixels, self.plan.pixels, seconds))
 
     def report(self, complete: bool) -> RunReport:
-        stats, composite = self.tally.stats, self.plan.composite
+        stats, composite, unstored = self.tally.stats, self.plan.composite, tuple(self._unstored())
         return RunReport(
             self.output.uri,
             composite.shape,
@@ -495,8 +508,21 @@ class _Run:
             {"copied": stats.copied, "blended": stats.blended, "empty": stats.empty},
             stats.background,
             complete,
-            (*self.plan.notes, *self.output.warnings),
+            (*self.plan.notes, *map(str, unstored), *self.output.warnings),
+            unstored,
         )
+
+    def _unstored(self) -> list[Unstored]:
+        """Chunks of inputs that are not stored: those of the plan's listing, and what reads have come upon."""
+        found, sources = dict(self.plan.unstored), sources_of(self.plan.composite)
+        counts = Counter[tuple[int, int]]()
+        for number, missed in self.tally.missed:
+            counts[number, missed.level] += missed.chunks
+        for (number, level), count in counts.items():
+            again = sources[number].unstored(level, count)
+            if again is not None:
+                found[number, level] = again
+        return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,9 @@ WHOLE_PIXELS = 1 << 20
 BLOCK = 8
 MANY_CHANNELS = 4096
 
-GOOD = ("refused", "same", "payload", "meaning", "absent")
+GOOD = ("refused", "same", "payload", "meaning", "absent", "reported")
+MISSED: list[Any] = []
+"""Chunks that the last mutant was said not to store: a run counts and tells them."""
 
 
 @dataclass
@@ -61,11 +63,13 @@ class Tally:
 def read_everything(path: Path) -> list[Any]:
     """Pixels of every level: whole when small, else its corners; all through the product's own way of reading."""
     source = open_source(path)
+    MISSED.clear()
     if source.channels > MANY_CHANNELS:
         return []  # every one of them is a chunk to look for: sound, but nothing to wait for here
     try:
         return [source.read(region, level) for level in range(len(source.levels)) for region in _regions(source, level)]
     finally:
+        MISSED.extend(source.take_missed())
         forget_sources()
 
 
@@ -105,6 +109,8 @@ def _outcome(base: Base, mutant: Mutant, path: Path, sound: list[Any]) -> tuple[
         return "same", ""
     if mutant.absent:
         return "absent", ""
+    if MISSED:
+        return "reported", ""
     if any(_has_empty_block(pixels) for pixels in found) and not _is_zeroed_by_hand(base, mutant):
         return "zeros", str([pixels.shape for pixels in found])
     if mutant.meaning:

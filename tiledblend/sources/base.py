@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class SourceSpec:
     path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
     as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
     further axis by its name, such as (("z", 3), ("t", 0)). allow_sparse: read TIFF tiles that were never written
-    (byte count 0) as zeros instead of refusing them.
+    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them.
     """
 
     path: str
@@ -92,6 +92,38 @@ class SourceInfo:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Missed(NamedTuple):
+    """Chunks that a read found not to be stored. key: of the object that lacks them; it is counted once."""
+
+    level: int
+    key: str
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """Chunks of one level of a source that are not stored and read as the fill value.
+
+    missing: of `chunks`. first: pixels of the level where the first one is, None when not known. refused: such a chunk
+    is an error when it is read.
+    """
+
+    source: str
+    level: int
+    missing: int
+    chunks: int
+    fill: str
+    first: Region | None = None
+    refused: bool = False
+
+    def __str__(self) -> str:
+        counts = f"{self.missing:,} of {self.chunks:,} chunks are not stored"
+        return (
+            f"{self.source}: level {self.level}: {counts} and read as fill value {self.fill}: never written, or lost "
+            "in a copy"
+        )
 
 
 class RasterSource(ShownInNotebooks, ABC):
@@ -169,6 +201,17 @@ class RasterSource(ShownInNotebooks, ABC):
         Sources behind a network fetch them meanwhile, so that the reads need not wait. fetch: False only counts.
         """
         return 0
+
+    def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
+        """Chunks of a level that are not stored: by a listing, where that is cheap, and `missed` ones that reads found.
+
+        None: there are none.
+        """
+        return None
+
+    def take_missed(self) -> list[Missed]:
+        """What reads have found missing and a listing does not show, since this was last asked."""
+        return []
 
     def require_unchanged(self) -> None:  # nothing to do for pixels in memory, or checked at every read
         """Raise BadInputError unless the stored bytes are still those that were opened; asked after every tile."""

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -33,24 +34,26 @@ def open_source(
     level: int = 0,
     channels: Iterable[int] | None = None,
     plane: Plane = (),
+    allow_sparse: bool = False,
     mask: bool = False,
 ) -> RasterSource:
     """Open an image by its metadata only; the format is known by its first bytes or its zarr metadata.
 
     path: a local path, a URL (file://, s3://, gs://, az://, https://), or a `SourceSpec` that already says the rest.
     series: TIFF series or OME-Zarr image index. level: the pyramid level taken as level 0. channels: indices kept, in
-    this order. plane: index along each further axis, `{"z": 3}`. mask: accept every dtype that a mask may have
-    (`MASK_DTYPES`).
+    this order. plane: index along each further axis, `{"z": 3}`. allow_sparse: as of `SourceSpec`. mask: accept every
+    dtype that a mask may have (`MASK_DTYPES`).
 
     The same spec gives the same object within a process, until the file changes.
     Raises BadInputError when it is missing, is no image, or cannot be read as one 2-D image.
     """
     if isinstance(path, SourceSpec):
-        if series is not None or level or channels is not None or plane:
+        if series is not None or level or channels is not None or plane or allow_sparse:
             raise UsageError(f"{path.path}: series, level, channels and plane are already stated by the spec")
         spec = path
     else:
-        spec = make_spec(path, series=series, level=level, channels=channels, plane=plane)
+        made = make_spec(path, series=series, level=level, channels=channels, plane=plane)
+        spec = replace(made, allow_sparse=allow_sparse)
     return reopen(spec, mask)
 
 

@@ -333,6 +333,36 @@ def list_names(uri: str) -> list[str]:
     return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
 
 
+def list_objects(uri: str) -> Iterator[tuple[str, int, str]] | None:
+    """(key below the folder, size, ETag or time) of every object there; None where a server does not list."""
+    import_checked(uri)
+    import obstore
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    root, key = _split(uri)
+    if scheme_of(uri) in WEB_SCHEMES:
+        return None
+    folder = f"{key.rstrip('/')}/" if key else ""
+    pages = obstore.list(client_of(root), folder or None, chunk_size=1000)
+    try:
+        with told(uri, "cannot be listed"):
+            first = next(iter(pages), [])
+    except StorageError as error:
+        if isinstance(error.__context__, PermissionDeniedError | UnauthenticatedError):
+            return None  # readable, but not to be listed
+        raise
+    return _listed(uri, folder, first, pages)
+
+
+def _listed(uri: str, folder: str, first: Any, pages: Any) -> Iterator[tuple[str, int, str]]:
+    page = first
+    while page:
+        for item in page:
+            yield item["path"].removeprefix(folder), int(item["size"]), _state_of(item).version
+        with told(uri, "cannot be listed"):
+            page = next(pages, [])
+
+
 def import_checked(uri: str) -> None:
     """Raise BadInputError for a URL that cannot be read here at all: obstore missing, unknown scheme, credentials."""
     root, _ = _split(uri)

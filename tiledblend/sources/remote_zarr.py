@@ -8,6 +8,7 @@ from zarr.storage import ObjectStore, StorePath
 
 from tiledblend.buckets import Repeating, client_of, split_url
 from tiledblend.sources.remote import told
+from tiledblend.sources.zarr_stored import ObjectGrid, note
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
 
 class BucketStore(ObjectStore[Any]):
-    """The objects of a bucket or web server, read only. A failed request is a StorageError that names the object."""
+    """The objects of a bucket or web server, read only. A failed request is a StorageError that names the object.
 
-    def __init__(self, root: str) -> None:
+    What is not there is noted for the read that runs.
+    """
+
+    def __init__(self, root: str, folder: str, grid: ObjectGrid) -> None:
         super().__init__(client_of(root), read_only=True)
-        self._root = root
+        self._root, self._prefix, self._grid = root, f"{folder.rstrip('/')}/", grid
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """As zarr's own."""
@@ -27,13 +31,15 @@ class BucketStore(ObjectStore[Any]):
         with told(f"{self._root}/{key}", "cannot be read"):
             while True:
                 try:
-                    return await super().get(key, prototype, byte_range)
+                    found = await super().get(key, prototype, byte_range)
+                    note(self._grid, key.removeprefix(self._prefix), byte_range, found)
+                    return found
                 except Exception as error:
                     if not tries.pause_after(error):
                         raise
 
 
-def zarr_path(uri: str) -> StorePath:
+def zarr_path(uri: str, grid: ObjectGrid) -> StorePath:
     """What zarr-python opens an array at a URL from."""
     root, key = split_url(uri)
-    return StorePath(BucketStore(root), key)
+    return StorePath(BucketStore(root, key, grid), key)

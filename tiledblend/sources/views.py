@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
-from tiledblend.sources.base import Alpha, RasterSource, SourceSpec
+from tiledblend.sources.base import Alpha, Missed, RasterSource, SourceSpec, Unstored
 
 
 def downsampling(fine: int, coarse: int) -> float:
@@ -78,6 +78,14 @@ class SelectedSource(RasterSource):
     def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
         """As the other source's."""
         return self._source.expect(regions, level + self.spec.level, fetch=fetch)
+
+    def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
+        """As the other source's."""
+        return self._source.unstored(level + self.spec.level, missed)
+
+    def take_missed(self) -> list[Missed]:
+        """As the other source's."""
+        return [found._replace(level=found.level - self.spec.level) for found in self._source.take_missed()]
 
     def require_unchanged(self) -> None:
         """As the other source's."""

@@ -1,6 +1,8 @@
 """Zarr v2 and v3 arrays, sharded or not, and OME-Zarr 0.4 and 0.5 images, read through zarr-python.
 
-A chunk that is not stored reads as the array's fill value: that is what zarr means by it.
+A chunk that is not stored reads as the array's fill value: that is what zarr means by it, and zarr-python leaves out
+chunks that hold nothing else. An incomplete copy looks the same, so they are counted and told; in a pyramid of
+tiledblend's, which stores every chunk, they are refused unless that is allowed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
 from tiledblend.sources.array import check_dtype
 from tiledblend.sources.axes import PlaneAxes, find_plane
-from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.base import Alpha, Level, Missed, RasterSource, SourceInfo, SourceSpec, Unstored
 from tiledblend.sources.encoded import EncodedImage, encoded_level
 from tiledblend.sources.inline_loop import run_inline
 from tiledblend.sources.zarr_metadata import (
@@ -34,6 +36,7 @@ from tiledblend.sources.zarr_metadata import (
     read_node,
     series_of,
 )
+from tiledblend.sources.zarr_stored import SEEN, Listing, ObjectGrid, Seen, WatchedStore
 
 if TYPE_CHECKING:
     from zarr import AsyncArray
@@ -63,6 +66,8 @@ MICROMETRES = {
 RGB_NAMES = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_CHANNELS = 65536
+MOST_MISSED = 100_000
+"""Objects that are remembered to lack chunks."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -284,14 +289,28 @@ class ZarrSource(RasterSource):
         self.pixel_size_um = image.pixel_size_um
         self.info = _info(image)
         self._opened = [_modified(path) for path in image.documents]
-        self._arrays = [_open_array(node, str(spec)) for node in image.arrays]
+        self._grids = [ObjectGrid(node, level, axes) for node, level in zip(image.arrays, facts, strict=True)]
+        self._stores = [
+            WatchedStore(node.path, grid) if "://" not in node.path else _remote_path(node.path, grid)
+            for node, grid in zip(image.arrays, self._grids, strict=True)
+        ]
+        self._arrays = [
+            _open_array(store, node, str(spec)) for store, node in zip(self._stores, image.arrays, strict=True)
+        ]
+        self._listed_newest: int | None = None
+        self._is_listed: dict[int, bool] = {}
+        self._missed: list[tuple[Missed, bool]] = []
+        """With them, True for those that a listing shows too."""
+        self._known_missed: set[tuple[int, str]] = set()
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
-        array = self._arrays[level]
+        array, seen = self._arrays[level], list[Seen]()
         try:
-            block = self._block(array, region)
+            block = self._block(array, region, seen)
         except MemoryError as error:
             raise self._out_of_memory(region, level) or error from error
+        for missing in seen:
+            self._take_missing(missing, region, level)
         return self._image.axes.to_yxc(block.astype(self.dtype, copy=False))
 
     def encoded(self) -> EncodedImage:
@@ -304,13 +323,61 @@ class ZarrSource(RasterSource):
         return EncodedImage(tuple(levels), image.halving)
 
     def require_unchanged(self) -> None:
-        """By the times of the metadata documents: a store that is written anew gets new ones. Chunks are not asked."""
+        """By the times of the metadata documents and of the chunks that were read."""
         if self._opened != [_modified(path) for path in self._image.documents]:
             raise self.changed()
+        newest = max((store.newest for store in self._stores if isinstance(store, WatchedStore)), default=0)
+        if self._listed_newest is not None and newest > self._listed_newest:
+            raise self.changed()
 
-    def _block(self, array: AsyncArray[Any], region: Region) -> NDArray[Any]:
+    def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
+        """As `RasterSource.unstored`."""
+        grid, listing = self._grids[level], self._listing(level)
+        missing, first = grid.missing_in(listing) if listing is not None else (0, None)
+        if missing + missed == 0:
+            return None
+        where = None if first is None else grid.needed(first, None, Region.of_shape(self.levels[level].shape))
+        return Unstored(self.name, level, missing + missed, grid.chunks, grid.fill, where, self._refuses_missing)
+
+    def take_missed(self) -> list[Missed]:
+        """As `RasterSource.take_missed`."""
+        found, self._missed = self._missed, []
+        return [missed for missed, is_listed in found if not (is_listed and self._is_listed.get(missed.level, False))]
+
+    @property
+    def _refuses_missing(self) -> bool:
+        return self._image.halving is not None and not self.spec.allow_sparse
+
+    def _listing(self, level: int) -> Listing | None:
+        found = self._grids[level].listing(self._image.arrays[level].path)
+        self._is_listed[level] = found is not None
+        return found
+
+    def _take_missing(self, missing: Seen, region: Region, level: int) -> None:
+        """Refuse or count chunks that a read found not to be stored."""
+        grid = self._grids[level]
+        coords = grid.coords(missing.key)
+        if coords is None:
+            return
+        if self._refuses_missing and (chunk := grid.needed(coords, missing.index, region)) is not None:
+            raise BadInputError(
+                f"{self.name}: level {level}, region {region}: the chunk at {chunk} is not stored ({missing.key}) and "
+                f"would read as fill value {grid.fill}, but tiledblend has stored every chunk of it; copy the image "
+                "again, or pass --allow-sparse"
+            )
+        place = level, missing.key
+        if place not in self._known_missed and len(self._known_missed) < MOST_MISSED:
+            self._known_missed.add(place)
+            count = int(grid.places(coords, missing.index).sum())
+            self._missed.append((Missed(level, missing.key, count), missing.index is None))
+
+    def _block(self, array: AsyncArray[Any], region: Region, seen: list[Seen]) -> NDArray[Any]:
+        async def watched() -> Any:
+            SEEN.set(seen)
+            return await array.getitem(self._image.axes.index(region))
+
         try:
-            return np.asarray(run_inline(lambda: array.getitem(self._image.axes.index(region))))
+            return np.asarray(run_inline(watched))
         except ExceptionGroup as group:
             # Requests that went together: the first failure says it.
             raise group.exceptions[0] from None
@@ -327,7 +394,8 @@ class ZarrSource(RasterSource):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Digest of the metadata documents and the latest time that one of them was changed."""
+        """Digest of the metadata documents, the latest time that one of them was changed, and what a listing of the
+        chunks' objects says: how many bytes, and a digest of their names, sizes and times or ETags."""
         digest = hashlib.sha256(str(self.spec.plane).encode())
         modified = 0.0
         for path in self._image.documents:
@@ -338,7 +406,17 @@ class ZarrSource(RasterSource):
             modified = modified if "://" in path else max(modified, os.stat(path).st_mtime)
             digest.update(f"{os.path.relpath(path, self.spec.path)} {len(content)}\n".encode())
             digest.update(content)
-        return {"uri": self.spec.path, "size": None, "modified": modified, "structure": digest.hexdigest()}
+        listings = [self._listing(level) for level in range(len(self._grids))]
+        known = [listing for listing in listings if listing is not None]
+        objects, size, self._listed_newest = None, None, None
+        if len(known) == len(listings):
+            objects, size = [listing.digest for listing in known], sum(listing.size for listing in known)
+            self._listed_newest = max(listing.newest for listing in known)
+        for store in self._stores:
+            if isinstance(store, WatchedStore):
+                store.newest = 0
+        times = {"documents": modified, "objects": objects}
+        return {"uri": self.spec.path, "size": size, "modified": times, "structure": digest.hexdigest()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         from tiledblend.sources.opening import reopen
@@ -383,14 +461,12 @@ def _info(image: ZarrImage) -> SourceInfo:
     )
 
 
-def _open_array(node: ZarrNode, called: str) -> AsyncArray[Any]:
+def _open_array(store: Any, node: ZarrNode, called: str) -> AsyncArray[Any]:
     import zarr
-    from zarr.storage import LocalStore
 
     from tiledblend.sources.blosc import with_whole_blosc
 
     try:
-        store: Any = LocalStore(node.path, read_only=True) if "://" not in node.path else _remote_path(node.path)
         opened = run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
         return with_whole_blosc(opened)
     except TiledblendError:
@@ -400,7 +476,7 @@ def _open_array(node: ZarrNode, called: str) -> AsyncArray[Any]:
         raise BadInputError(f"{called}: array {node.path} cannot be opened: {reason}") from error
 
 
-def _remote_path(url: str) -> Any:
+def _remote_path(url: str, grid: ObjectGrid) -> Any:
     from tiledblend.sources.remote_zarr import zarr_path
 
-    return zarr_path(url)
+    return zarr_path(url, grid)

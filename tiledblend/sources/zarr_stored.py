@@ -1,0 +1,292 @@
+"""Which chunks of a zarr array are stored: by listing its objects, and as they are read.
+
+zarr gives the fill value for a chunk that is not there, be it never written or lost in an incomplete copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
+
+from tiledblend.geometry import Region, ceil_div
+from tiledblend.sources.axes import PlaneAxes
+from tiledblend.sources.zarr_metadata import ArrayFacts, ZarrNode
+
+MOST_LISTED = 100_000
+"""Objects of a directory that are listed: a second or so."""
+MOST_LISTED_REMOTE = 20_000
+"""Of a bucket: twenty requests."""
+ENTRY_BYTES = 16
+_ABSENT = b"\xff" * ENTRY_BYTES
+
+Coords = tuple[int, ...]
+"""Index of a stored object (a chunk, or a shard of chunks) along each axis of an array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An object that was read and lacks something. index: a shard's; None: the object itself is not stored."""
+
+    key: str
+    index: bytes | None
+
+
+SEEN: ContextVar[list[Seen] | None] = ContextVar("tiledblend_seen", default=None)
+"""What the stores below note for the read that runs. Set inside its coroutine: threads and event loops vary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The objects of one plane of an array. newest: modification time in ns, 0 in a bucket. digest: of their names,
+    sizes and times or ETags. present: by `ObjectGrid.counts`, the plane's fixed axes of length 1."""
+
+    size: int
+    newest: int
+    digest: str
+    present: NDArray[np.bool_]
+
+
+class ObjectGrid:
+    """How the chunks of one plane of an array lie in stored objects. No I/O.
+
+    inner: chunks along each axis of an object (ones without shards).
+    """
+
+    def __init__(self, node: ZarrNode, facts: ArrayFacts, axes: PlaneAxes) -> None:
+        self._facts, self._axes = facts, axes
+        outer = facts.shard or facts.chunk
+        self._outer = outer
+        self.inner = tuple(o // c for o, c in zip(outer, facts.chunk, strict=True))
+        self._fixed = {axis: position // outer[axis] for axis, position in axes.fixed}
+        self._places = {axis: position // facts.chunk[axis] for axis, position in axes.fixed}
+        whole = tuple(ceil_div(size, o) for size, o in zip(facts.shape, outer, strict=True))
+        self.counts = tuple(1 if axis in self._fixed else count for axis, count in enumerate(whole))
+        self._whole = whole
+        self._prefix, self._separator = _key_style(node)
+        self.index = _shard_index(node, math.prod(self.inner)) if facts.shard else None
+        self.fill = str(node.document.get("fill_value", 0))
+
+    @property
+    def objects(self) -> int:
+        """Objects that hold the plane."""
+        return math.prod(self.counts)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that hold the plane."""
+        shape, chunk = self._facts.shape, self._facts.chunk
+        return math.prod(ceil_div(shape[a], chunk[a]) for a in range(len(shape)) if a not in self._fixed)
+
+    @property
+    def most_bytes(self) -> int:
+        """No sound object is larger."""
+        raw = math.prod(self._outer) * np.dtype(self._facts.dtype).itemsize
+        return 2 * raw + (ENTRY_BYTES + 64) * math.prod(self.inner) + (1 << 16)
+
+    def coords(self, key: str) -> Coords | None:
+        """The object of a key below the array's folder; None for what holds nothing of the plane."""
+        if not key.startswith(self._prefix):
+            return None
+        parts = key[len(self._prefix) :].split(self._separator)
+        if len(parts) != len(self._whole) or not all(part.isdecimal() and part.isascii() for part in parts):
+            return None
+        found = tuple(map(int, parts))
+        if any(c >= n for c, n in zip(found, self._whole, strict=True)):
+            return None
+        return found if all(found[axis] == at for axis, at in self._fixed.items()) else None
+
+    def places(self, coords: Coords, index: bytes | None) -> NDArray[np.bool_]:
+        """True for each chunk of the plane that the object lacks, False beyond the array's end: shape `inner`.
+
+        index: of the shard; None: the object itself is not stored.
+        """
+        lacks = np.ones(self.inner, bool)
+        if index is not None:
+            entries = np.frombuffer(index, np.uint8, ENTRY_BYTES * math.prod(self.inner))
+            lacks = (entries.reshape(*self.inner, ENTRY_BYTES) == 0xFF).all(axis=-1)
+        shape, chunk = self._facts.shape, self._facts.chunk
+        for axis, count in enumerate(self.inner):
+            numbers = coords[axis] * count + np.arange(count)
+            valid = numbers == self._places[axis] if axis in self._places else numbers * chunk[axis] < shape[axis]
+            lacks &= valid.reshape([-1 if a == axis else 1 for a in range(len(self.inner))])
+        return lacks
+
+    def needed(self, coords: Coords, index: bytes | None, region: Region) -> Region | None:
+        """The first chunk with pixels of `region` that an object lacks, as pixels of the level; None: it has them."""
+        chunk, (axis_y, axis_x) = self._facts.chunk, (self._axes.y, self._axes.x)
+        for place in np.argwhere(self.places(coords, index)):
+            at = [coords[axis] * self.inner[axis] + int(place[axis]) for axis in (axis_y, axis_x)]
+            y, x = at[0] * chunk[axis_y], at[1] * chunk[axis_x]
+            found = Region(y, x, y + chunk[axis_y], x + chunk[axis_x])
+            if not (found & region).is_empty:
+                return found & Region.of_shape(self._axes.yx(self._facts.shape))
+        return None
+
+    def listing(self, path: str) -> Listing | None:
+        """The plane's objects below an array's folder; None where there are too many, or no listing can be had."""
+        most = MOST_LISTED if "://" not in path else MOST_LISTED_REMOTE
+        if self.objects > most:
+            return None
+        present = np.zeros(self.counts, bool)
+        total, newest, size, entries = 0, 0, 0, _entries(path, len(self._whole) + 1)
+        if entries is None:
+            return None
+        for number, (key, length, version) in enumerate(entries):
+            if number > 4 * most:
+                return None
+            coords = self.coords(key)
+            if coords is None:
+                continue
+            present[tuple(0 if axis in self._fixed else c for axis, c in enumerate(coords))] = True
+            digest = hashlib.blake2b(f"{key} {length} {version}".encode(), digest_size=16).digest()
+            total += int.from_bytes(digest, "little")  # a sum: in whatever order they are listed
+            size += length
+            newest = max(newest, version if isinstance(version, int) else 0)
+        return Listing(size, newest, f"{total % (1 << 128):032x}", present)
+
+    def missing_in(self, listing: Listing) -> tuple[int, Coords | None]:
+        """(chunks in objects that are not stored, the first such object)."""
+        if listing.present.all():
+            return 0, None
+        chunks = np.ones((), np.int64)
+        for axis, count in enumerate(self.counts):
+            chunks = np.multiply.outer(chunks, self._chunks_along(axis, count))
+        place = np.unravel_index(int(np.argmin(listing.present)), self.counts)
+        first = tuple(self._fixed.get(axis, int(c)) for axis, c in enumerate(place))
+        return int(chunks[~listing.present].sum()), first
+
+    def _chunks_along(self, axis: int, count: int) -> NDArray[np.int64]:
+        """How many of its chunks each object has inside the array, along an axis."""
+        if axis in self._fixed:
+            return np.ones(1, np.int64)
+        whole, inner = ceil_div(self._facts.shape[axis], self._facts.chunk[axis]), self.inner[axis]
+        return np.minimum(inner, whole - inner * np.arange(count))
+
+
+def _key_style(node: ZarrNode) -> tuple[str, str]:
+    """(prefix, separator) of an array's chunk keys."""
+    if node.zarr_format == 2:
+        return "", str(node.document.get("dimension_separator", "."))
+    entry = node.document["chunk_key_encoding"]
+    name = entry if isinstance(entry, str) else entry["name"]
+    configuration = {} if isinstance(entry, str) else entry.get("configuration") or {}
+    separator = str(configuration.get("separator", "." if name == "v2" else "/"))
+    return ("", separator) if name == "v2" else (f"c{separator}", separator)
+
+
+def _shard_index(node: ZarrNode, entries: int) -> tuple[int, bool]:
+    """(bytes, at the end) of a shard's index."""
+    sharding = next(
+        codec["configuration"]
+        for codec in node.document["codecs"]
+        if isinstance(codec, dict) and codec.get("name") == "sharding_indexed"
+    )
+    codecs = sharding.get("index_codecs") or [{"name": "bytes"}, {"name": "crc32c"}]
+    names = [codec if isinstance(codec, str) else codec.get("name") for codec in codecs]
+    return ENTRY_BYTES * entries + 4 * names.count("crc32c"), sharding.get("index_location", "end") == "end"
+
+
+def _entries(path: str, depth: int) -> Iterator[tuple[str, int, int | str]] | None:
+    """(key, size, modification time in ns or ETag) of every object below a folder; None where a server cannot list."""
+    if "://" not in path:
+        return _files(path, "", depth)
+    from tiledblend.sources.remote import list_objects
+
+    return list_objects(path)
+
+
+def _files(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int]]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                if depth > 1:
+                    yield from _files(entry.path, f"{prefix}{entry.name}/", depth - 1)
+                continue
+            found = entry.stat()
+        except OSError:
+            continue
+        yield prefix + entry.name, found.st_size, found.st_mtime_ns
+
+
+def note(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, found: Buffer | None) -> None:
+    """Note, for the read that runs, an object that is not stored, or a shard's index that lacks chunks."""
+    seen = SEEN.get()
+    if seen is None:
+        return
+    if found is None:
+        seen.append(Seen(key, None))
+        return
+    if grid.index is None:
+        return
+    size, at_end = grid.index
+    if byte_range is None:
+        index = found[-size:] if at_end else found[:size]
+    elif (isinstance(byte_range, SuffixByteRequest) and at_end and byte_range.suffix == size) or (
+        isinstance(byte_range, RangeByteRequest) and not at_end and (byte_range.start, byte_range.end) == (0, size)
+    ):
+        index = found
+    else:
+        return
+    stored = index.to_bytes()
+    if len(stored) == size and _ABSENT in stored:
+        seen.append(Seen(key, stored))
+
+
+class WatchedStore(LocalStore):
+    """zarr's directory, read only, that notes what is not there and refuses objects no sound array has.
+
+    newest: latest modification time, in ns, of the objects that were read.
+    """
+
+    def __init__(self, root: str, grid: ObjectGrid) -> None:
+        super().__init__(root, read_only=True)
+        self._grid = grid
+        self.newest = 0
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """As zarr's own."""
+        self._look_at(key, byte_range)
+        found = await super().get(key, prototype, byte_range)  # type: ignore[arg-type, unused-ignore]
+        note(self._grid, key, byte_range, found)
+        return found
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """As zarr's own, of versions that have it."""
+        self._look_at(key, byte_range)
+        found: Buffer | None = super().get_sync(key, prototype=prototype, byte_range=byte_range)  # type: ignore[misc, unused-ignore]
+        note(self._grid, key, byte_range, found)
+        return found
+
+    def _look_at(self, key: str, byte_range: ByteRequest | None) -> None:
+        if self._grid.coords(key) is None:
+            return
+        try:
+            found = os.stat(self.root / key)
+        except OSError:
+            return
+        self.newest = max(self.newest, found.st_mtime_ns)
+        require_sound_size(self._grid, key, found.st_size)
+
+
+def require_sound_size(grid: ObjectGrid, key: str, size: int) -> None:
+    """Raise ValueError for an object that is larger than its pixels could be: it would be read into memory."""
+    if size > grid.most_bytes:
+        raise ValueError(f"chunk object {key} has {size:,} bytes, more than its pixels can take ({grid.most_bytes:,})")
