@@ -191,7 +191,9 @@ def _input(source: RasterSource, known: dict[str, Any]) -> dict[str, str]:
     height, width = source.shape
     stored = [amount(known["size"])] if isinstance(known.get("size"), int) else []
     when = known.get("modified")
-    if isinstance(when, int):
+    if isinstance(when, dict):
+        when = when["documents"]
+    if isinstance(when, int | float) and when:
         stored.append(
             "changed " + time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when / 1e9 if when > 1e12 else when))
         )
