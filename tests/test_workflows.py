@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,32 +15,15 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from conftest import ROOT
 from object_stores import BUCKET, environment, seaweedfs, weed
+from platforms import WORKFLOWS, own_programs
 
 from tiledblend.buckets import _client
-from tiledblend.store.objects import DirectoryStore, open_store
+from tiledblend.store.objects import open_store
 from tiledblend.tissue import Slides
 
-ROOT = Path(__file__).parents[1]
-WORKFLOWS = ROOT / "workflows"
-RIGS = ROOT.parent / "shared" / "rigs"
 FLAGS = ("--chunk", "128", "--shard", "512", "--feather", "8px")
-
-
-def ready(folder: Path) -> dict[str, str]:
-    """An environment in which `tiledblend`, `dask` and `python` are this test's own."""
-    (folder / "bin").mkdir()
-    program = folder / "bin" / "tiledblend"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tiledblend "$@"\n')
-    program.chmod(0o755)
-    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
-
-
-def objects(path: Path) -> dict[str, bytes | None]:
-    """All but the root document, which keeps the job with its output's path."""
-    store = DirectoryStore(path)
-    return {key: store.get(key) for key, _ in store.list() if key != "zarr.json"}
 
 
 @pytest.mark.cloud
@@ -57,7 +39,7 @@ def test_buckets(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch
         _client.cache_clear()
         store = open_store(f"s3://{BUCKET}/workflow")
         addresses = [f"{store.uri}/{name}" for name in [*(path.name for path in files), "out.ome.zarr"]]
-        variables = ready(tmp_path) | {"SIZE": "700"}
+        variables = own_programs(tmp_path) | {"SIZE": "700"}
         for time_ in ("first", "again"):
             printed = run([WORKFLOWS / "put.py", *files, store.uri], variables)
             assert printed.count("is there already" if time_ == "again" else "bytes") == 3
@@ -79,43 +61,6 @@ def run(command: list[object], variables: dict[str, str], code: int = 0) -> str:
     )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
-
-
-def test_slurm_twice(tmp_path: Path, slides: Slides) -> None:
-    """A dask cluster of SLURM jobs and an array without dask give one local run's bits."""
-    if shutil.which("sbatch") is None or not (RIGS / "slurm-up.sh").exists() or os.getuid() != 0:
-        pytest.skip("SLURM cannot be started here")
-    # SLURM's sockets need a short path.
-    rig = Path("/tmp") / f"tb-slurm-{os.getpid()}"
-    variables = ready(tmp_path) | {"SLURM_RIG_CPUS": "4", "SLURM_CONF": str(rig / "slurm.conf")}
-    variables |= {"INTERFACE": "lo", "WORKERS": "2", "THREADS": "1", "PARTS": "3"}
-    up = subprocess.run(
-        ["bash", str(RIGS / "slurm-up.sh"), str(rig)],
-        env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
-    )  # fmt: skip
-    if up.returncode:
-        shutil.rmtree(rig, ignore_errors=True)
-        pytest.skip("SLURM did not start: its port is taken, or it cannot run here")
-    inputs = [str(slides.base), str(slides.overlay), "--mask", str(slides.mask), *FLAGS]
-    places = {name: tmp_path / name / "out.ome.zarr" for name in ("slurm_dask", "slurm_parts", "local")}
-    try:
-        for name in ("slurm_dask", "slurm_parts"):
-            command = [str(WORKFLOWS / f"{name}.sh"), *inputs, "-o", str(places[name])]
-            subprocess.run(command, env=variables, cwd=tmp_path, check=True, timeout=30, stdin=subprocess.DEVNULL)
-        local = [sys.executable, "-m", "tiledblend", "blend", *inputs, "-o", str(places["local"])]
-        subprocess.run(local, env=variables, check=True, timeout=60, capture_output=True)
-        deadline = time.monotonic() + 90
-        while not all((place / "zarr.json").exists() for place in places.values()):
-            logs = [path.read_text()[-300:] for path in tmp_path.rglob("tiledblend-*.log")]
-            assert time.monotonic() < deadline, logs
-            time.sleep(0.5)
-    finally:
-        down = ["bash", str(RIGS / "slurm-down.sh"), str(rig)]
-        subprocess.run(down, env=variables, capture_output=True, timeout=90, check=False)
-        shutil.rmtree(rig, ignore_errors=True)
-    expected = objects(places["local"])
-    assert objects(places["slurm_dask"]) == expected
-    assert objects(places["slurm_parts"]) == expected
 
 
 def test_the_kubernetes_manifest() -> None:
