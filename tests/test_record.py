@@ -95,6 +95,10 @@ def test_parts_report_when_they_are_finished(inputs: Path, command: Command) -> 
         assert command("blend", *FLAGS, *SIZES, "-o", "out.ome.zarr", "--part", part).code == 0
     assert command("blend", *FLAGS, *SIZES, "-o", "out.ome.zarr", "--finish", "--report", "a.html").code == 0
     assert "by earlier drivers" in (inputs / "a.html").read_text("utf-8")
+    assert command("blend", *FLAGS, *SIZES, "-o", "out.ome.zarr", "--resume", "--report", "b.html").code == 0
+    words = Text((inputs / "b.html").read_text("utf-8")).words
+    assert "complete already, nothing computed" in words
+    assert "Mpx/s" not in words
 
 
 @pytest.mark.parametrize(

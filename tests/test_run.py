@@ -22,6 +22,7 @@ from tiledblend.cluster import open_client
 from tiledblend.composite import Canvas, Composite, Layer
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
 from tiledblend.geometry import Region
+from tiledblend.report import run_text
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.store.spec import OutputSpec
 
@@ -177,6 +178,18 @@ def test_an_interrupted_run_leaves_nothing_that_opens_and_resumes(client: Client
         except KeyError:
             break
         np.testing.assert_array_equal(stored(path, level), expected)
+
+
+def test_a_finished_result_is_found_so(client: Client, tmp_path: Path) -> None:
+    """Nothing is made, everything is counted, and no rate is told for what was not computed."""
+    path = tmp_path / "x.zarr"
+    first = tb.write(composite(), str(path), output=SMALL, client=client)
+    again = tb.write(composite(), str(path), output=SMALL, client=client, resume=True)
+    assert (again.tiles, again.resumed_tiles) == (0, first.tiles)
+    assert again.bytes_written == first.bytes_written > 0
+    assert "Mpx/s" in run_text(first)
+    assert "complete already, nothing computed" in run_text(again)
+    assert "Mpx/s" not in run_text(again)
 
 
 def test_resume_of_another_job_is_refused(client: Client, tmp_path: Path) -> None:

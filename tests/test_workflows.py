@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from object_stores import BUCKET, environment, seaweedfs, weed
-from platforms import WORKFLOWS, own_programs
+from platforms import WORKFLOWS, objects_below, own_programs
 
 from tiledblend.buckets import _client
 from tiledblend.store.objects import open_store
@@ -126,6 +127,45 @@ def test_a_batch_of_slides(tmp_path: Path, slides: Slides) -> None:
     assert rows(results / "failed.csv") == []
     table.write_text("id,base,overlay\n")
     assert "has no column mask" in run(command, variables, code=2)
+
+
+def test_a_slide_from_python(tmp_path: Path, slides: Slides) -> None:
+    """composite_wsi.py: the command's own objects and a preview; what is wrong is one line."""
+    variables, out = own_programs(tmp_path), tmp_path / "out.ome.zarr"
+    inputs = [slides.base, slides.overlay, slides.mask]
+    said = run([sys.executable, WORKFLOWS / "composite_wsi.py", *inputs, out, "--feather", "8px"], variables)
+    assert "1.0 Mpx in 1 tiles" in said
+    assert (tmp_path / "out.ome.zarr.png").read_bytes().startswith(b"\x89PNG")
+    base, overlay, mask = map(str, inputs)
+    local = ["tiledblend", "blend", base, overlay, "--mask", mask, "--feather", "8px", "-o", tmp_path / "cli.ome.zarr"]
+    run(local, variables)
+    assert objects_below(out) == objects_below(tmp_path / "cli.ome.zarr")
+    said = run([sys.executable, WORKFLOWS / "composite_wsi.py", *inputs, out], variables, code=1)
+    assert re.fullmatch(r"(tiledblend: .*\n|.* Mpx in .*\n)*composite_wsi: .*out.ome.zarr: .*exists.*\n", said)
+
+
+@pytest.mark.slow
+def test_snakemake(tmp_path: Path, slides: Slides) -> None:
+    """Every slide of a table; after a change in one row only that slide is made again."""
+    if find_spec("snakemake") is None:
+        pytest.skip("no Snakemake here: pip install snakemake")
+    table, results, variables = tmp_path / "slides.csv", tmp_path / "results", own_programs(tmp_path)
+    line = f"{slides.base},{slides.overlay},{slides.mask}"
+    command: list[object] = [
+        sys.executable, "-m", "snakemake", "-s", WORKFLOWS / "Snakefile", "--cores", "2", "-d", tmp_path / "work",
+        "--config", f"slides={table}", f"results={results}", "flags=--chunk 128 --shard 512", "threads=1",
+    ]  # fmt: skip
+    for feather in ("8px", "4px"):
+        table.write_text(f"id,base,overlay,mask,feather\none,{line},\ntwo,{line},{feather}\n")
+        before = {path: path.stat().st_mtime_ns for path in results.rglob("one*/**/*")}
+        run(command, variables)
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    reports = [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
+    assert [report["uri"] for report in reports] == [str(results / f"{name}.ome.zarr") for name in ("one", "two")]
+    assert all((results / f"{name}.png").stat().st_size for name in ("one", "two"))
+    layers = ["tiledblend", "blend", slides.base, slides.overlay, "--mask", slides.mask, "--feather", "4px"]
+    run([*layers, "--chunk=128", "--shard=512", "-o", tmp_path / "cli.ome.zarr"], variables)
+    assert objects_below(results / "two.ome.zarr") == objects_below(tmp_path / "cli.ome.zarr")
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -257,11 +257,12 @@ def _run_rows(made: Made) -> Iterator[tuple[str, str]]:
     facts = made.facts
     seconds, pixels = facts["seconds"], facts["pixels"]
     resumed = facts.get("resumed_tiles", 0)
-    rate = "" if resumed else f", {pixels / 1e6 / max(seconds, 1e-9):,.0f} Mpx/s"
-    yield "time", f"{seconds:,.1f} s{rate}"
+    idle = facts.get("tiles") == 0
+    rate = "" if resumed or idle else f", {pixels / 1e6 / max(seconds, 1e-9):,.0f} Mpx/s"
+    yield "time", f"{seconds:,.1f} s{rate}" + (", all tiles were complete already, nothing computed" if idle else "")
     if "tiles" in facts:
         yield "tiles", f"{facts['tiles']:,} made" + (f", {resumed:,} by earlier drivers" if resumed else "")
-    if "chunks" in facts:
+    if "chunks" in facts and not idle:
         told = {"copied": "copied from one layer", "blended": "blended", "empty": "empty"}
         yield "chunks", ", ".join(f"{facts['chunks'][key]:,} {words}" for key, words in told.items())
         yield "background", f"{facts['background_pixels']:,} px where no layer had weight"

@@ -146,15 +146,18 @@ def run_text(done: RunReport) -> str:
     took = f"{done.seconds:,.1f} s"
     if done.complete and done.tiles and not done.resumed_tiles:
         took = f"{done.pixels / 1e6:,.1f} Mpx in {took}, {done.pixels / max(done.seconds, 1e-9) / 1e6:,.0f} Mpx/s"
+    if done.complete and not done.tiles:
+        took = f"all tiles were complete already, nothing computed ({took})"
     chunks = done.chunks
+    told = f"{chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} skipped (empty)"
     lines = [
         done.uri,
         f"  size     {_size(done.shape, done.channels, done.dtype)}, {done.levels} levels",
         f"  time     {took}",
-        f"  chunks   {chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} skipped (empty)",
+        *([f"  chunks   {told}"] if done.tiles else []),
         f"  stored   {done.objects:,} objects, {amount(done.bytes_written)}",
     ]
-    if done.resumed_tiles:
+    if done.tiles and done.resumed_tiles:
         lines.append(f"  resumed  {done.resumed_tiles:,} tiles were there already, {done.tiles:,} made now")
     if done.background_pixels:
         lines.append(f"  bare     {done.background_pixels:,} px where no layer had weight: background")

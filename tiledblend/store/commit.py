@@ -52,8 +52,8 @@ _EXCHANGED = "exchanged"
 class Output:
     """A result being made. uri: what the user named. store: where tiles are put now. ledger: what is done.
 
-    complete: a resumed run found nothing to do; there is nothing to commit. fresh: this driver began it, at a path
-    where nothing was. warnings: lines for the report.
+    complete: a resumed run found nothing to do; there is nothing to commit. sound: what it found then. fresh: this
+    driver began it, at a path where nothing was. warnings: lines for the report.
     """
 
     uri: str
@@ -63,6 +63,7 @@ class Output:
     ledger: Ledger | None
     fresh: bool = False
     warnings: list[str] = field(default_factory=list)
+    sound: dict[Tile, tuple[Receipt, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -314,6 +315,7 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
     if result.manifest and not result.problems and documents and len(sound) == len(every):
         # A death at the very end leaves an empty ledger.
         ledgers.remove_ledger(beside(final, ledgers.SUFFIX))
+        output.sound = sound
         return output
     output.ledger = Ledger.create(final, document)
     for tile, receipts in sound.items():
