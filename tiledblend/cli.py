@@ -497,6 +497,9 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
 @click.option("--replace", is_flag=True, help="Exchange an older result of tiledblend for this one.")
 @click.option("--part", metavar="I/N", help="Make only this share of the tiles, without dask (a SLURM array).")
 @click.option("--finish", is_flag=True, help="After all parts: upper levels and metadata.")
+@click.option(
+    "--deep-fingerprint", is_flag=True, help="Know inputs by a hash of their content: --resume after they were copied."
+)
 @click.option("--report", "report_path", metavar="FILE.html", help="New page: inputs, layers, pictures, methods text.")
 @_cluster_options
 @_json_option
@@ -506,6 +509,7 @@ def blend(
     replace: bool,
     part: str | None,
     finish: bool,
+    deep_fingerprint: bool,
     report_path: str | None,
     as_json: bool,
     **flags: Any,
@@ -526,7 +530,7 @@ def blend(
     cluster = _cluster(flags)
     job = _built(flags)
     path = _checked_output(job.path)
-    how = {"resume": resume, "replace": replace, "part": share, "finish": finish}
+    how = {"resume": resume, "replace": replace, "part": share, "finish": finish, "deep_fingerprint": deep_fingerprint}
     if job.compression is not None and not is_ometiff_path(path):
         raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
     if is_ometiff_path(path):

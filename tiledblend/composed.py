@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +49,10 @@ class _OnCanvas(RasterSource):
         self._at = [at_level(composite, k) for k in range(Grid.auto_levels(composite.shape, TILE))]
         self.levels = tuple(Level(c.shape, (min(TILE, c.shape[0]), min(TILE, c.shape[1]))) for c in self._at)
         self._rules = rules or DecidedRules(composite)
+
+    def contents(self) -> Iterable[tuple[str, str]]:
+        """None: the fingerprint is that of the composite."""
+        return ()
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of what decides the composite's bits."""

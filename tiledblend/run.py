@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tiledblend.cluster import ClusterOptions, installed_versions, machine_memory, require_versions
+from tiledblend.cluster import ClusterOptions, cpu_count, installed_versions, machine_memory, require_versions
 from tiledblend.composite import Composite
 from tiledblend.connection import TASKS_PER_THREAD, Connection, SchedulerLost, Workforce, connect
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, StorageError, TiledblendError, UsageError
-from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
+from tiledblend.fingerprint import deep_fingerprint as by_content
+from tiledblend.fingerprint import fingerprint, input_fingerprints, require_unchanged, sources_of
 from tiledblend.geometry import Region, Tile
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.passing import render_tile_passing
@@ -252,6 +253,7 @@ def write(
     replace: bool = False,
     part: tuple[int, int] | None = None,
     finish: bool = False,
+    deep_fingerprint: bool = False,
     job: dict[str, Any] | None = None,
     planned: Plan | None = None,
     stop: threading.Event | None = None,
@@ -259,11 +261,10 @@ def write(
     """Write a composite as an OME-Zarr pyramid at a new path; a reader sees it when it is complete, or nothing.
 
     client: a dask client to use (else `cluster` says which). resume: continue an unfinished run of the same job.
-    replace: exchange an older result
-    of tiledblend for this one. part: (i, n) from 1, this driver's share of the tiles, made here without dask; finish:
-    the upper levels and the
-    commit after all parts. job: the job's description, kept in the result. planned: a plan made before. stop: set to
-    interrupt.
+    replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the tiles,
+    made here without dask; finish: the upper levels and the commit after all parts. deep_fingerprint: a resume knows
+    inputs by their content, not by paths and times. job: the job's description, kept in the result. planned: a plan
+    made before. stop: set to interrupt.
 
     Raises RefusedError, BadInputError, StorageError, ResourceError, InterruptedRun (the run can be resumed).
     """
@@ -271,7 +272,8 @@ def write(
         raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
     cluster = cluster or ClusterOptions()
     planned = planned or plan(composite, output, samples=0)
-    identity = fingerprint(composite)
+    inputs = input_fingerprints(composite)
+    identity = by_content(composite, threads=cpu_count()) if deep_fingerprint else fingerprint(composite)
     shared = Part(*part) if part else None
     opened = begin(
         uri,
@@ -282,13 +284,13 @@ def write(
         replace=replace,
         part=shared,
     )
-    run = _Run(planned, opened, tuple(identity["inputs"]), progress, stop or threading.Event())
+    run = _Run(planned, opened, tuple(inputs), progress, stop or threading.Event())
     try:
         if not opened.complete:
             run.make_tiles(client, cluster, part, finish)
         complete = part is None
         if complete and not opened.complete:
-            require_unchanged(composite, identity["inputs"])
+            require_unchanged(composite, inputs)
             commit(opened, _metadata(composite, uri, job))
         return run.report(complete)
     except BaseException as error:

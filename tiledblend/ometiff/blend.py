@@ -27,6 +27,7 @@ class Share:
     resume: bool = False
     part: tuple[int, int] | None = None
     finish: bool = False
+    deep_fingerprint: bool = False
 
 
 def blend_ometiff(
@@ -64,6 +65,7 @@ def blend_ometiff(
             resume=share.resume,
             part=share.part,
             finish=share.finish,
+            deep_fingerprint=share.deep_fingerprint,
             job=job,
             planned=planned,
             stop=running.stop,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -219,6 +219,10 @@ class RasterSource(ShownInNotebooks, ABC):
     def changed(self) -> BadInputError:
         """The error of an input that is not what it was."""
         return BadInputError(f"{self.name}: the input changed while the run was using it; run again on settled inputs")
+
+    def contents(self) -> Iterable[tuple[str, str]]:
+        """(name, path or URL) of every stored object that the pixels are decoded from; none for pixels in memory."""
+        return [("", self.spec.path)]
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,10 @@ class SelectedSource(RasterSource):
     def require_unchanged(self) -> None:
         """As the other source's."""
         self._source.require_unchanged()
+
+    def contents(self) -> Iterable[tuple[str, str]]:
+        """As the other source's."""
+        return self._source.contents()
 
     def fingerprint(self) -> dict[str, Any]:
         """The other source's, with the selection in its structure digest."""

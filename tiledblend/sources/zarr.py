@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -392,6 +392,17 @@ class ZarrSource(RasterSource):
             f"{self.name}: level {level}, region {region}: a chunk claims more memory than there is, "
             f"chunks of {facts.chunk} need {math.prod(facts.chunk) * self.dtype.itemsize} bytes; it is damaged"
         )
+
+    def contents(self) -> Iterable[tuple[str, str]]:
+        """The metadata documents, and every object of the plane on every level."""
+        for path in self._image.documents:
+            yield os.path.relpath(path, self.spec.path), path
+        for node, grid in zip(self._image.arrays, self._grids, strict=True):
+            keys = grid.keys(node.path)
+            if keys is None:
+                raise BadInputError(f"{self.name}: the server does not list objects, so their content cannot be hashed")
+            folder = node.path.rstrip("/")
+            yield from ((os.path.relpath(f"{folder}/{key}", self.spec.path), f"{folder}/{key}") for key in keys)
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of the metadata documents, the latest time that one of them was changed, and what a listing of the

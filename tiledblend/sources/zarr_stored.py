@@ -154,6 +154,11 @@ class ObjectGrid:
             newest = max(newest, version if isinstance(version, int) else 0)
         return Listing(size, newest, f"{total % (1 << 128):032x}", present)
 
+    def keys(self, path: str) -> Iterator[str] | None:
+        """Keys of the plane's objects below an array's folder, however many; None where a server cannot list."""
+        entries = _entries(path, len(self._whole) + 1)
+        return None if entries is None else (key for key, *_ in entries if self.coords(key) is not None)
+
     def missing_in(self, listing: Listing) -> tuple[int, Coords | None]:
         """(chunks in objects that are not stored, the first such object)."""
         if listing.present.all():

@@ -265,6 +265,9 @@ def differences(stored: Any, given: Any, where: str = "") -> list[str]:
     ['feather.sigma was 16, is now 8']
     """
     if isinstance(stored, dict) and isinstance(given, dict):
+        if stored.get("fingerprint") != given.get("fingerprint"):
+            was, now = ("with", "without") if stored.get("fingerprint") else ("without", "with")
+            return [f"it was begun {was} --deep-fingerprint, and is continued {now} it"]
         keys = list(dict.fromkeys([*stored, *given]))
         parts = [differences(stored.get(key), given.get(key), f"{where}.{key}".lstrip(".")) for key in keys]
         return [line for part in parts for line in part]
