@@ -32,6 +32,13 @@ FIRST_WORKER_SECONDS = 300.0
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 """Run by dask in each worker process."""
 
+UNWATCHED = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.tick.interval": "1s",
+}
+"""Of a cluster here that nobody looks at: what dask's pages would show is not sampled."""
+
 _OF_A_LOCAL_CLUSTER = ("workers", "threads_per_worker", "memory_limit", "local_directory", "dashboard")
 
 
@@ -164,6 +171,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
     settings: dict[str, Any] = {
         "distributed.admin.log-format": "%(message)s",
         "distributed.nanny.pre-spawn-environ": malloc_environment(),
+        **({} if options.dashboard or options.performance_report else UNWATCHED),
     }
     with dask.config.set(settings), _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:
         if options.dashboard:

@@ -109,7 +109,8 @@ def render_tile_passing(
 
 class _PassingTile:
     """deciders: per level, for each chunk of the tile, the index of the layer whose stored level has the same pixels.
-    passed: the chunks whose bytes were handed on. needed: those whose pixels are wanted."""
+    quarters: per level from 1 on, for each chunk of the finer level, the layer whose stored level has the quarter of a
+    chunk that lies above it. passed: the chunks whose bytes were handed on. needed: those whose pixels are wanted."""
 
     def __init__(
         self,
@@ -124,6 +125,7 @@ class _PassingTile:
         self.deciders: dict[int, NDArray[np.int64]] = {}
         for level in self.levels:
             self.deciders[level] = self._copied() if level == 0 else self._decided_below(level)
+        self.quarters = {level: self._quarters(level) for level in self.levels if level > 0}
         self.passed: dict[int, NDArray[np.bool_]] = {
             level: np.zeros(found.shape, bool) for level, found in self.deciders.items()
         }
@@ -149,6 +151,14 @@ class _PassingTile:
             layer = layers.pop()
             if not layers and layer != NOBODY and self._has_same(int(layer), level, row, column):
                 found[row, column] = layer
+        return found
+
+    def _quarters(self, level: int) -> NDArray[np.int64]:
+        finer = self.deciders[level - 1]
+        found = np.full(finer.shape, NOBODY, np.int64)
+        for row, column in np.argwhere(finer != NOBODY).tolist():
+            if self._has_same(int(finer[row, column]), level, row // 2, column // 2):
+                found[row, column] = finer[row, column]
         return found
 
     def _has_same(self, index: int, level: int, row: int, column: int) -> bool:
@@ -181,7 +191,8 @@ class _PassingTile:
             if level + 1 in self.needed:
                 halved = self.needed[level + 1] & (self.deciders[level + 1] == NOBODY)
                 rows, columns = needed.shape
-                needed |= halved.repeat(2, axis=0).repeat(2, axis=1)[:rows, :columns]
+                below = halved.repeat(2, axis=0).repeat(2, axis=1)[:rows, :columns]
+                needed |= below & (self.quarters[level + 1] == NOBODY)
             self.needed[level] = needed
         decided = self.deciders[0] != NOBODY
         self.renderer.stats.copied += int(decided.sum())
@@ -192,9 +203,8 @@ class _PassingTile:
         return layer.pads_with_zeros or self._region(level, row, column).shape == (side, side)
 
     def _pass(self, layer: StoredLayer, level: int, wanted: list[tuple[int, int]]) -> None:
-        stored, side, groups = layer.levels[level], self.layout.grid.chunk, range(self.layout.channel_groups)
-        tile = self.layout.grid.tile_region(self.tile, level)
-        top, left = ((at - (o >> level)) // side for at, o in zip((tile.y0, tile.x0), layer.origin, strict=True))
+        stored, groups = layer.levels[level], range(self.layout.channel_groups)
+        top, left = self._first_place(layer, level)
         found = stored.read((top + r, left + c, group) for r, c in wanted for group in groups)
         for row, column in wanted:
             places = [(top + row, left + column, group) for group in groups]
@@ -206,16 +216,16 @@ class _PassingTile:
                 self._check(stored, place, chunk)
                 self.sink.add_encoded(level, row, column, place[2], chunk.data, has_checksum=chunk.has_checksum)
 
+    def _first_place(self, layer: StoredLayer, level: int) -> tuple[int, int]:
+        """(row, column) of the layer's chunk where the tile starts."""
+        tile, side = self.layout.grid.tile_region(self.tile, level), self.layout.grid.chunk
+        return (tile.y0 - (layer.origin[0] >> level)) // side, (tile.x0 - (layer.origin[1] >> level)) // side
+
     def _check(self, stored: EncodedLevel, place: Place, chunk: EncodedChunk) -> None:
         """A chunk whose checksum was right must only say the right size; one without a checksum is decoded."""
         codec, size = self.layout.output.compressor, self.layout.chunk_bytes
-        if chunk.has_checksum and stated_size(codec, chunk.data[:32]) == size and codec.name != "none":
-            return
-        data = chunk.data[:-CRC_BYTES] if chunk.has_checksum else chunk.data
-        try:
-            decode(codec, data, size)
-        except VerificationError as error:
-            raise stored.damaged(place, f"cannot be decoded ({error})") from error
+        if not chunk.has_checksum or stated_size(codec, chunk.data[:32]) != size or codec.name == "none":
+            self._decoded(stored, place, chunk)
 
     def make_rest(self) -> None:
         """Render, halve and hand on what was not passed, from the coarsest level down to what it needs."""
@@ -239,34 +249,67 @@ class _PassingTile:
                 out[:, _columns(part, tile)] = self.renderer.chunk_row(part, self.layout.grid.chunk)
         if level > 0:
             self._halve_into(out, level, row, needed & (deciders == NOBODY))
-        for column in np.flatnonzero(needed & (deciders != NOBODY)):
-            part = self._region(level, row, int(column))
-            out[:, _columns(part, tile)] = self._read_stored(int(deciders[column]), level, part)
+        for column in np.flatnonzero(needed & (deciders != NOBODY)).tolist():
+            part = self._region(level, row, column)
+            out[:, _columns(part, tile)] = self._stored_pixels(int(deciders[column]), level, row, column)
         for column in np.flatnonzero(~self.passed[level][row]):
             part = self._region(level, row, int(column))
             self.sink.add_chunk(level, row, int(column), out[:, _columns(part, tile)])
         return out
 
     def _halve_into(self, out: Pixels, level: int, row: int, columns: NDArray[np.bool_]) -> None:
-        if not columns.any():
-            return
+        """Set the pixels of some chunks of a row: quarter by quarter as a layer stores them, or halved."""
+        for column in np.flatnonzero(columns).tolist():
+            self._take_quarters(out, level, row, column)
         side, has_alpha = self.layout.grid.chunk, self.renderer.composite.has_alpha
-        for half in range(2):
-            if 2 * row + half >= self.needed[level - 1].shape[0]:
-                return
+        for half, above in enumerate(self.quarters[level][2 * row : 2 * row + 2]):
+            halved = columns.repeat(2)[: len(above)] & (above == NOBODY)
+            if not halved.any():
+                continue
             finer = self._make_row(level - 1, 2 * row + half)
             assert finer is not None
-            for start, stop in _runs(columns):
-                halved = halve_tile(finer[:, start * 2 * side : stop * 2 * side], has_alpha=has_alpha)
-                y, x = half * side // 2, start * side
-                out[y : y + halved.shape[0], x : x + halved.shape[1]] = halved
+            for start, stop in _runs(halved):
+                pixels = halve_tile(finer[:, start * side : stop * side], has_alpha=has_alpha)
+                y, x = half * side // 2, start * side // 2
+                out[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
 
-    def _read_stored(self, index: int, level: int, region: Region) -> Pixels:
-        layer = self.stored[index]
+    def _take_quarters(self, out: Pixels, level: int, row: int, column: int) -> None:
+        quarters = self.quarters[level][2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        half, left = self.layout.grid.chunk // 2, column * self.layout.grid.chunk
+        for index in set(quarters.flat) - {NOBODY}:
+            pixels = self._stored_pixels(int(index), level, row, column)
+            for y, x in (np.argwhere(quarters == index) * half).tolist():
+                quarter = pixels[y : y + half, x : x + half]
+                out[y : y + quarter.shape[0], left + x : left + x + quarter.shape[1]] = quarter
+
+    def _stored_pixels(self, index: int, level: int, row: int, column: int) -> Pixels:
+        """The pixels of one chunk of the tile as a layer stores them."""
+        layer, region = self.stored[index], self._region(level, row, column)
         assert layer is not None
-        reader = layer.reader
-        place = region.shift(-(layer.origin[0] >> level), -(layer.origin[1] >> level))
-        return reader.layer.image.read(place, reader.pixels.level + level)
+        stored, groups = layer.levels[level], range(self.layout.channel_groups)
+        top, left = self._first_place(layer, level)
+        found = stored.read((top + row, left + column, group) for group in groups)
+        if len(found) < len(groups):
+            place = region.shift(-(layer.origin[0] >> level), -(layer.origin[1] >> level))
+            return layer.reader.layer.image.read(place, layer.reader.pixels.level + level)
+        chunks = [self._decoded(stored, place, chunk) for place, chunk in found.items()]
+        pixels = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=2)
+        return pixels[: region.shape[0], : region.shape[1]]
+
+    def _decoded(self, stored: EncodedLevel, place: Place, chunk: EncodedChunk) -> Pixels:
+        """(y, x, channels of the chunk), padding included."""
+        encoding = self.layout.encoding
+        sides = {"c": encoding.channels, "y": encoding.side, "x": encoding.side}
+        data = chunk.data[:-CRC_BYTES] if chunk.has_checksum else chunk.data
+        try:
+            raw = decode(self.layout.output.compressor, data, self.layout.chunk_bytes)
+        except VerificationError as error:
+            raise stored.damaged(place, f"cannot be decoded ({error})") from error
+        pixels = np.frombuffer(raw, np.dtype(encoding.dtype).newbyteorder("<"))
+        pixels = pixels.reshape([sides[axis] for axis in encoding.order])
+        if "c" not in encoding.order:
+            return pixels[:, :, None]
+        return pixels.transpose([encoding.order.index(axis) for axis in "yxc"])
 
 
 def _columns(part: Region, tile: Region) -> slice:

@@ -221,6 +221,14 @@ class LayerReader:
         inside = grown(_is_inside(self._drawn_units(reach)), self.growth)
         return inside[region.shift(-reach.y0, -reach.x0).slices].astype(np.uint8) * np.uint8(255)
 
+    def uniform_units(self, region: Region) -> Units | None:
+        """As `mask_units`, (1, 1), where it is known without looking that all the region's units are the same."""
+        if self.growth is not None or self._units is None:
+            return None
+        assert self.rule is not None
+        units = self._units.uniform(region, self.rule, keep_float=self.kernel.is_identity)
+        return _inverted(units) if units is not None and self.layer.invert else units
+
     def _drawn_units(self, region: Region) -> Units:
         """As the mask is drawn, neither grown nor shrunk."""
         if self._units is None:
@@ -414,18 +422,34 @@ class _MaskPixels:
 
         return _assembled(region, self._pixels.parts(region, method), resampled)
 
-    def _repeated(self, region: Region, rule: MaskRule, keep_float: bool) -> Units:
-        f = self._repeat
-        assert f is not None
+    def uniform(self, region: Region, rule: MaskRule, *, keep_float: bool) -> Units | None:
+        """As `read`, (1, 1), where the mask knows that the whole region has one value."""
+        if self._repeat is None:
+            return None
+        native = self._native(region, self._repeat)
+        value = self._mask.uniform(native, self._pixels.level)
+        if value is None:
+            return None
+        return self._rated(np.array([[[value]]], self._mask.dtype), rule, keep_float, native)
+
+    def _native(self, region: Region, f: int) -> Region:
+        """Pixels of the mask's level that a region of the frame shows, each f x f times."""
         if f == 1:
-            return np.ascontiguousarray(self._rated(self._pixels.read(region), rule, keep_float, region))
+            return region.shift(*self._pixels.shift) & Region.of_shape(self._pixels.shape)
         last = self._mask.shape
-        native = Region(
+        return Region(
             min(region.y0 // f, last[0] - 1),
             min(region.x0 // f, last[1] - 1),
             min(ceil_div(region.y1, f), last[0]),
             min(ceil_div(region.x1, f), last[1]),
         )
+
+    def _repeated(self, region: Region, rule: MaskRule, keep_float: bool) -> Units:
+        f = self._repeat
+        assert f is not None
+        if f == 1:
+            return np.ascontiguousarray(self._rated(self._pixels.read(region), rule, keep_float, region))
+        native = self._native(region, f)
         return _repeated(self._rated(self._pixels.read_source(native), rule, keep_float, native), native, region, f)
 
     def _resampled(self, region: Region, rule: MaskRule, method: Method, keep_float: bool) -> Units:

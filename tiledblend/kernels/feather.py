@@ -184,6 +184,19 @@ ReadUnits = Callable[[Region], Units]
 """Reads a region that lies inside the mask."""
 
 
+KnowUnits = Callable[[Region], Units | None]
+"""The units of a region inside the mask as (1, 1), where it is known without reading that all are the same."""
+
+
+def mirrored(region: Region, shape: tuple[int, int]) -> Region:
+    """The part of a mask of `shape` that a region shows, where pixels outside the mask are mirrored inside it."""
+    if Region.of_shape(shape).contains(region):
+        return region
+    rows = mirror_index(region.y0, region.y1, shape[0])
+    columns = mirror_index(region.x0, region.x1, shape[1])
+    return Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+
+
 def read_mirrored(read: ReadUnits, region: Region, shape: tuple[int, int]) -> Units:
     """`region` of a mask of `shape`, where pixels outside the mask are mirrored inside it."""
     if Region.of_shape(shape).contains(region):
@@ -195,9 +208,8 @@ def read_mirrored(read: ReadUnits, region: Region, shape: tuple[int, int]) -> Un
         return units
     rows = mirror_index(region.y0, region.y1, shape[0])
     columns = mirror_index(region.x0, region.x1, shape[1])
-    y0, x0 = int(rows.min()), int(columns.min())
-    source = read(Region(y0, x0, int(rows.max()) + 1, int(columns.max()) + 1))
-    return np.ascontiguousarray(source[np.ix_(rows - y0, columns - x0)])
+    needed = mirrored(region, shape)
+    return np.ascontiguousarray(read(needed)[np.ix_(rows - needed.y0, columns - needed.x0)])
 
 
 def snap(weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -240,17 +252,24 @@ class FeatheredMask:
 
     kernel: the Gaussian. region: what will be asked for, in the mask's frame. shape: (y, x) of the whole mask.
     read: yields uint8/uint16 units of a region inside the mask. Preparing reads the region with its halo, in strips;
-    for sigma >= 8 only the averaged cells are kept.
+    for sigma >= 8 only the averaged cells are kept, and what `known` answers is not read.
     """
 
-    def __init__(self, kernel: FeatherKernel, region: Region, shape: tuple[int, int], read: ReadUnits) -> None:
+    def __init__(
+        self,
+        kernel: FeatherKernel,
+        region: Region,
+        shape: tuple[int, int],
+        read: ReadUnits,
+        known: KnowUnits = lambda _: None,
+    ) -> None:
         self.kernel = kernel
         self.region = region
         if kernel.is_direct:
             self._reach = region.grow(*kernel.halo_px)
             self._units = read_mirrored(read, self._reach, shape)
         else:
-            self._origin, self._cells = _filtered_cells(kernel, region, shape, read)
+            self._origin, self._cells = _filtered_cells(kernel, region, _Mask(shape, read, known))
 
     def bounds(self, region: Region) -> tuple[float, float]:
         """(lower, upper) bound of the weight inside `region`; (0, 0) and (1, 1) are exact statements."""
@@ -355,9 +374,23 @@ def _spline_cells(region: Region, cell: tuple[int, int]) -> Region:
     return own.grow(int(y > 1), int(x > 1))
 
 
-def _filtered_cells(
-    kernel: FeatherKernel, region: Region, shape: tuple[int, int], read: ReadUnits
-) -> tuple[tuple[int, int], NDArray[np.float32]]:
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """A mask of `shape`, and how its units are had."""
+
+    shape: tuple[int, int]
+    read: ReadUnits
+    known: KnowUnits
+
+    def full_or_empty(self, region: Region) -> int | None:
+        """CELL_FULL or 0 where that is known of all pixels of a region, mirrored ones included."""
+        units = self.known(mirrored(region, self.shape))
+        if units is None or units.dtype == np.float32:
+            return None
+        return {0: 0, int(np.iinfo(units.dtype).max): CELL_FULL}.get(int(units[0, 0]))
+
+
+def _filtered_cells(kernel: FeatherKernel, region: Region, mask: _Mask) -> tuple[tuple[int, int], NDArray[np.float32]]:
     """((y, x) index of the first cell, filtered cells as float32 of full scale 1) for a region of pixels."""
     (y, x), taps = kernel.cell_px, kernel.taps()
     kept = _spline_cells(region, (y, x))
@@ -365,26 +398,53 @@ def _filtered_cells(
     cells = np.empty(needed.shape, np.float32)
     rows_per_strip = _cells_per_block(y)
     for first in range(needed.y0, needed.y1, rows_per_strip):
-        last = min(first + rows_per_strip, needed.y1)
-        pixels = Region(first * y, needed.x0 * x, last * y, needed.x1 * x).grow(y // 2, x // 2)
-        strip = read_mirrored(read, pixels, shape)
-        for column, part in _column_blocks(strip, x):
-            averaged = average_cells(part, (y, x))
-            cells[first - needed.y0 : last - needed.y0, column : column + averaged.shape[1]] = averaged
+        strip = Region(first, needed.x0, min(first + rows_per_strip, needed.y1), needed.x1)
+        _average_strip(mask, strip, (y, x), cells[strip.shift(-needed.y0, -needed.x0).slices])
     return (kept.y0, kept.x0), _filter_blocks(cells, taps)
+
+
+def _average_strip(mask: _Mask, strip: Region, cell: tuple[int, int], out: NDArray[np.float32]) -> None:
+    """The cells of a strip, block by block: many are 0 or full, and of those much is known without reading."""
+    unknown: list[Region] = []
+    step = _cells_per_block(cell[1])
+    for x in range(strip.x0, strip.x1, step):
+        block = Region(strip.y0, x, strip.y1, min(x + step, strip.x1))
+        value = mask.full_or_empty(_pixels_of_cells(block, cell))
+        if value is None:
+            unknown.append(block)
+        else:
+            out[:, block.x0 - strip.x0 : block.x1 - strip.x0] = value
+    for run in _neighbours(unknown):
+        here = Region(strip.y0, run[0].x0, strip.y1, run[-1].x1)
+        pixels = _pixels_of_cells(here, cell)
+        units = read_mirrored(mask.read, pixels, mask.shape)
+        for block in run:
+            part = _pixels_of_cells(block, cell).shift(-pixels.y0, -pixels.x0)
+            out[:, block.x0 - strip.x0 : block.x1 - strip.x0] = average_cells(units[part.slices], cell)
+
+
+def _pixels_of_cells(cells: Region, cell: tuple[int, int]) -> Region:
+    """The pixels that the averages over cells of (y, x) pixels depend on."""
+    y, x = cell
+    return Region(cells.y0 * y, cells.x0 * x, cells.y1 * y, cells.x1 * x).grow(y // 2, x // 2)
+
+
+def _neighbours(blocks: list[Region]) -> Iterator[list[Region]]:
+    """Blocks from left to right, in runs without a gap."""
+    run: list[Region] = []
+    for block in blocks:
+        if run and run[-1].x1 != block.x0:
+            yield run
+            run = []
+        run.append(block)
+    if run:
+        yield run
 
 
 def _cells_per_block(d: int) -> int:
     """Cells that are averaged together: about STRIP_ROWS pixels, twice that where cells are large: neighbours share the
     pixels around them."""
     return max(1, STRIP_ROWS // d, min(8, 2 * STRIP_ROWS // d))
-
-
-def _column_blocks(strip: Units, d: int) -> Iterator[tuple[int, Units]]:
-    """(index of the first cell, the pixels that its cells need) of parts of a strip: many of them are 0 or full."""
-    over, step = 2 * (d // 2), _cells_per_block(d)
-    for x in range(0, (strip.shape[1] - over) // d, step):
-        yield x, strip[:, x * d : (x + step) * d + over]
 
 
 def _filter_blocks(cells: NDArray[np.float32], taps: tuple[Taps, Taps]) -> NDArray[np.float32]:

@@ -191,6 +191,13 @@ class RasterSource(ShownInNotebooks, ABC):
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         """As `read`, for a non-empty region that was checked."""
 
+    def uniform(self, region: Region, level: int = 0) -> int | None:
+        """The one value that all pixels of a region have, where that is known without looking at each; else None.
+
+        Of images with one channel of integers or bool. What cannot be decoded raises BadInputError as `read` does.
+        """
+        return None
+
     def encoded(self) -> EncodedImage | None:
         """Its chunks as they are stored, where they can be had (zarr); None: only pixels."""
         return None

@@ -148,6 +148,11 @@ class PolygonSource(RasterSource):
                 out[self._filled(features, region, halvings)] = label
         return out
 
+    def uniform(self, region: Region, level: int = 0) -> int | None:
+        """0 where no outline is near."""
+        found = self._index.touching(region, 1 << (self.spec.level + level))
+        return None if any(len(features) for features in found) else 0
+
     def _filled(self, features: NDArray[np.int64], region: Region, halvings: int) -> NDArray[np.bool_]:
         starts = self._outlines.starts
         count = starts[features + 1] - starts[features]

@@ -144,6 +144,14 @@ class TiffSource(RasterSource):
         stored = self._orientation.stored(region, self.levels[level].shape)
         return self._orientation.turn(arrange(self._readers[level].read(stored, planes), places))
 
+    def uniform(self, region: Region, level: int = 0) -> int | None:
+        """As `RasterSource.uniform`: of tiles that are stored in a few bytes, as masks have them."""
+        planes, _ = self._planes[level]
+        if self.channels != 1 or self._stored[level].samples.count != 1 or self.dtype.kind not in "bu":
+            return None
+        stored = self._orientation.stored(region, self.levels[level].shape)
+        return self._readers[level].uniform(stored, planes[0])
+
     def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
         """As `RasterSource.expect`: by merged range requests when the file is behind a network."""
         if not self._reader.has_latency:

@@ -20,6 +20,7 @@ from tiledblend.sources.tiff_segments import SegmentError, check_segment
 BATCH_BYTES = 16 << 20
 CACHE_BYTES = 32 << 20
 REPEATED_STORED, REPEATED_BYTES, REPEATED_TILES = 1024, 1 << 20, 8
+UNKNOWN, MIXED = -1, -2
 
 Pixels = NDArray[Any]
 
@@ -69,7 +70,7 @@ class PartlyUsed:
 
 
 class Repeated:
-    """Decoded tiles of one level by their few stored bytes: a mask repeats its empty and its full tile everywhere.
+    """Decoded tiles of one colour by their few stored bytes: a mask repeats its empty and its full tile everywhere.
 
     Thread-safe. The same bytes of the same size inside the image decode to the same pixels, which are read-only.
     """
@@ -82,6 +83,8 @@ class Repeated:
 
     def put(self, data: bytes, item: _Wanted, tile: Pixels) -> None:
         if len(data) > REPEATED_STORED or tile.nbytes > REPEATED_BYTES or len(self._tiles) >= REPEATED_TILES:
+            return
+        if not _is_uniform(tile):
             return
         kept = np.ascontiguousarray(tile)
         kept.flags.writeable = False
@@ -117,6 +120,44 @@ class LevelReader:
         self._number = number
         self._allow_sparse = allow_sparse
         self._repeated = Repeated()
+        self._values: dict[tuple[int, int], NDArray[np.int32]] = {}
+
+    def uniform(self, region: Region, plane: tuple[int, int]) -> int | None:
+        """The value of all of a region's pixels, where every tile of it is stored in a few bytes and has that one.
+
+        Of levels with one sample a pixel. What was found out of a tile is kept, its pixels as `PartlyUsed` keeps them.
+        """
+        if self._level.raw is not None or self._reader.has_latency:
+            return None
+        values = self._values.get(plane)
+        if values is None:
+            values = self._values[plane] = np.full(self._level.grid, UNKNOWN, np.int32)
+        (height, width), x0 = self._level.tile, region.x0 // self._level.tile[1]
+        tiles = values[region.y0 // height : -(-region.y1 // height), x0 : -(-region.x1 // width)]
+        first = int(tiles[0, 0])
+        if first == MIXED or (tiles == MIXED).any():
+            return None
+        if (tiles == UNKNOWN).any():
+            self._look_at(tiles, region, plane)
+            first = int(tiles[0, 0])
+        return first if first >= 0 and bool((tiles == first).all()) else None
+
+    def _look_at(self, tiles: NDArray[np.int32], region: Region, plane: tuple[int, int]) -> None:
+        """Find the value of each tile, or MIXED."""
+        wanted = list(self._wanted(region, [plane]))
+        small = [item for item in wanted if 0 < item.count <= REPEATED_STORED and self._check_place(item, region)]
+        found = {item.index: self._value(data, item) for data, item in zip(self._fetch(small), small, strict=True)}
+        tiles[...] = np.array([found.get(item.index, MIXED) for item in wanted]).reshape(tiles.shape)
+
+    def _value(self, data: bytes, item: _Wanted) -> int:
+        known = self._repeated.get(data, item)
+        if known is not None:
+            return int(known[0, 0, 0])
+        tile = self._decode(data, item, item.bounds)
+        if _is_uniform(tile):
+            return int(tile[0, 0, 0])
+        self._cache.put((self._number, item.page, item.index), tile, item.bounds.size)
+        return MIXED
 
     def read(self, region: Region, planes: Sequence[tuple[int, int]]) -> Pixels:
         """Pixels of each plane (page, separate sample) after one another: shape (planes, height, width, samples)."""
@@ -281,6 +322,11 @@ class LevelReader:
                     f"{self._name}: level {self._number}, region {region}: its rows end at byte {end}, "
                     f"the file has {self._reader.size}: truncated; copy it again"
                 )
+
+
+def _is_uniform(tile: Pixels) -> bool:
+    """True when all pixels (y, x, sample) have one colour."""
+    return bool((tile == tile[0, 0]).all())
 
 
 def _paste(out: Pixels, region: Region, item: _Wanted, tile: Pixels) -> None:
