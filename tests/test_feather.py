@@ -306,3 +306,31 @@ def test_a_strip_is_bounded_by_its_cells(sigma: float) -> None:
     kernel = FeatherKernel(sigma)
     cell = kernel.cell_px[0]
     assert kernel.strip_px[0] <= max(1024, cell) + cell
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_known_of_a_mask_changes_no_bit(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    side = data.draw(st.sampled_from([16, 50, 128]), "squares of one value")
+    rows, columns = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    squares = rng.choice(np.array([0, 255, 100], np.uint8), (rows, columns), p=[0.5, 0.4, 0.1])
+    units = squares.repeat(side, 0).repeat(side, 1)[: rng.integers(1, rows * side + 1), : rng.integers(1, 999)]
+    shape, kernel = units.shape, FeatherKernel(data.draw(st.sampled_from([2.0, 9.0, 16.0, 40.0, 300.0])))
+    asked = []
+
+    def read(region: Region) -> Array:
+        assert Region.of_shape(shape).contains(region)
+        return units[region.slices]
+
+    def known(region: Region) -> Array | None:
+        part = read(region)
+        asked.append(int(part.min()) == int(part.max()))
+        return part[:1, :1] if asked[-1] else None
+
+    y0, x0 = rng.integers(0, shape[0]), rng.integers(0, shape[1])
+    region = Region(y0, x0, rng.integers(y0, shape[0]) + 1, rng.integers(x0, shape[1]) + 1)
+    plain, knowing = FeatheredMask(kernel, region, shape, read), FeatheredMask(kernel, region, shape, read, known)
+    np.testing.assert_array_equal(plain.weight(region), knowing.weight(region))
+    assert plain.bounds(region) == knowing.bounds(region)
+    assert asked or kernel.is_direct

@@ -548,6 +548,33 @@ def test_bands_decode_each_tile_once(
     assert reads.ranges == Counter(segments(path))
 
 
+@pytest.mark.parametrize("compression", ["zlib", "packbits", "jpeg", None])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_regions_of_one_value_are_known_and_no_others(
+    tmp_path: Path, compression: str | None, orientation: int
+) -> None:
+    rng = np.random.default_rng(5)
+    values = rng.choice(np.array([0, 255, 90], np.uint8), (9, 7)).repeat(32, 0).repeat(32, 1)[:270, :210]
+    values[100, 50] = 7
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(
+        path, values, tile=(32, 32), compression=compression, extratags=[(274, "H", 1, orientation, True)]
+    )
+    source, known = open_tiff(SourceSpec(str(path)), mask=True), 0
+    whole = source.read(Region.of_shape(source.shape))[:, :, 0]
+    for _ in range(400):
+        y, x = rng.integers(0, source.shape[0]), rng.integers(0, source.shape[1])
+        region = Region(y, x, y + 1 + rng.integers(0, 60), x + 1 + rng.integers(0, 60)) & Region.of_shape(source.shape)
+        value, part = source.uniform(region), whole[region.slices]
+        if value is not None:
+            known += 1
+            assert (part == value).all()
+    if compression in ("zlib", "packbits"):
+        assert source.uniform(Region(0, 0, 20, 20)) == whole[0, 0]
+        assert known > 40
+    np.testing.assert_array_equal(source.read(Region.of_shape(source.shape))[:, :, 0], whole)
+
+
 def test_kept_tiles_are_bounded_and_dropped_when_used() -> None:
     cache = PartlyUsed(1000)
     tile = np.zeros(100, np.uint8)

@@ -217,17 +217,25 @@ class LayerReader:
         """Units of a region of the mask's frame, in canvas pixels from the mask frame's origin; inside `mask_shape`."""
         if self.growth is None:
             return self._drawn_units(region)
-        reach = region.grow(*self.growth.halo_px) & Region.of_shape(self.mask_shape)
+        reach = self._reach(region)
         inside = grown(_is_inside(self._drawn_units(reach)), self.growth)
         return inside[region.shift(-reach.y0, -reach.x0).slices].astype(np.uint8) * np.uint8(255)
 
+    def _reach(self, region: Region) -> Region:
+        """The part of the mask as it is drawn that decides a region's units."""
+        reach = region if self.growth is None else region.grow(*self.growth.halo_px)
+        return reach & Region.of_shape(self.mask_shape)
+
     def uniform_units(self, region: Region) -> Units | None:
         """As `mask_units`, (1, 1), where it is known without looking that all the region's units are the same."""
-        if self.growth is not None or self._units is None:
+        if self._units is None:
             return None
         assert self.rule is not None
-        units = self._units.uniform(region, self.rule, keep_float=self.kernel.is_identity)
-        return _inverted(units) if units is not None and self.layer.invert else units
+        units = self._units.uniform(self._reach(region), self.rule, keep_float=self.kernel.is_identity)
+        if units is None:
+            return None
+        units = _inverted(units) if self.layer.invert else units
+        return units if self.growth is None else _is_inside(units).astype(np.uint8) * np.uint8(255)
 
     def _drawn_units(self, region: Region) -> Units:
         """As the mask is drawn, neither grown nor shrunk."""

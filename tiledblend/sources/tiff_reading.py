@@ -20,7 +20,7 @@ from tiledblend.sources.tiff_segments import SegmentError, check_segment
 BATCH_BYTES = 16 << 20
 CACHE_BYTES = 32 << 20
 REPEATED_STORED, REPEATED_BYTES, REPEATED_TILES = 1024, 1 << 20, 8
-UNKNOWN, MIXED = -1, -2
+MIXED, UNKNOWN = -1, -2
 
 Pixels = NDArray[Any]
 
@@ -132,22 +132,22 @@ class LevelReader:
         values = self._values.get(plane)
         if values is None:
             values = self._values[plane] = np.full(self._level.grid, UNKNOWN, np.int32)
-        (height, width), x0 = self._level.tile, region.x0 // self._level.tile[1]
-        tiles = values[region.y0 // height : -(-region.y1 // height), x0 : -(-region.x1 // width)]
+        (height, width), image = self._level.tile, values.shape
+        rows = slice(region.y0 // height, min(-(-region.y1 // height), image[0]))
+        columns = slice(region.x0 // width, min(-(-region.x1 // width), image[1]))
+        tiles = values[rows, columns]
+        if tiles.min() == UNKNOWN:
+            unknown = (np.argwhere(tiles == UNKNOWN) + (rows.start, columns.start)).tolist()
+            self._look_at(values, [self._segment(0, plane, row, column, region) for row, column in unknown], region)
         first = int(tiles[0, 0])
-        if first == MIXED or (tiles == MIXED).any():
-            return None
-        if (tiles == UNKNOWN).any():
-            self._look_at(tiles, region, plane)
-            first = int(tiles[0, 0])
         return first if first >= 0 and bool((tiles == first).all()) else None
 
-    def _look_at(self, tiles: NDArray[np.int32], region: Region, plane: tuple[int, int]) -> None:
+    def _look_at(self, values: NDArray[np.int32], tiles: list[_Wanted], region: Region) -> None:
         """Find the value of each tile, or MIXED."""
-        wanted = list(self._wanted(region, [plane]))
-        small = [item for item in wanted if 0 < item.count <= REPEATED_STORED and self._check_place(item, region)]
+        small = [item for item in tiles if 0 < item.count <= REPEATED_STORED and self._check_place(item, region)]
         found = {item.index: self._value(data, item) for data, item in zip(self._fetch(small), small, strict=True)}
-        tiles[...] = np.array([found.get(item.index, MIXED) for item in wanted]).reshape(tiles.shape)
+        for item in tiles:
+            values.flat[item.index % values.size] = found.get(item.index, MIXED)
 
     def _value(self, data: bytes, item: _Wanted) -> int:
         known = self._repeated.get(data, item)
@@ -215,16 +215,19 @@ class LevelReader:
         return None
 
     def _wanted(self, region: Region, planes: Sequence[tuple[int, int]]) -> Iterator[_Wanted]:
-        level = self._level
-        (height, width), (rows, columns) = level.tile, level.grid
-        image = Region.of_shape(level.shape)
-        for position, (page, separate) in enumerate(planes):
-            table = level.pages[page]
+        height, width = self._level.tile
+        for position, plane in enumerate(planes):
             for row in range(region.y0 // height, -(-region.y1 // height)):
                 for column in range(region.x0 // width, -(-region.x1 // width)):
-                    bounds = Region(row * height, column * width, (row + 1) * height, (column + 1) * width) & image
-                    index = (separate * rows + row) * columns + column
-                    yield _Wanted(position, page, index, bounds, bounds & region, *self._place(table, index))
+                    yield self._segment(position, plane, row, column, region)
+
+    def _segment(self, position: int, plane: tuple[int, int], row: int, column: int, region: Region) -> _Wanted:
+        (page, separate), level = plane, self._level
+        (height, width), (rows, columns) = level.tile, level.grid
+        whole = Region(row * height, column * width, (row + 1) * height, (column + 1) * width)
+        bounds = whole & Region.of_shape(level.shape)
+        index = (separate * rows + row) * columns + column
+        return _Wanted(position, page, index, bounds, bounds & region, *self._place(level.pages[page], index))
 
     def _place(self, table: PageTable, index: int) -> tuple[int, int]:
         offset, count = int(table.offsets[index]), int(table.counts[index])
