@@ -557,9 +557,7 @@ def test_regions_of_one_value_are_known_and_no_others(
     values = rng.choice(np.array([0, 255, 90], np.uint8), (9, 7)).repeat(32, 0).repeat(32, 1)[:270, :210]
     values[100, 50] = 7
     path = tmp_path / "mask.tif"
-    tifffile.imwrite(
-        path, values, tile=(32, 32), compression=compression, extratags=[(274, "H", 1, orientation, True)]
-    )
+    tifffile.imwrite(path, values, tile=(32, 32), compression=compression, extratags=[(274, "H", 1, orientation, True)])
     source, known = open_tiff(SourceSpec(str(path)), mask=True), 0
     whole = source.read(Region.of_shape(source.shape))[:, :, 0]
     for _ in range(400):

@@ -252,9 +252,9 @@ class _PassingTile:
         for column in np.flatnonzero(needed & (deciders != NOBODY)).tolist():
             part = self._region(level, row, column)
             out[:, _columns(part, tile)] = self._stored_pixels(int(deciders[column]), level, row, column)
-        for column in np.flatnonzero(~self.passed[level][row]):
-            part = self._region(level, row, int(column))
-            self.sink.add_chunk(level, row, int(column), out[:, _columns(part, tile)])
+        for column in np.flatnonzero(~self.passed[level][row]).tolist():
+            part = self._region(level, row, column)
+            self.sink.add_chunk(level, row, column, out[:, _columns(part, tile)])
         return out
 
     def _halve_into(self, out: Pixels, level: int, row: int, columns: NDArray[np.bool_]) -> None:
@@ -278,9 +278,10 @@ class _PassingTile:
         half, left = self.layout.grid.chunk // 2, column * self.layout.grid.chunk
         for index in set(quarters.flat) - {NOBODY}:
             pixels = self._stored_pixels(int(index), level, row, column)
-            for y, x in (np.argwhere(quarters == index) * half).tolist():
-                quarter = pixels[y : y + half, x : x + half]
-                out[y : y + quarter.shape[0], left + x : left + x + quarter.shape[1]] = quarter
+            for below, beside in np.argwhere(quarters == index).tolist():
+                top, start = below * half, beside * half
+                quarter = pixels[top : top + half, start : start + half]
+                out[top : top + half, left + start : left + start + quarter.shape[1]] = quarter
 
     def _stored_pixels(self, index: int, level: int, row: int, column: int) -> Pixels:
         """The pixels of one chunk of the tile as a layer stores them."""

@@ -50,9 +50,7 @@ class LayerField:
         self._mask: FeatheredMask | None = None
         if not self.visible.is_empty and reader.has_mask and reader.layer.opacity > 0:
             where = self._in_mask(self.visible)
-            self._mask = FeatheredMask(
-                reader.kernel, where, reader.mask_shape, reader.mask_units, reader.uniform_units
-            )
+            self._mask = FeatheredMask(reader.kernel, where, reader.mask_shape, reader.mask_units, reader.uniform_units)
 
     def _in_mask(self, region: Region) -> Region:
         return region.shift(-self.reader.mask_frame.y0, -self.reader.mask_frame.x0)

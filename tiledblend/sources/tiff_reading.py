@@ -137,8 +137,9 @@ class LevelReader:
         columns = slice(region.x0 // width, min(-(-region.x1 // width), image[1]))
         tiles = values[rows, columns]
         if tiles.min() == UNKNOWN:
-            unknown = (np.argwhere(tiles == UNKNOWN) + (rows.start, columns.start)).tolist()
-            self._look_at(values, [self._segment(0, plane, row, column, region) for row, column in unknown], region)
+            unknown = np.argwhere(tiles == UNKNOWN) + np.array((rows.start, columns.start))
+            segments = [self._segment(0, plane, row, column, region) for row, column in unknown.tolist()]
+            self._look_at(values, segments, region)
         first = int(tiles[0, 0])
         return first if first >= 0 and bool((tiles == first).all()) else None
 
