@@ -545,6 +545,12 @@ def test_verify_finds_every_flipped_byte_and_every_cut(
 # --- the verbs
 
 
+def unread(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written or exchanged, and not when it is read."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def test_any_zarr_will_do(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (130, 90), dtype=np.uint8)
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
@@ -561,6 +567,11 @@ def test_export(tmp_path: Path, command: Command) -> None:
     assert json.loads(ran.out)["levels"] == 4
     np.testing.assert_array_equal(in_tiff(out)[0], level_pixels(source, 0))
     assert command(*arguments).code == 3
+    before = unread(out)
+    assert json.loads(command(*arguments, "--resume").out)["bytes_written"] == before[1]
+    assert unread(out) == before
+    unlike = command("export", source.spec.path, str(out), "--resume")
+    assert (unlike.code, "not this job's result" in unlike.error) == (3, True)
     assert command(*arguments[:-2], "63").code == 2
     assert command("export", source.spec.path, "b.ome.tif", "--compression", "jpeg:101").code == 2
 
@@ -587,6 +598,40 @@ def test_blend(tmp_path: Path, command: Command) -> None:
     assert not list(tmp_path.glob("*.unfinished"))
     again = command("blend", *arguments, "-o", "out.ome.tif")
     assert (again.code, "exists" in again.error) == (3, True)
+
+
+def test_a_finished_blend_is_complete_for_its_own_job_only(tmp_path: Path, command: Command) -> None:
+    arguments, out = [*layers(tmp_path), "-o", "out.ome.tif"], tmp_path / "out.ome.tif"
+    assert command("blend", *arguments).code == 0
+    before = unread(out)
+    for more in ("--resume", "--finish"):
+        again = command("blend", *arguments, more)
+        assert (again.code, again.out.count("complete already and right")) == (0, 2)
+    assert json.loads(command("blend", *arguments, "--resume", "--json").out)["tiles"] == 0
+    for unlike in (["--feather", "6px"], ["--compression", "zstd"], ["--chunk", "32"]):
+        ran = command("blend", *arguments, *unlike, "--resume")
+        assert (ran.code, "not this job's result" in ran.error) == (3, True)
+    assert command("blend", *arguments, "--part", "1/2").code == 3
+    assert sorted(tmp_path.glob("out*")) == [out]
+    assert unread(out) == before
+    flip(out, 5000)
+    damaged = command("blend", *arguments, "--resume")
+    assert (damaged.code, "damaged" in damaged.error) == (7, True)
+    tifffile.imwrite(out, np.zeros((310, 420), np.uint8))
+    assert command("blend", *arguments, "--resume").code == 3
+
+
+def test_plan_says_how_much_room_the_work_needs(tmp_path: Path, command: Command) -> None:
+    arguments = [*layers(tmp_path), "-o", "out.ome.tif"]
+    planned = json.loads(command("plan", *arguments, "--json").out)
+    raw = sum(3 * -(-310 // f) * -(-420 // f) for f in (1, 2, 4, 8))
+    tiles = sum(-(-310 // f // 64) * -(-420 // f // 64) for f in (1, 2, 4, 8))
+    assert planned["work_bytes"] == raw + tiles * 64 * 64 * 3
+    told = command("plan", *arguments)
+    room = f"room     up to {planned['work_bytes'] / 1e6:.1f} MB in {tmp_path / 'out.ome.tif.unfinished'} until"
+    assert room in told.out
+    assert "work_bytes" not in json.loads(command("plan", *arguments[:-1], "out.ome.zarr", "--json").out)
+    assert command("plan", *arguments, "--compression", "jpeg:0").code == 2
 
 
 def test_from_python(tmp_path: Path) -> None:

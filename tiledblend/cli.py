@@ -480,6 +480,9 @@ def info(paths: tuple[str, ...], as_json: bool) -> int:
 def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     """What blend would do: tiles, chunk classes, bytes, memory. Writes nothing."""
     from tiledblend import report
+    from tiledblend.ometiff.blend import planned_layout
+    from tiledblend.ometiff.options import is_ometiff_path
+    from tiledblend.ometiff.work import SUFFIX
     from tiledblend.plan import plan
 
     report.start_logging(debug=_is_debugging())
@@ -487,7 +490,12 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     job = _built(flags)
     planned = plan(job.composite, job.output, exact=exact)
     document = planned.as_dict() | {"requests": planned.requests(job.path)}
-    click.echo(json.dumps(document) if as_json else report.plan_text(planned, cluster, job.path))
+    text = report.plan_text(planned, cluster, job.path)
+    if job.path is not None and is_ometiff_path(job.path):
+        layout = planned_layout(planned, job.path, job.compression or "deflate")
+        document["work_bytes"] = planned.raw_bytes + layout.raw_bytes
+        text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned, layout)}"
+    click.echo(json.dumps(document) if as_json else text)
 
 
 @cli.command()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
     from tiledblend.demo import DemoReport
     from tiledblend.ometiff.export import ExportReport
+    from tiledblend.ometiff.layout import TiffLayout
     from tiledblend.plan import Plan
     from tiledblend.run import ProgressEvent, RunReport
     from tiledblend.seams import Seam, Step
@@ -142,6 +143,9 @@ def _count(number: int, one: str, many: str) -> str:
 
 def run_text(done: RunReport) -> str:
     """What a run did, a few lines."""
+    if done.complete and not (done.tiles or done.resumed_tiles):
+        size = _size(done.shape, done.channels, done.dtype)
+        return f"{done.uri}\n  size     {size}, {done.levels} levels\n  complete already and right: nothing was made"
     # a part or a resumed run has made only some of the pixels itself: no rate is told then
     took = f"{done.seconds:,.1f} s"
     if done.complete and done.tiles and not done.resumed_tiles:
@@ -168,11 +172,12 @@ def run_text(done: RunReport) -> str:
 
 def export_text(done: ExportReport) -> str:
     """What an export did."""
+    what = f"{_size(done.shape, done.channels, done.dtype)}, {_count(done.levels, 'level', 'levels')}"
+    size = f"{done.compression}: {amount(done.bytes_written)}"
+    if done.resumed_blocks == done.blocks:
+        return f"{done.uri}: {what}, {size}; complete already and right"
     resumed = f", {done.resumed_blocks:,} blocks were there already" if done.resumed_blocks else ""
-    return (
-        f"{done.uri}: {_size(done.shape, done.channels, done.dtype)}, {_count(done.levels, 'level', 'levels')}, "
-        f"{done.compression}: {amount(done.bytes_written)} in {done.seconds:,.1f} s{resumed}"
-    )
+    return f"{done.uri}: {what}, {size} in {done.seconds:,.1f} s{resumed}"
 
 
 def ometiff_text(run: RunReport, file: ExportReport | None) -> str:
@@ -228,6 +233,15 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
 
 def _unstored_text(found: Unstored) -> str:
     return f"{found}{'; a tile that needs one is refused without --allow-sparse' if found.refused else ''}"
+
+
+def room_text(folder: str, planned: Plan, layout: TiffLayout) -> str:
+    """The line of a plan that says how much room an OME-TIFF's work folder needs."""
+    pixels, file = planned.raw_bytes, layout.raw_bytes
+    return (
+        f"room     up to {amount(pixels + file)} in {folder} until it is done, before compression: "
+        f"{amount(pixels)} of pixels without loss, {amount(file)} of the file itself"
+    )
 
 
 def seams_text(found: Sequence[Seam]) -> str:

@@ -91,6 +91,14 @@ class RunReport(ShownInNotebooks):
         return {**asdict(self), "shape": list(self.shape), "warnings": list(self.warnings)}
 
 
+def nothing_done(planned: Plan, uri: str) -> RunReport:
+    """Of a run that found its result complete."""
+    composite, none = planned.composite, {"copied": 0, "blended": 0, "empty": 0}
+    shape, dtype, levels = composite.shape, composite.dtype.name, planned.grid.levels
+    objects, pixels = planned.layout.object_count(), planned.pixels
+    return RunReport(uri, shape, composite.channels, dtype, levels, 0, 0, objects, 0, pixels, 0.0, none, 0)
+
+
 @dataclass(frozen=True)
 class TileJob:
     """All that a task needs besides its tile. Pickled once per worker; sources reopen by name.

@@ -80,14 +80,15 @@ class Assembly:
             raise storage_error(error, "write", self.work.tiles) from error
         self._synced = time.monotonic()
 
-    def finish(self, tail: bytes, first: int) -> None:
-        """Write the directories and the checksums of all, then, when that is on disk, the header that names them."""
+    def finish(self, tail: bytes, first: int, job: bytes) -> None:
+        """Write the directories, the checksums of all and the job's digest, then, when that is on disk, the header that
+        names the first directory."""
         self.sync()
         self._finished = True
         try:
             sizes = [HEADER_BYTES, *self._sizes, len(tail)]
             checksums = [checksum([header(first)]), *self._checksums, checksum([tail])]
-            write_fully(self._tiles, [tail, seal(sizes, checksums)])
+            write_fully(self._tiles, [tail, seal(sizes, checksums, job)])
             os.fsync(self._tiles)
             os.pwrite(self._tiles, header(first)[FIRST_POINTER:], FIRST_POINTER)
             os.fsync(self._tiles)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tiledblend.errors import InterruptedRun
-from tiledblend.fingerprint import sources_of
-from tiledblend.ometiff.export import ExportReport, Running, checked_target, write_tiff
+from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
+from tiledblend.ometiff.export import (
+    ExportReport,
+    Running,
+    checked_target,
+    export_report,
+    file_job,
+    is_done,
+    write_tiff,
+)
 from tiledblend.ometiff.layout import TiffLayout
 from tiledblend.ometiff.options import TiffOptions
 from tiledblend.ometiff.work import WorkFolder
 from tiledblend.plan import Plan
-from tiledblend.run import ProgressEvent, RunReport, write
+from tiledblend.run import ProgressEvent, RunReport, nothing_done, write
 from tiledblend.sources.opening import open_source
 from tiledblend.store.commit import refuse_overlap
 from tiledblend.store.objects import DirectoryStore
@@ -47,12 +56,13 @@ def blend_ometiff(
     Raises as `tiledblend.run.write` and `tiledblend.ometiff.export.export_ometiff`.
     """
     running, share = running or Running(), share or Share()
+    started = time.perf_counter()
     target, composite = checked_target(path), planned.composite
-    options = TiffOptions.parse(compression, planned.grid.chunk)
-    layout = TiffLayout.planned(planned.layout, options, has_alpha=composite.has_alpha)
-    layout.require_fit(target)
+    layout = planned_layout(planned, target, compression)
     refuse_overlap(DirectoryStore(target), [source.spec.path for source in sources_of(composite)])
-    work = WorkFolder(target)
+    work, file = WorkFolder(target), file_job(layout, fingerprint(composite))
+    if (share.resume or share.finish) and is_done(work, file):
+        return nothing_done(planned, target), export_report(work, layout, layout.block_count, started)
     work.begin(resume=share.resume, shared=share.part is not None or share.finish)
     steps = _Steps(planned, layout, running.progress)
     try:
@@ -78,11 +88,18 @@ def blend_ometiff(
     run = replace(run, uri=target)
     if not run.complete:
         return run, None
-    source = open_source(work.pixels)
-    # The metadata's time is not part of it: a resumed blend may have written the same metadata again.
-    identity = {key: value for key, value in source.fingerprint().items() if key != "modified"}
-    done = write_tiff(source, layout, work, replace(running, progress=steps.storing), identity)
+    # The pixels are of the inputs as they were when the blend began.
+    require_unchanged(composite, file["source"]["inputs"])
+    done = write_tiff(open_source(work.pixels), layout, work, replace(running, progress=steps.storing), file)
     return run, done
+
+
+def planned_layout(planned: Plan, target: str, compression: str) -> TiffLayout:
+    """How a plan's result will lie in the file `target`. Raises UsageError when that cannot hold it."""
+    options = TiffOptions.parse(compression, planned.grid.chunk)
+    layout = TiffLayout.planned(planned.layout, options, has_alpha=planned.composite.has_alpha)
+    layout.require_fit(target)
+    return layout
 
 
 class _Steps:

@@ -20,6 +20,7 @@ from tiledblend.ometiff.encode import encode_tile
 from tiledblend.ometiff.layout import Block, TiffLayout
 from tiledblend.ometiff.options import TiffOptions, is_ometiff_path
 from tiledblend.ometiff.pages import directories
+from tiledblend.ometiff.seal import is_finished, job_digest
 from tiledblend.ometiff.work import WorkFolder
 from tiledblend.ometiff.xml import ome_xml
 from tiledblend.run import OrderedTasks, ProgressEvent, SharedJob
@@ -34,7 +35,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did. pixels: of all levels. resumed_blocks: runs of tiles that an earlier run had written."""
+    """What an export did. pixels: of all levels. blocks: runs of tiles; resumed_blocks: those that an earlier run had
+    written."""
 
     uri: str
     shape: tuple[int, int]
@@ -46,6 +48,7 @@ class ExportReport:
     pixels: int
     seconds: float
     resumed_blocks: int = 0
+    blocks: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -119,57 +122,74 @@ def export_ometiff(
     name when it is whole and on disk. Memory is a few blocks of tiles per thread, whatever the size.
 
     Raises RefusedError when `path` exists or lies in the source, UsageError when it cannot hold the image,
-    BadInputError, StorageError, ResourceError, InterruptedRun (`resume` goes on).
+    BadInputError, StorageError, ResourceError, InterruptedRun. With `resume` an unfinished file is gone on with, and a
+    finished one of the same source and options is read, checked and left as it is (VerificationError).
     """
+    started = time.perf_counter()
     target = checked_target(path)
     source = result if isinstance(result, RasterSource) else open_source(result)
     layout = TiffLayout.of(source, options or TiffOptions())
     layout.require_fit(target)
     refuse_overlap(DirectoryStore(target), [source.spec.path])
-    work = WorkFolder(target)
-    work.begin(resume=resume)
-    return write_tiff(source, layout, work, running or Running(), source.fingerprint())
+    work, job = WorkFolder(target), file_job(layout, source.fingerprint())
+    if not (resume and is_done(work, job)):
+        work.begin(resume=resume)
+        return write_tiff(source, layout, work, running or Running(), job)
+    return export_report(work, layout, layout.block_count, started)
+
+
+def file_job(layout: TiffLayout, made_of: dict[str, Any]) -> dict[str, Any]:
+    """What decides a file's bytes, plain JSON values. made_of: what its pixels are known by."""
+    return {"format": FORMAT, "layout": asdict(layout) | {"alpha": layout.alpha.value}, "source": made_of}
+
+
+def is_done(work: WorkFolder, job: dict[str, Any]) -> bool:
+    """True when an earlier run of this job has finished its file, and that is right.
+
+    Raises RefusedError when another job's file is there, VerificationError when it is damaged.
+    """
+    return not work.exists and is_finished(work.target, job_digest(job))
 
 
 def write_tiff(
-    source: RasterSource, layout: TiffLayout, work: WorkFolder, running: Running, identity: dict[str, Any]
+    source: RasterSource, layout: TiffLayout, work: WorkFolder, running: Running, job: dict[str, Any]
 ) -> ExportReport:
-    """Write `source` as the file of a work folder that was begun, and remove the folder.
-
-    identity: what the source's pixels are known by when a run is resumed.
-    """
+    """Write `source` as the file of a work folder that was begun, and remove the folder. job: of `file_job`."""
     started = time.perf_counter()
     resumed = layout.block_count
     if not work.published:
-        resumed = _fill(source, layout, work, running, identity)
+        resumed = _fill(source, layout, work, running, job)
         work.publish()
     work.remove()
+    return export_report(work, layout, resumed, started)
+
+
+def export_report(work: WorkFolder, layout: TiffLayout, resumed: int, started: float) -> ExportReport:
+    """Of a file that is there. resumed: its blocks that were written before. started: of time.perf_counter."""
     return ExportReport(
         str(work.target),
-        source.shape,
-        source.channels,
-        source.dtype.name,
-        len(source.levels),
+        layout.shapes[0],
+        layout.channels,
+        layout.dtype,
+        len(layout.shapes),
         str(layout.options),
         os.path.getsize(work.target),
         layout.pixels,
         time.perf_counter() - started,
         resumed,
+        layout.block_count,
     )
 
 
-def _fill(
-    source: RasterSource, layout: TiffLayout, work: WorkFolder, running: Running, identity: dict[str, Any]
-) -> int:
+def _fill(source: RasterSource, layout: TiffLayout, work: WorkFolder, running: Running, job: dict[str, Any]) -> int:
     """Write everything but the name; returns how many blocks were there already."""
-    document = {"format": FORMAT, "layout": asdict(layout) | {"alpha": layout.alpha.value}, "source": identity}
-    assembly = Assembly(work, layout, work.lock(document))
+    assembly = Assembly(work, layout, work.lock(job))
     try:
         resumed = assembly.blocks
         _append_missing(source, assembly, running)
         name = work.target.name.partition(".ome.")[0]
         description = ome_xml(source, layout, name)
-        assembly.finish(*directories(layout, assembly.counts, description, source.pixel_size_um))
+        assembly.finish(*directories(layout, assembly.counts, description, source.pixel_size_um), job_digest(job))
     finally:
         assembly.close()
         if not assembly.blocks:

@@ -83,10 +83,20 @@ class TiffLayout:
         return sum(height * width for height, width in self.shapes)
 
     @property
+    def raw_bytes(self) -> int:
+        """Of all tiles, uncompressed."""
+        counts = (self.tile_counts(level) for level in range(len(self.shapes)))
+        return sum(rows * columns for rows, columns in counts) * self._tile_bytes
+
+    @property
+    def _tile_bytes(self) -> int:
+        """Of one tile, all planes."""
+        return self.options.tile**2 * self.channels * np.dtype(self.dtype).itemsize
+
+    @property
     def run(self) -> int:
         """Tiles side by side in a block, so that it is read in one go and holds about `BLOCK_BYTES` at most."""
-        tile_bytes = self.options.tile**2 * self.channels * np.dtype(self.dtype).itemsize
-        return max(1, min(BLOCK_TILES, BLOCK_BYTES // tile_bytes))
+        return max(1, min(BLOCK_TILES, BLOCK_BYTES // self._tile_bytes))
 
     def tile_counts(self, level: int) -> tuple[int, int]:
         """(rows, columns) of tiles of one plane of a level."""

@@ -1,34 +1,43 @@
 """Checksums at the very end of an OME-TIFF, behind all that readers of TIFF look at: what `verify` holds it to.
 
-In order: byte length (8 bytes) and CRC-32C (4 bytes) of each part of the file, then 24 bytes that say how many.
-The parts cover every byte before: the header, each block of tiles, the directories.
+In order: byte length (8 bytes) and CRC-32C (4 bytes) of each part of the file, then the footer: a digest of the job
+that made it, how many parts there are, and a checksum of both. The parts cover every byte before: the header, each
+block of tiles, the directories.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 
-from tiledblend.errors import BadInputError, StorageError, VerificationError
+from tiledblend.errors import BadInputError, RefusedError, StorageError, VerificationError
 from tiledblend.store.verify import Mode, VerifyReport
 
-_FOOTER = struct.Struct("<QII8s")
-_MAGIC = b"tblend-1"
+_FOOTER = struct.Struct("<32sQI8s")
+_MAGIC = b"tblend-2"
 _PART = np.dtype([("size", "<u8"), ("crc", "<u4")])
 _READ_BYTES = 1 << 24
 
 
-def seal(sizes: Sequence[int], checksums: Sequence[int]) -> bytes:
-    """The last bytes of a file whose parts have these lengths and CRC-32C sums."""
+def job_digest(identity: dict[str, Any]) -> bytes:
+    """SHA-256 of what decides a file's bytes, plain JSON values: its inputs' names are not to be read in the file."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).digest()
+
+
+def seal(sizes: Sequence[int], checksums: Sequence[int], job: bytes) -> bytes:
+    """The last bytes of a file whose parts have these lengths and CRC-32C sums, made by the job of this digest."""
     parts = np.empty(len(sizes), _PART)
     parts["size"], parts["crc"] = sizes, checksums
     table = parts.tobytes()
-    return table + _FOOTER.pack(len(sizes), checksum([table]), 0, _MAGIC)
+    return table + _FOOTER.pack(job, len(sizes), checksum([table, job]), _MAGIC)
 
 
 def checksum(parts: Sequence[bytes | bytearray]) -> int:
@@ -69,13 +78,38 @@ def verify_ometiff(path: str | os.PathLike[str], mode: Mode = "full") -> VerifyR
     return VerifyReport(str(path), mode, len(parts), size, 0, True, (), (), damaged, (), (), ())
 
 
+def is_finished(path: str | os.PathLike[str], job: bytes) -> bool:
+    """True when there is a file and it is what the job of this digest makes, every byte looked at; False when none is.
+
+    Raises RefusedError when another job or program made it, VerificationError when it is damaged, StorageError.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        return False
+    if not path.is_file() or _stored_job(path) != job:
+        raise RefusedError(f"{path}: exists and is not this job's result; name another output or remove it first")
+    if damaged := verify_ometiff(path).damaged:
+        raise VerificationError(f"{path}: is this job's result, but damaged ({damaged[0]}); remove it and run again")
+    return True
+
+
+def _stored_job(path: Path) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _FOOTER.size))
+            footer = file.read()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    return footer[:32] if len(footer) == _FOOTER.size and footer.endswith(_MAGIC) else None
+
+
 def _parts(descriptor: int, size: int, path: Path) -> np.ndarray[tuple[int], np.dtype[np.void]]:
     footer = os.pread(descriptor, _FOOTER.size, max(0, size - _FOOTER.size))
     if len(footer) == _FOOTER.size and footer.endswith(_MAGIC):
-        count, crc, _, _ = _FOOTER.unpack(footer)
+        job, count, crc, _ = _FOOTER.unpack(footer)
         length = count * _PART.itemsize
         table = os.pread(descriptor, length, max(0, size - _FOOTER.size - length)) if length < size else b""
-        if checksum([table]) == crc and len(table) == length:
+        if checksum([table, job]) == crc and len(table) == length:
             parts = np.frombuffer(table, _PART)
             if int(parts["size"].sum()) + length + _FOOTER.size == size:
                 return parts
