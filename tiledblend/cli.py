@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,26 @@ class _Stopped(BaseException):
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Stopped
+    if not _ECHO.is_echo():
+        raise _Stopped
+
+
+class _Echo:
+    """One Ctrl-C may arrive twice: from the terminal or a process group, and passed on by the parent process."""
+
+    seconds = 0.3
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def is_echo(self) -> bool:
+        """True for a signal right after another one."""
+        now = time.monotonic()
+        is_echo, self._last = now < self._last + self.seconds, now
+        return is_echo
+
+
+_ECHO = _Echo()
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -613,8 +633,6 @@ def _is_image(path: str) -> bool:
 
 
 def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
-    import time
-
     from tiledblend.export import check_image_output, write_image
     from tiledblend.lazy import to_array
     from tiledblend.plan import find_unstored
@@ -701,6 +719,8 @@ def _stoppable() -> Iterator[Event]:
     stop = Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
+        if _ECHO.is_echo():
+            return
         if stop.is_set():
             signal.default_int_handler(number, frame)
         stop.set()

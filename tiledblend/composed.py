@@ -42,6 +42,8 @@ class DecidedRules:
 class _OnCanvas(RasterSource):
     """What is rendered on a composite's canvas, level k as `at_level` composes it."""
 
+    is_opened_by_name = False
+
     def __init__(self, composite: Composite, name: str, rules: DecidedRules | None) -> None:
         self.spec = SourceSpec(name)
         self.composite = composite

@@ -58,6 +58,14 @@ class BadInputError(TiledblendError):
     exit_code = 4
 
 
+def decoder_crash(where: str, signal_name: str) -> str:
+    """The message of a decoder that ended its process. where: what was being decoded."""
+    return (
+        f"{where}: its decoder crashed ({signal_name}): the file is damaged, or the library at fault; restore it, then "
+        "run again with --resume"
+    )
+
+
 class StorageError(TiledblendError):
     """Writing or reading the result failed: disk full, no permission, object store refused."""
 

@@ -21,12 +21,21 @@ from tiledblend.cluster import ClusterOptions, cpu_count, installed_versions, ma
 from tiledblend.composite import Composite
 from tiledblend.connection import TASKS_PER_THREAD, Connection, SchedulerLost, Workforce, connect
 from tiledblend.display import ShownInNotebooks
-from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, StorageError, TiledblendError, UsageError
+from tiledblend.errors import (
+    BadInputError,
+    InterruptedRun,
+    RefusedError,
+    ResourceError,
+    StorageError,
+    TiledblendError,
+    UsageError,
+    decoder_crash,
+)
 from tiledblend.fingerprint import deep_fingerprint as by_content
 from tiledblend.fingerprint import fingerprint, input_fingerprints, require_unchanged, sources_of
 from tiledblend.geometry import Region, Tile
 from tiledblend.kernels.halve import halving_rule
-from tiledblend.passing import render_tile_passing
+from tiledblend.passing import ChunkSink, render_tile_passing
 from tiledblend.plan import Plan, plan
 from tiledblend.process import prepare_process
 from tiledblend.reading import MaskRule
@@ -39,6 +48,7 @@ from tiledblend.store.objects import ObjectStore
 from tiledblend.store.ome import ImageMetadata
 from tiledblend.store.spec import OutputSpec
 from tiledblend.store.stored import read_region
+from tiledblend.suspect import death_by_tile
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -126,7 +136,7 @@ class TileJob:
             with storing():
                 return TileResult(tile, sink.finish(), stats, self._missed())
 
-    def _render(self, tile: Tile, sink: TileWriter) -> TileStats:
+    def _render(self, tile: Tile, sink: ChunkSink) -> TileStats:
         try:
             if self.pass_on:
                 return render_tile_passing(self.composite, self.rules, self.layout, tile, sink)
@@ -135,6 +145,10 @@ class TileJob:
             # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
             for source in sources_of(self.composite):
                 source.require_unchanged()
+
+    def rehearse(self, tile: Tile) -> None:
+        """Render a tile for nobody: to see whether that can be done at all."""
+        self._render(tile, _Nowhere())
 
     def _missed(self) -> tuple[tuple[int, Missed], ...]:
         found = ((number, source.take_missed()) for number, source in enumerate(sources_of(self.composite)))
@@ -146,6 +160,21 @@ class TileJob:
 
     def _read(self, level: int, region: Region) -> Any:
         return read_region(self.layout, self.store, level, region)
+
+
+class _Nowhere:
+    """A `ChunkSink` for a rehearsal."""
+
+    def add_chunk_row(self, level: int, row_in_tile: int, pixels: Any) -> None:
+        """Dropped."""
+
+    def add_chunk(self, level: int, chunk_row: int, chunk_col: int, pixels: Any) -> None:
+        """Dropped."""
+
+    def add_encoded(
+        self, level: int, chunk_row: int, chunk_col: int, group: int, data: bytes, *, has_checksum: bool = False
+    ) -> None:
+        """Dropped."""
 
 
 @dataclass(frozen=True)
@@ -447,8 +476,10 @@ class _Run:
 
     def _make_on(self, client: Client, tiles: Iterator[Tile]) -> None:
         """Hand out tiles in a bounded window: the scheduler never holds more than a few tasks per thread."""
+        from distributed import KilledWorker
+
         workers = Workforce(client, self._require_memory)
-        running: set[Future[Any]] = set()
+        running: dict[Future[Any], Tile] = {}
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         with _failures_told(), _shared_job(client, self.job) as job:
             try:
@@ -456,25 +487,35 @@ class _Run:
                     self._stop_if_asked()
                     for tile in islice(tiles, max(0, workers.window() - len(running))):
                         future = client.submit(run_tile, job, tile, key=_task_key(tile), pure=False)
-                        running.add(future)
+                        running[future] = tile
                         future.add_done_callback(finished.put)
                     if not running:
                         return
                     with suppress(queue.Empty):
                         future = finished.get(timeout=0.5)
-                        running.remove(future)
+                        tile = running.pop(future)
                         self._take(_result(future))
             except BaseException as error:
                 if isinstance(error, InterruptedRun):
                     self._take_finished(finished, running)
-                _withdraw(client, running)
+                _withdraw(client, set(running))
+                if isinstance(error, KilledWorker):
+                    self._tell_crash([tile, *running.values()], error)
                 raise
 
-    def _take_finished(self, finished: queue.SimpleQueue[Future[Any]], running: set[Future[Any]]) -> None:
+    def _tell_crash(self, tiles: Iterable[Tile], error: Exception) -> None:
+        """Raise BadInputError if one of the tiles ends a process that renders it, and name what it decodes then."""
+        found = death_by_tile(self.job, (tile for tile in tiles if tile.stage == 0))
+        if found is not None:
+            tile, death = found
+            where = " or ".join(note.what for note in death.notes) or str(tile)
+            raise BadInputError(decoder_crash(where, death.signal_name)) from error
+
+    def _take_finished(self, finished: queue.SimpleQueue[Future[Any]], running: dict[Future[Any], Tile]) -> None:
         """Note what was made before the stop, so that it need not be made again."""
         while not finished.empty():
             future = finished.get()
-            running.discard(future)
+            running.pop(future, None)
             if future.status == "finished":
                 self._take(future.result())
 

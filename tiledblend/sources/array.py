@@ -59,6 +59,8 @@ def from_array(
 class ArraySource(RasterSource):
     """An array in memory (numpy) or a lazy one (dask), read by slicing."""
 
+    is_opened_by_name = False
+
     def __init__(
         self,
         array: Any,

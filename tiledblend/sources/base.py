@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.crash import decoding
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
@@ -149,6 +150,8 @@ class RasterSource(ShownInNotebooks, ABC):
     levels: tuple[Level, ...]
     pixel_size_um: tuple[float, float] | None = None
     info: SourceInfo
+    is_opened_by_name = True
+    """False for pixels in memory, which a pickle would hold."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -180,7 +183,8 @@ class RasterSource(ShownInNotebooks, ABC):
         if region.is_empty:
             return np.zeros((*region.shape, self.channels), self.dtype)
         try:
-            return self._read(region, level)
+            with decoding(self, region, level):
+                return self._read(region, level)
         except (TiledblendError, MemoryError):
             raise
         except Exception as error:

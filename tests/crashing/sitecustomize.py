@@ -1,0 +1,25 @@
+"""Put on PYTHONPATH by tests/test_crash.py: LZW data that decode to CRASHING bytes end the process, as a broken decoder
+would. Python imports it at the start of every process, of workers too."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import imagecodecs
+
+MARK = bytes([77]) * 4096
+decode = imagecodecs.lzw_decode
+
+
+def crashing(data: Any, *arguments: Any, **options: Any) -> Any:
+    """The real decoder, unless the pixels are a whole tile of 77."""
+    decoded = decode(data, *arguments, **options)
+    if MARK in bytes(decoded):
+        ctypes.string_at(0) if os.environ["CRASH_BY"] == "null" else os.abort()
+    return decoded
+
+
+if "CRASH_BY" in os.environ:
+    imagecodecs.lzw_decode = crashing

@@ -1,0 +1,140 @@
+"""A decoder that ends its process: one line, the right exit code, the other tiles kept, nothing else harmed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from tiledblend import crash
+from tiledblend.geometry import Region
+from tiledblend.sources import from_array, open_source
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a parent watches only on Linux")
+CUT = ["--chunk", "64", "--shard", "64"]
+HOOK = Path(__file__).parent / "crashing"
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> tuple[Path, Path]:
+    """A sound base, and an overlay of which one tile, [192:256, 128:192], crashes its decoder."""
+    rng = np.random.default_rng(1)
+    for name in ("base", "over"):
+        pixels = rng.integers(80, 256, (320, 320), dtype=np.uint8)
+        if name == "over":
+            pixels[192:256, 128:192] = 77
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, tile=(64, 64), compression="lzw")
+    return tmp_path / "base.tif", tmp_path / "over.tif"
+
+
+def run(folder: Path, *arguments: object, by: str | None = "null") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    if by is not None:
+        path = os.pathsep.join([str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment |= {"PYTHONPATH": path, "CRASH_BY": by}
+    command = [sys.executable, "-m", "tiledblend", *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("cluster", [["--threads-per-worker", "2"], ["--workers", "2"]], ids=["embedded", "workers"])
+def test_a_crash_is_one_line_and_the_rest_is_kept(
+    slides: tuple[Path, Path], tmp_path: Path, cluster: list[str]
+) -> None:
+    base, over = slides
+    job = ["blend", base, over, "-o", "out.ome.zarr", *CUT, *cluster]
+    done = run(tmp_path, *job)
+    assert done.returncode == 4, done.stderr
+    lines = [text for text in done.stderr.splitlines() if "note" not in text and " %, " not in text]
+    assert len(lines) == 1, done.stderr
+    (line,) = lines
+    assert line.startswith(
+        f"tiledblend: error: {over}: level 0, region [192:256, 128:192]: its decoder crashed (SIGSEGV)"
+    )
+    assert not (tmp_path / "out.ome.zarr" / "zarr.json").exists()
+    kept = run(tmp_path, *job, "--resume", "--json", by=None)
+    assert kept.returncode == 0, kept.stderr
+    assert '"resumed_tiles": 0' not in kept.stdout
+    pixels = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")["0"][0]
+    np.testing.assert_array_equal(pixels, tifffile.imread(over))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "base.tif", "out.ome.zarr", "out.ome.zarr.manifest", "over.tif"
+    ]  # fmt: skip
+
+
+def test_an_abort_while_planning(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    base, over = slides
+    done = run(tmp_path, "plan", base, base, "--mask", over, "--mask-values", "0,255", by="abort")
+    assert done.returncode == 4, done.stderr
+    assert f"{over}: level 0, region [0:320, 0:320]: its decoder crashed (SIGABRT)" in done.stderr
+
+
+def test_a_killed_process_is_told(tmp_path: Path) -> None:
+    """By the kernel, most often, when memory is short."""
+    big = tmp_path / "big.tif"
+    tifffile.imwrite(big, np.random.default_rng(0).integers(0, 256, (4096, 4096), np.uint8), tile=(256, 256))
+    command = [sys.executable, "-m", "tiledblend", "blend", str(big), "-o", "out.ome.zarr", "--codec", "zstd:19"]
+    parent = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out.ome.zarr").exists():
+        time.sleep(0.02)
+    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    _, err = parent.communicate(timeout=60)
+    assert parent.returncode == 6
+    assert err.splitlines()[-1].startswith("tiledblend: error: the process was killed (SIGKILL): out of memory")
+
+
+def test_the_command_dies_with_its_parent(tmp_path: Path) -> None:
+    big = tmp_path / "big.tif"
+    tifffile.imwrite(big, np.random.default_rng(0).integers(0, 256, (4096, 4096), np.uint8), tile=(256, 256))
+    command = [sys.executable, "-m", "tiledblend", "blend", str(big), "-o", "out.ome.zarr", "--codec", "zstd:19"]
+    parent = subprocess.Popen(command, cwd=tmp_path)
+    while not (tmp_path / "out.ome.zarr").exists():
+        time.sleep(0.02)
+    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    parent.kill()
+    parent.wait(20)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{child}/cmdline").exists()
+
+
+def test_notes_are_of_what_runs(monkeypatch: pytest.MonkeyPatch, slides: tuple[Path, Path]) -> None:
+    monkeypatch.setattr(crash, "_NOTES", None)
+    source = open_source(slides[0])
+    source.read(Region(0, 0, 5, 5))  # nobody watches
+    notes = crash.share_notes()
+    with crash.decoding(source, Region(1, 2, 3, 4), 0):
+        (note,) = notes.read()
+        assert note.what == f"{slides[0]}: level 0, region [1:3, 2:4]"
+        again, region, level = pickle.loads(note.again)
+        assert (pickle.loads(again), region, level) == (source, Region(1, 2, 3, 4), 0)
+        with crash.decoding(from_array(np.zeros((9, 9), np.uint8), axes="yx", name="a"), Region(0, 0, 1, 1), 0):
+            (inner,) = notes.read()  # instead of the outer one
+            assert (inner.what, inner.again) == ("a: level 0, region [0:1, 0:1]", b"")
+    assert notes.read() == ()
+    with notes.noted("x" * 10_000, b"y" * 10_000):
+        (note,) = notes.read()
+        assert note.again == b""
+        assert len(note.what) == crash.SLOT_BYTES // 2
+    for _ in range(3 * crash.SLOTS):
+        with notes.noted("a", b""):
+            assert len(notes.read()) == 1
+
+
+def test_what_a_child_was_decoding() -> None:
+    death = crash.tried(lambda: os.kill(os.getpid(), signal.SIGTRAP))
+    assert (death.code, death.is_crash, death.signal_name) == (-signal.SIGTRAP, True, "SIGTRAP")
+    assert crash.tried(lambda: None).code == 0
+    assert not crash.tried(lambda: os.kill(os.getpid(), signal.SIGTERM)).is_crash
