@@ -606,8 +606,10 @@ def test_a_finished_blend_is_complete_for_its_own_job_only(tmp_path: Path, comma
     before = unread(out)
     for more in ("--resume", "--finish"):
         again = command("blend", *arguments, more)
-        assert (again.code, again.out.count("complete already and right")) == (0, 2)
+        assert (again.code, again.out.count("complete already and right")) == (0, 1)
     assert json.loads(command("blend", *arguments, "--resume", "--json").out)["tiles"] == 0
+    unlike = command("blend", *arguments, "--resume", "--deep-fingerprint")
+    assert (unlike.code, "not this job's result" in unlike.error) == (3, True)
     for unlike in (["--feather", "6px"], ["--compression", "zstd"], ["--chunk", "32"]):
         ran = command("blend", *arguments, *unlike, "--resume")
         assert (ran.code, "not this job's result" in ran.error) == (3, True)
@@ -695,3 +697,24 @@ def test_an_interrupted_blend_resumes(tmp_path: Path, command: Command, monkeypa
     assert command("blend", *layers(tmp_path), "-o", "whole.ome.tif").code == 0
     np.testing.assert_array_equal(in_tiff(tmp_path / "out.ome.tif")[0], in_tiff(tmp_path / "whole.ome.tif")[0])
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_inputs_that_moved_are_known_by_their_content(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*layers(tmp_path), "-o", "out.ome.tif", "--deep-fingerprint"]
+    from tiledblend.ometiff import export
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "directories", interrupted)
+    assert command("blend", *arguments).code == 75
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    for name in ("base.tif", "overlay.tif", "mask.tif"):
+        os.utime(tmp_path / name, (1, 1))
+    done = json.loads(command("blend", *arguments, "--resume", "--json").out)
+    assert done["file"]["resumed_blocks"] > 0
+    os.utime(tmp_path / "base.tif", (2, 2))
+    assert "complete already" in command("blend", *arguments, "--resume").out

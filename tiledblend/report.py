@@ -143,9 +143,6 @@ def _count(number: int, one: str, many: str) -> str:
 
 def run_text(done: RunReport) -> str:
     """What a run did, a few lines."""
-    if done.complete and not (done.tiles or done.resumed_tiles):
-        size = _size(done.shape, done.channels, done.dtype)
-        return f"{done.uri}\n  size     {size}, {done.levels} levels\n  complete already and right: nothing was made"
     # a part or a resumed run has made only some of the pixels itself: no rate is told then
     took = f"{done.seconds:,.1f} s"
     if done.complete and done.tiles and not done.resumed_tiles:
@@ -175,13 +172,15 @@ def export_text(done: ExportReport) -> str:
     what = f"{_size(done.shape, done.channels, done.dtype)}, {_count(done.levels, 'level', 'levels')}"
     size = f"{done.compression}: {amount(done.bytes_written)}"
     if done.resumed_blocks == done.blocks:
-        return f"{done.uri}: {what}, {size}; complete already and right"
+        return f"{done.uri}: {what}, {size}; complete already and right, nothing computed"
     resumed = f", {done.resumed_blocks:,} blocks were there already" if done.resumed_blocks else ""
     return f"{done.uri}: {what}, {size} in {done.seconds:,.1f} s{resumed}"
 
 
 def ometiff_text(run: RunReport, file: ExportReport | None) -> str:
     """What a blend into an OME-TIFF did, in its two steps."""
+    if file is not None and file.resumed_blocks == file.blocks:
+        return export_text(file)
     lines = run_text(run).replace("\n  stored ", "\n  through")
     return lines if file is None else f"{lines}\n  file     {export_text(file).partition(': ')[2]}"
 

@@ -101,12 +101,17 @@ class RunReport(ShownInNotebooks):
         return {**asdict(self), "shape": list(self.shape), "warnings": list(self.warnings)}
 
 
+def identity_of(composite: Composite, *, deep: bool) -> dict[str, Any]:
+    """The fingerprint that a result is known by: its inputs by path and time, or by their content (deep)."""
+    return by_content(composite, threads=cpu_count()) if deep else fingerprint(composite)
+
+
 def nothing_done(planned: Plan, uri: str) -> RunReport:
     """Of a run that found its result complete."""
     composite, none = planned.composite, {"copied": 0, "blended": 0, "empty": 0}
     shape, dtype, levels = composite.shape, composite.dtype.name, planned.grid.levels
     objects, pixels = planned.layout.object_count(), planned.pixels
-    return RunReport(uri, shape, composite.channels, dtype, levels, 0, 0, objects, 0, pixels, 0.0, none, 0)
+    return RunReport(uri, shape, composite.channels, dtype, levels, 0, planned.tiles, objects, 0, pixels, 0.0, none, 0)
 
 
 @dataclass(frozen=True)
@@ -310,7 +315,7 @@ def write(
     cluster = cluster or ClusterOptions()
     planned = planned or plan(composite, output, samples=0)
     inputs = input_fingerprints(composite)
-    identity = by_content(composite, threads=cpu_count()) if deep_fingerprint else fingerprint(composite)
+    identity = identity_of(composite, deep=deep_fingerprint)
     shared = Part(*part) if part else None
     opened = begin(
         uri,

@@ -8,25 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tiledblend.errors import InterruptedRun
-from tiledblend.fingerprint import fingerprint, require_unchanged, sources_of
-from tiledblend.ometiff.export import (
-    ExportReport,
-    Running,
-    checked_target,
-    export_report,
-    file_job,
-    is_done,
-    write_tiff,
-)
+from tiledblend.errors import InterruptedRun, StorageError
+from tiledblend.fingerprint import sources_of
+from tiledblend.ometiff.export import ExportReport, Running, checked_target, export_report, file_job, write_tiff
 from tiledblend.ometiff.layout import TiffLayout
 from tiledblend.ometiff.options import TiffOptions
+from tiledblend.ometiff.seal import job_digest, require_finished
 from tiledblend.ometiff.work import WorkFolder
 from tiledblend.plan import Plan
-from tiledblend.run import ProgressEvent, RunReport, nothing_done, write
+from tiledblend.run import ProgressEvent, RunReport, identity_of, nothing_done, write
 from tiledblend.sources.opening import open_source
 from tiledblend.store.commit import refuse_overlap
 from tiledblend.store.objects import DirectoryStore
+from tiledblend.store.result import read_result
 
 
 @dataclass(frozen=True)
@@ -60,8 +54,10 @@ def blend_ometiff(
     target, composite = checked_target(path), planned.composite
     layout = planned_layout(planned, target, compression)
     refuse_overlap(DirectoryStore(target), [source.spec.path for source in sources_of(composite)])
-    work, file = WorkFolder(target), file_job(layout, fingerprint(composite))
-    if (share.resume or share.finish) and is_done(work, file):
+    work = WorkFolder(target)
+    if (share.resume or share.finish) and work.ended:
+        made_of = identity_of(composite, deep=share.deep_fingerprint)
+        require_finished(target, job_digest(file_job(layout, made_of)))
         return nothing_done(planned, target), export_report(work, layout, layout.block_count, started)
     work.begin(resume=share.resume, shared=share.part is not None or share.finish)
     steps = _Steps(planned, layout, running.progress)
@@ -88,10 +84,18 @@ def blend_ometiff(
     run = replace(run, uri=target)
     if not run.complete:
         return run, None
-    # The pixels are of the inputs as they were when the blend began.
-    require_unchanged(composite, file["source"]["inputs"])
-    done = write_tiff(open_source(work.pixels), layout, work, replace(running, progress=steps.storing), file)
+    running = replace(running, progress=steps.storing)
+    done = write_tiff(open_source(work.pixels), layout, work, running, file_job(layout, _made_of(work)))
     return run, done
+
+
+def _made_of(work: WorkFolder) -> dict[str, Any]:
+    """The fingerprint of the blend whose pixels are there."""
+    result = read_result(DirectoryStore(work.pixels))
+    if result is None:
+        raise StorageError(f"{work.pixels}: is damaged; run again with --resume")
+    made_of: dict[str, Any] = result.job
+    return made_of
 
 
 def planned_layout(planned: Plan, target: str, compression: str) -> TiffLayout:

@@ -20,7 +20,7 @@ from tiledblend.ometiff.encode import encode_tile
 from tiledblend.ometiff.layout import Block, TiffLayout
 from tiledblend.ometiff.options import TiffOptions, is_ometiff_path
 from tiledblend.ometiff.pages import directories
-from tiledblend.ometiff.seal import is_finished, job_digest
+from tiledblend.ometiff.seal import job_digest, require_finished
 from tiledblend.ometiff.work import WorkFolder
 from tiledblend.ometiff.xml import ome_xml
 from tiledblend.run import OrderedTasks, ProgressEvent, SharedJob
@@ -132,23 +132,16 @@ def export_ometiff(
     layout.require_fit(target)
     refuse_overlap(DirectoryStore(target), [source.spec.path])
     work, job = WorkFolder(target), file_job(layout, source.fingerprint())
-    if not (resume and is_done(work, job)):
-        work.begin(resume=resume)
-        return write_tiff(source, layout, work, running or Running(), job)
-    return export_report(work, layout, layout.block_count, started)
+    if resume and work.ended:
+        require_finished(target, job_digest(job))
+        return export_report(work, layout, layout.block_count, started)
+    work.begin(resume=resume)
+    return write_tiff(source, layout, work, running or Running(), job)
 
 
 def file_job(layout: TiffLayout, made_of: dict[str, Any]) -> dict[str, Any]:
     """What decides a file's bytes, plain JSON values. made_of: what its pixels are known by."""
     return {"format": FORMAT, "layout": asdict(layout) | {"alpha": layout.alpha.value}, "source": made_of}
-
-
-def is_done(work: WorkFolder, job: dict[str, Any]) -> bool:
-    """True when an earlier run of this job has finished its file, and that is right.
-
-    Raises RefusedError when another job's file is there, VerificationError when it is damaged.
-    """
-    return not work.exists and is_finished(work.target, job_digest(job))
 
 
 def write_tiff(

@@ -78,19 +78,16 @@ def verify_ometiff(path: str | os.PathLike[str], mode: Mode = "full") -> VerifyR
     return VerifyReport(str(path), mode, len(parts), size, 0, True, (), (), damaged, (), (), ())
 
 
-def is_finished(path: str | os.PathLike[str], job: bytes) -> bool:
-    """True when there is a file and it is what the job of this digest makes, every byte looked at; False when none is.
+def require_finished(path: str | os.PathLike[str], job: bytes) -> None:
+    """Raise unless the file is what the job of this digest makes, every byte looked at.
 
-    Raises RefusedError when another job or program made it, VerificationError when it is damaged, StorageError.
+    RefusedError when another job or program made it, VerificationError when it is damaged, StorageError.
     """
     path = Path(path)
-    if not os.path.lexists(path):
-        return False
     if not path.is_file() or _stored_job(path) != job:
         raise RefusedError(f"{path}: exists and is not this job's result; name another output or remove it first")
     if damaged := verify_ometiff(path).damaged:
         raise VerificationError(f"{path}: is this job's result, but damaged ({damaged[0]}); remove it and run again")
-    return True
 
 
 def _stored_job(path: Path) -> bytes | None:

@@ -52,6 +52,11 @@ class WorkFolder:
         return os.path.lexists(self.path)
 
     @property
+    def ended(self) -> bool:
+        """True when something has the target's name and no run is unfinished."""
+        return os.path.lexists(self.target) and not self.exists
+
+    @property
     def published(self) -> bool:
         """True when the file has its name already and only this folder was not removed yet."""
         try:
