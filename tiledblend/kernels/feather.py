@@ -5,9 +5,9 @@ Three ideas make it exact and keep its cost from growing with sigma:
 - Mask values are integers (full scale at most 2048) and so are the filter's taps (they sum to 2**13); the rows' sums
   are rounded to full scale 2048 again before the columns are summed. All sums stay within 2**24, where float32
   addition is exact, so neither the order of summation nor the processor's vector width can change a bit.
-- From sigma 8 on the mask is first averaged into cells of d x d pixels (d = floor(sigma / 4)) by a triangle two cells
-  wide, which keeps patterns as fine as the cells from aliasing to coarse ones, then filtered on that small grid
-  and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
+- From sigma 4 on the mask is first averaged into cells of d x d pixels (d = floor(sigma / 4), at least 2) by a triangle
+  two cells wide, which keeps patterns as fine as the cells from aliasing to coarse ones, then filtered on that small
+  grid and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
   Where sigma differs by axis, so do d and the taps; along an axis of d = 1 nothing is averaged or enlarged.
   The variance that the triangle (about 1/6 cell) and the spline (1/4 cell) add is taken off the filter's own. Cells of
   64 px and more (sigma 256) average exact sums over boxes of 4 x 4 px, which keeps their cost down.
@@ -40,9 +40,12 @@ KSIZE_TAP_SUM = 1 << 18
 CELL_FULL = 2048
 ROW_FULL = 65535
 CELLS_PER_SIGMA = 4
+SMALLEST_AVERAGED = 4.0
 BOX = 4
 COARSE_CELL = 64
+FEW_ROWS = 8
 STRIP_ROWS = 512
+SPARSE = 61
 BLOCK_CELLS = 256
 ROUNDING = 1 / CELL_FULL
 EXACT_FLOAT32 = 1 << 24
@@ -138,7 +141,7 @@ class FeatherKernel:
 
 def _cell_side(sigma: float) -> int:
     """Pixels; from COARSE_CELL on a multiple of two boxes, so that cells and their centres lie on whole boxes."""
-    d = max(1, int(sigma / CELLS_PER_SIGMA))
+    d = max(2 if sigma >= SMALLEST_AVERAGED else 1, int(sigma / CELLS_PER_SIGMA))
     return d - d % (2 * BOX) if d >= COARSE_CELL else d
 
 
@@ -252,7 +255,7 @@ class FeatheredMask:
 
     kernel: the Gaussian. region: what will be asked for, in the mask's frame. shape: (y, x) of the whole mask.
     read: yields uint8/uint16 units of a region inside the mask. Preparing reads the region with its halo, in strips;
-    for sigma >= 8 only the averaged cells are kept, and what `known` answers is not read.
+    for sigma >= 4 only the averaged cells are kept, and what `known` answers is not read.
     """
 
     def __init__(
@@ -497,17 +500,27 @@ def average_cells(units: Units, cell: tuple[int, int]) -> NDArray[np.float32]:
     """
     height, width = ((n - 2 * (d // 2)) // d for n, d in zip(units.shape, cell, strict=True))
     full = int(np.iinfo(units.dtype).max)
-    if (value := int(units[0, 0])) in (0, full) and int(units.min()) == int(units.max()):
+    if (value := int(units[0, 0])) in (0, full) and _is_all(units, value):
         return np.full((height, width), CELL_FULL if value else 0, np.float32)
     y, x = (BOX if d >= COARSE_CELL else 1 for d in cell)
     values = units if (y, x) == (1, 1) else _box_sums(units, y, x)
     return _triangle_cells(values, full * y * x, (cell[0] // y, cell[1] // x), (height, width))
 
 
+def _is_all(units: Units, value: int) -> bool:
+    """True when every unit is `value`; a few are looked at first."""
+    few = units[::SPARSE, ::SPARSE]
+    return bool((few == value).all()) and int(units.min()) == int(units.max())
+
+
 def _box_sums(units: Units, y: int, x: int) -> NDArray[Any]:
     """Sums over y x x pixels, exact: what a wide triangle needs of its pixels."""
     total = np.uint16 if units.dtype == np.uint8 else np.uint32
     rows = np.add.reduce(units.reshape(-1, y, units.shape[1]), axis=1, dtype=total)
+    if units.dtype == np.uint8 and x == 4:
+        # Four sums of 16 bits side by side are one number, and times this their total is its highest 16 bits.
+        four: NDArray[Any] = rows.view(np.uint64) * np.uint64(0x0001_0001_0001_0001) >> np.uint64(48)
+        return four
     columns = np.ascontiguousarray(rows.T)
     out: NDArray[Any] = np.add.reduce(columns.reshape(-1, x, rows.shape[0]), axis=1, dtype=total).T
     return out
@@ -528,11 +541,23 @@ def _triangle_cells(
 def _weighted_rows(values: NDArray[Any], taps: tuple[int, ...], d: int, count: int, full: int) -> NDArray[Any]:
     """Sums of integers, `taps` rows each, every d rows: exact, whatever the order."""
     dtype = np.float32 if full * sum(taps) <= EXACT_FLOAT32 else np.float64
+    if count <= FEW_ROWS:
+        sums: NDArray[Any] = _placed_taps(taps, d, count, dtype) @ values.astype(dtype)
+        return sums
     total: NDArray[Any] = np.zeros((count, values.shape[1]), dtype)
     for offset, tap in enumerate(taps):
         rows: NDArray[Any] = values[offset : offset + (count - 1) * d + 1 : d].astype(dtype)
         cv2.scaleAdd(rows, tap, total, dst=total)
     return total
+
+
+@lru_cache(maxsize=64)
+def _placed_taps(taps: tuple[int, ...], d: int, count: int, dtype: Any) -> NDArray[Any]:
+    """(count, rows): the taps of each sum at the rows it takes."""
+    placed = np.zeros((count, (count - 1) * d + len(taps)), dtype)
+    for i in range(count):
+        placed[i, i * d : i * d + len(taps)] = taps
+    return placed
 
 
 def _enlarge(cells: NDArray[np.float32], cell: tuple[int, int], region: Region) -> NDArray[np.float32]:
@@ -550,27 +575,35 @@ def _turned(values: NDArray[Any]) -> NDArray[Any]:
 def _enlarge_rows(cells: NDArray[np.float32], d: int, start: int, stop: int) -> NDArray[np.float32]:
     """Rows start..stop-1 of the quadratic B-spline through rows of cells, the first of which is start // d - 1.
 
-    With t in -1/2..1/2 from the middle cell's centre it is (c2 t + c1) t + c0 (Unser 1999, eq. 7). All rows that lie
-    at the same t are made together. Cells of one pixel are the rows already, without one before.
+    At -t and t from the middle cell's centre (t up to 1/2 cell) it is the even part, minus and plus the odd part
+    (Unser 1999, eq. 7, for the degree 2). All rows that lie at -t and at t are made together. Cells of one pixel are
+    the rows already, without one before.
     """
     if d == 1:
         return cells
-    before, at, after = cells[:-2], cells[1:-1], cells[2:]
-    both = before + after
-    c0 = (both + at * np.float32(6)) * np.float32(0.125)
-    c1 = (after - before) * np.float32(0.5)
-    c2 = both * np.float32(0.5) - at
+    at, both, across = cells[1:-1], cells[:-2] + cells[2:], cells[2:] - cells[:-2]
     result = np.empty((stop - start, cells.shape[1]), np.float32)
-    for phase in range(min(d, stop - start)):
-        t = np.float32((2 * ((start + phase) % d) + 1 - d) / (2 * d))
-        rows = result[phase::d]
-        first = (start + phase) // d - start // d
-        part = slice(first, first + len(rows))
-        np.multiply(c2[part], t, out=rows)
-        rows += c1[part]
-        rows *= t
-        rows += c0[part]
+    for phase in range((d + 1) // 2):
+        t = (d - 1 - 2 * phase) / (2 * d)
+        (rows, own), (mirror_rows, mirror) = (_at_phase(result, start, d, p) for p in (phase, d - 1 - phase))
+        used = slice(min(own.start, mirror.start), max(own.stop, mirror.stop))
+        even, odd = both[used] * np.float32(t * t / 2 + 1 / 8), across[used] * np.float32(t / 2)
+        even += at[used] * np.float32(3 / 4 - t * t)
+        np.subtract(even[_within(own, used)], odd[_within(own, used)], out=rows)
+        np.add(even[_within(mirror, used)], odd[_within(mirror, used)], out=mirror_rows)
     return result
+
+
+def _at_phase(rows: NDArray[np.float32], start: int, d: int, phase: int) -> tuple[NDArray[np.float32], slice]:
+    """(the rows, from row `start` of the mask on, that are the phase-th of their cells; which cells these are)."""
+    first = (phase - start) % d
+    chosen = rows[first::d]
+    cell = (start + first) // d - start // d
+    return chosen, slice(cell, cell + len(chosen))
+
+
+def _within(part: slice, whole: slice) -> slice:
+    return slice(part.start - whole.start, part.stop - whole.start)
 
 
 def border_weight(
