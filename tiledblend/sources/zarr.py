@@ -19,7 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from tiledblend.errors import BadInputError, TiledblendError
-from tiledblend.geometry import Region
+from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.array import check_dtype
 from tiledblend.sources.axes import PlaneAxes, find_plane
 from tiledblend.sources.base import Alpha, Level, Missed, RasterSource, SourceInfo, SourceSpec, Unstored
@@ -66,6 +66,8 @@ MICROMETRES = {
 RGB_NAMES = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_CHANNELS = 65536
+LARGEST_READ = 4096
+MAX_CHUNKS_READ = 1 << 20
 MOST_MISSED = 100_000
 """Objects that are remembered to lack chunks."""
 
@@ -284,6 +286,8 @@ class ZarrSource(RasterSource):
         self.channels = axes.channels(facts[0].shape)
         if self.channels > MAX_CHANNELS:
             raise BadInputError(f"{spec}: {self.channels} channels, more than {MAX_CHANNELS}")
+        for number, level in enumerate(facts):
+            _require_few_chunks(level, axes, f"{spec}: level {number}")
         self.is_rgb, self.alpha = _meaning(image, self.dtype, self.channels)
         self.levels = tuple(_level(axes, level) for level in facts)
         self.pixel_size_um = image.pixel_size_um
@@ -295,7 +299,8 @@ class ZarrSource(RasterSource):
             for node, grid in zip(image.arrays, self._grids, strict=True)
         ]
         self._arrays = [
-            _open_array(store, node, str(spec)) for store, node in zip(self._stores, image.arrays, strict=True)
+            _open_array(store, node, math.prod(level.chunk) * self.dtype.itemsize, str(spec))
+            for store, node, level in zip(self._stores, image.arrays, facts, strict=True)
         ]
         self._listed_newest: int | None = None
         self._is_listed: dict[int, bool] = {}
@@ -435,6 +440,18 @@ class ZarrSource(RasterSource):
         return reopen, (self.spec, self._mask)
 
 
+def _require_few_chunks(facts: ArrayFacts, axes: PlaneAxes, called: str) -> None:
+    """Raise BadInputError where a tile would be read from so many chunks that it takes minutes or more."""
+    read = [axis for axis in (axes.y, axes.x, axes.channel) if axis is not None]
+    sides = {axis: facts.shape[axis] if axis == axes.channel else min(facts.shape[axis], LARGEST_READ) for axis in read}
+    count = math.prod(ceil_div(sides[axis], facts.chunk[axis]) for axis in read)
+    if count > MAX_CHUNKS_READ:
+        raise BadInputError(
+            f"{called}: chunks of {facts.chunk} are {count:,} in {LARGEST_READ} x {LARGEST_READ} px, more than "
+            f"{MAX_CHUNKS_READ:,}; store it again with larger chunks"
+        )
+
+
 def _modified(path: str) -> int | None:
     """Nanoseconds; None for what is missing and for objects by URL."""
     try:
@@ -472,14 +489,14 @@ def _info(image: ZarrImage) -> SourceInfo:
     )
 
 
-def _open_array(store: Any, node: ZarrNode, called: str) -> AsyncArray[Any]:
+def _open_array(store: Any, node: ZarrNode, chunk_bytes: int, called: str) -> AsyncArray[Any]:
     import zarr
 
-    from tiledblend.sources.blosc import with_whole_blosc
+    from tiledblend.sources.bounded import with_bounded_codecs
 
     try:
         opened = run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
-        return with_whole_blosc(opened)
+        return with_bounded_codecs(opened, chunk_bytes)
     except TiledblendError:
         raise
     except Exception as error:

@@ -15,6 +15,8 @@ MAX_SIDE = 1 << 31
 MAX_CHUNK_BYTES = 2 << 30
 MAX_SHARD_CHUNKS = 1 << 24
 MAX_DOCUMENT_BYTES = 64 << 20
+NOT_OF_PIXELS = ("pickle", "json", "msgpack", "vlen", "categorize", "string")
+"""Codecs, by the beginning of their names, of Python objects and texts. Decoding a pickle runs what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def _facts_v3(document: Mapping[str, Any]) -> ArrayFacts:
     dtype = data_type if isinstance(data_type, str) else str(data_type.get("name"))
     names = document.get("dimension_names")
     compression = "+".join(name for name, _ in codecs if name not in ("bytes", "transpose")) or "none"
+    _require_pixel_codecs([name for name, _ in codecs])
     return ArrayFacts(_sizes(document["shape"]), chunk, shard, dtype, compression, _names(names))
 
 
@@ -108,11 +111,18 @@ def _facts_v2(document: Mapping[str, Any]) -> ArrayFacts:
     compressor = document.get("compressor")
     filters = document.get("filters") or []
     codecs = [str(entry["id"]) for entry in [*filters, *([compressor] if compressor else [])]]
+    _require_pixel_codecs(codecs)
     dtype = document["dtype"]
     if not isinstance(dtype, str):
         raise ValueError("a structured dtype is not an image")
     chunk = _sizes(document["chunks"])
     return ArrayFacts(_sizes(document["shape"]), chunk, None, _v2_dtype(dtype), "+".join(codecs) or "none", None)
+
+
+def _require_pixel_codecs(names: Sequence[str]) -> None:
+    for name in names:
+        if name.lower().removeprefix("numcodecs.").startswith(NOT_OF_PIXELS):
+            raise ValueError(f"codec {name!r} is not one of pixels")
 
 
 def _v2_dtype(text: str) -> str:

@@ -1,0 +1,289 @@
+"""Small inputs that say large things: refused in one line, in bounded memory and time."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import pickle
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import tifffile
+import zarr
+import zstandard
+from conftest import Command
+
+from tiledblend.errors import BadInputError
+from tiledblend.geometry import Region
+from tiledblend.sources import open_source
+
+BOMB = 1 << 26
+MOST_BYTES = 24 << 20
+SOUND = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
+
+
+def zeros(compressor: Any) -> bytes:
+    """BOMB zeros through a streaming compressor."""
+    piece = bytes(1 << 22)
+    return b"".join([*(compressor.compress(piece) for _ in range(BOMB // len(piece))), compressor.flush()])
+
+
+def zstd_frame(stated: bool) -> bytes:
+    compressor = zstandard.ZstdCompressor()
+    return zeros(compressor.compressobj(size=BOMB) if stated else compressor.compressobj())
+
+
+def blosc() -> bytes:
+    """A sound chunk whose header says that it decodes to BOMB bytes."""
+    data = bytearray(numcodecs.Blosc("lz4").encode(np.zeros(1 << 14, np.uint8)))
+    data[4:8] = BOMB.to_bytes(4, "little")
+    return bytes(data)
+
+
+BOMBS: dict[str, tuple[Any, Callable[[], bytes]]] = {
+    "gzip": (numcodecs.GZip(), lambda: zeros(zlib.compressobj(9, wbits=31))),
+    "zlib": (numcodecs.Zlib(), lambda: zeros(zlib.compressobj(9))),
+    "bz2": (numcodecs.BZ2(), lambda: zeros(bz2.BZ2Compressor(1))),
+    "lzma": (numcodecs.LZMA(), lambda: zeros(lzma.LZMACompressor(preset=0))),
+    "zstd": (numcodecs.Zstd(), lambda: zstd_frame(stated=True)),
+    "zstd streamed": (numcodecs.Zstd(), lambda: zstd_frame(stated=False)),
+    "lz4": (numcodecs.LZ4(), lambda: BOMB.to_bytes(4, "little") + bytes(400)),
+    "blosc": (numcodecs.Blosc(), blosc),
+}
+
+
+def peak_bytes(action: Callable[[], Any]) -> int:
+    """By how much the resident memory of this process grows at the most meanwhile (Linux)."""
+
+    def status(name: str) -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) << 10
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    action()
+    return status("VmHWM") - before
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_chunk_decodes_to_no_more_than_its_pixels(tmp_path: Path, name: str, version: int) -> None:
+    codec, make = BOMBS[name]
+    path = tmp_path / "a.zarr"
+    options: dict[str, Any] = {"zarr_format": 2, "compressors": codec}
+    if version == 3:
+        if name in ("lzma", "bz2", "zlib", "lz4"):
+            pytest.skip("only zarr v2 stores name this codec plainly")
+        options = {"compressors": {"gzip": zarr.codecs.GzipCodec(), "blosc": zarr.codecs.BloscCodec(typesize=1)}.get(
+            name, zarr.codecs.ZstdCodec())}  # fmt: skip
+    array = zarr.create_array(path, shape=SOUND.shape, dtype="uint8", chunks=(64, 64), **options)
+    array[:] = SOUND
+    whole = Region(0, 0, 128, 128)
+    np.testing.assert_array_equal(open_source(path).read(whole)[:, :, 0], SOUND)
+    (path / ("0.1" if version == 2 else "c/0/1")).write_bytes(make())
+    source = open_source(path)
+    np.testing.assert_array_equal(source.read(Region(64, 0, 128, 128))[:, :, 0], SOUND[64:])
+
+    def refused() -> None:
+        with pytest.raises(BadInputError, match=rf"level 0, region .*: a {codec.codec_id} chunk decodes to .* bytes"):
+            source.read(whole)
+
+    started = time.process_time()
+    assert peak_bytes(refused) < MOST_BYTES
+    assert time.process_time() - started < 5
+
+
+def test_zstd_without_a_stated_size_is_read(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(64, 64), dtype="uint8", chunks=(64, 64))
+    array[:] = SOUND[:64, :64]
+    compressor = zstandard.ZstdCompressor().compressobj()
+    data = compressor.compress(SOUND[:64, :64].tobytes()) + compressor.flush()
+    assert zstandard.get_frame_parameters(data).content_size == zstandard.CONTENTSIZE_UNKNOWN
+    (tmp_path / "a.zarr" / "c/0/0").write_bytes(data)
+    np.testing.assert_array_equal(open_source(tmp_path / "a.zarr").read(Region(0, 0, 64, 64))[:, :, 0], SOUND[:64, :64])
+
+
+def test_a_chunk_object_of_absurd_length_is_not_read(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(64, 64), dtype="uint8", chunks=(64, 64))
+    array[:] = 1
+    with (tmp_path / "a.zarr" / "c/0/0").open("r+b") as file:
+        file.truncate(1 << 40)  # sparse: no disk has it
+    with pytest.raises(BadInputError, match="more than its pixels can take"):
+        open_source(tmp_path / "a.zarr").read(Region(0, 0, 64, 64))
+
+
+class Ran:
+    """Pickles as a call that leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+def test_a_pickle_in_a_zarr_is_never_opened(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_array(path, shape=(64, 64), dtype="uint8", chunks=(64, 64), zarr_format=2, compressors=None)
+    document = json.loads((path / ".zarray").read_text())
+    codec = {"id": "pickle", "protocol": 5}
+    document[place] = [codec] if place == "filters" else codec
+    (path / ".zarray").write_text(json.dumps(document))
+    (path / "0.0").write_bytes(pickle.dumps(Ran(tmp_path / "harm")))
+    with pytest.raises(BadInputError, match="codec 'pickle' is not one of pixels"):
+        open_source(path).read(Region(0, 0, 64, 64))
+    assert not (tmp_path / "harm").exists()
+
+
+def write_metadata(path: Path, **changes: Any) -> Path:
+    """A zarr v3 array without a chunk."""
+    path.mkdir()
+    document = {
+        "zarr_format": 3, "node_type": "array", "data_type": "uint8", "fill_value": 0, "attributes": {},
+        "shape": [4096, 4096], "dimension_names": ["y", "x"], "codecs": [{"name": "bytes"}],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+    }  # fmt: skip
+    (path / "zarr.json").write_text(json.dumps(document | changes))
+    return path
+
+
+def chunks_of(*sizes: int) -> dict[str, Any]:
+    return {"name": "regular", "configuration": {"chunk_shape": list(sizes)}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "16,777,216 in 4096 x 4096 px"),
+        ({"shape": [1 << 31, 1 << 31]}, "16,777,216 in 4096 x 4096 px"),
+        (
+            {
+                "shape": [65536, 1 << 31, 1 << 31],
+                "dimension_names": ["c", "y", "x"],
+                "chunk_grid": chunks_of(1, 512, 512),
+            },
+            "4,194,304 in 4096 x 4096 px",
+        ),
+        ({"shape": [65537, 64, 64], "dimension_names": ["c", "y", "x"], "chunk_grid": chunks_of(1, 64, 64)}, "65537"),
+        ({"shape": [1 << 31, 1 << 31], "chunk_grid": chunks_of(4096, 4096)}, "tiles are more than"),
+    ],
+)
+def test_absurd_shapes_are_refused_at_once(
+    command: Command, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write_metadata(tmp_path / "a.zarr", **changes)
+    started = time.process_time()
+    for verb in (("plan", path), ("blend", path, "-o", tmp_path / "out.ome.zarr")):
+        done = command(*verb)
+        assert done.code in (2, 4)
+        assert message in done.error
+    assert time.process_time() - started < 5
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_consolidated_metadata_that_lie_change_nothing(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "a.zarr"
+    group = zarr.create_group(path, zarr_format=version)
+    array = group.create_array("0", shape=SOUND.shape, dtype="uint8", chunks=(64, 64))
+    array[:] = SOUND
+    lie = json.loads((path / "0" / (".zarray" if version == 2 else "zarr.json")).read_text()) | {"shape": [1 << 40] * 2}
+    if version == 2:
+        text = json.dumps(
+            {"zarr_consolidated_format": 1, "metadata": {".zgroup": {"zarr_format": 2}, "0/.zarray": lie}}
+        )
+        (path / ".zmetadata").write_text(text)
+    else:
+        document = json.loads((path / "zarr.json").read_text())
+        document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": {"0": lie}}
+        (path / "zarr.json").write_text(json.dumps(document))
+    np.testing.assert_array_equal(open_source(path / "0").read(Region(0, 0, 128, 128))[:, :, 0], SOUND)
+
+
+LAUGHS = (
+    '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l0 "lol">'
+    + "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
+    + "]>"
+)
+OME = (
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0" Name="{name}"><Pixels '
+    'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="128" SizeY="128" SizeC="{n}" SizeZ="{n}" SizeT="{n}">'
+    "<TiffData/></Pixels></Image></OME>"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("laughs.xml", LAUGHS + "<ASAP_Annotations>&l11;</ASAP_Annotations>", "document type or entities"),
+        (
+            "file.xml",
+            '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><ASAP_Annotations>&e;</ASAP_Annotations>',
+            "document type or entities",
+        ),
+        ("deep.geojson", '{"type":"Feature","x":' + "[" * 300_000 + "]" * 300_000 + "}", "nested too deeply"),
+        ("digits.geojson", '{"type":"Point","coordinates":[' + "9" * 300_000 + "]}", "not GeoJSON"),
+    ],
+)
+def test_outlines_that_explode(command: Command, tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    tifffile.imwrite(tmp_path / "base.tif", SOUND, tile=(64, 64))
+    started = time.process_time()
+    done = command("plan", tmp_path / "base.tif", tmp_path / "base.tif", "--mask", tmp_path / name)
+    assert (done.code, message in done.error) == (4, True), done.error
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        (LAUGHS + OME.format(name="&l11;", n=1), (0, 4)),
+        (OME.format(name="a", n=1_000_000), (4,)),
+        ("<OME>" + "<Image>" * 50_000 + "</Image>" * 50_000 + "</OME>", (0, 4)),
+    ],
+    ids=["laughs", "absurd", "deep"],
+)
+def test_ome_metadata_that_explode(command: Command, tmp_path: Path, text: str, codes: tuple[int, ...]) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, SOUND, description=text, metadata=None, tile=(64, 64))
+    started = time.process_time()
+    done: list[Any] = []
+    assert peak_bytes(lambda: done.append(command("plan", path))) < 10 * MOST_BYTES
+    assert done[0].code in codes, done[0].err
+    assert "Traceback" not in done[0].err
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40)),
+        "a: &a [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1 or ''}, *a{i - 1 or ''}]\n" for i in range(1, 40)),
+        "? " + "{a: " * 3000 + "1" + "}" * 3000 + "\n: 1\n",
+        "layers: [{image: x, opacity: " + "9" * 300_000 + "}]\n",
+        "layers: " + "[" * 100_000,
+    ],
+    ids=["merges", "aliases", "deep key", "digits", "deep"],
+)
+def test_jobs_that_explode(command: Command, tmp_path: Path, text: str) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    started = time.process_time()
+    done = command("plan", "--job", tmp_path / "job.yaml")
+    assert done.code == 2
+    assert "job.yaml" in done.error
+    assert time.process_time() - started < 5
+
+
+def test_the_bombs_are_bombs() -> None:
+    assert len(gzip.decompress(BOMBS["gzip"][1]())) == BOMB
