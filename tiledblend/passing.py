@@ -21,7 +21,7 @@ from tiledblend.errors import VerificationError
 from tiledblend.geometry import Region, Tile
 from tiledblend.kernels.halve import halve_tile, halving_rule
 from tiledblend.reading import LayerReader, MaskRule
-from tiledblend.render import RowSink, TileRenderer, TileStats, classify, render_tile
+from tiledblend.render import RowSink, TileRenderer, TileStats, classify, render_rows
 from tiledblend.sources.base import Alpha
 from tiledblend.sources.encoded import EncodedChunk, EncodedImage, EncodedLevel, Place
 from tiledblend.store.codecs import decode, stated_size
@@ -98,10 +98,10 @@ def render_tile_passing(
     renderer = TileRenderer(composite, rules, region)
     stored = [stored_layer(field.reader, layout, composite) for field in renderer.fields]
     if not any(stored):
-        return render_tile(composite, rules, layout.grid, tile, sink)
+        return render_rows(renderer, layout.grid, tile, sink)
     work = _PassingTile(renderer, stored, layout, tile, sink)
     if not any((deciders != NOBODY).any() for deciders in work.deciders.values()):
-        return render_tile(composite, rules, layout.grid, tile, sink)
+        return render_rows(renderer, layout.grid, tile, sink)
     work.pass_chunks()
     work.make_rest()
     return renderer.stats

@@ -344,10 +344,13 @@ def render_tile(
     composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile, sink: RowSink
 ) -> TileStats:
     """Renders a tile of stage 0 with its part of the stage's levels into `sink`."""
-    region = grid.tile_region(tile)
-    renderer = TileRenderer(composite, rules, region)
-    rows = PyramidRows(grid, tile, sink, composite.has_alpha)
-    parts = list(chunk_rows(region, grid.chunk))
+    return render_rows(TileRenderer(composite, rules, grid.tile_region(tile)), grid, tile, sink)
+
+
+def render_rows(renderer: TileRenderer, grid: Grid, tile: Tile, sink: RowSink) -> TileStats:
+    """As `render_tile`, by a renderer of the tile that has rendered nothing yet."""
+    rows = PyramidRows(grid, tile, sink, renderer.composite.has_alpha)
+    parts = list(chunk_rows(grid.tile_region(tile), grid.chunk))
     for number, (part, last) in enumerate(parts):
         # One row ahead: the next one's requests are under way while this one is blended.
         for ahead, _ in parts[number + (number > 0) : number + 2]:
