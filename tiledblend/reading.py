@@ -310,6 +310,11 @@ class PixelsInFrame:
         """(y, x) of the level."""
         return self.source.levels[self.level].shape
 
+    @property
+    def tile_side(self) -> int:
+        """The longer side of the level's stored tiles, in pixels; 0 where it is resampled."""
+        return 0 if self.sampling is not None else max(self.source.levels[self.level].tile)
+
     def read(self, region: Region) -> NDArray[Any]:
         """Pixels of a region of the frame as the level has them; beyond its end the last ones are repeated."""
         region = region.shift(*self.shift)

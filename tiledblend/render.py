@@ -192,14 +192,15 @@ class TileRenderer:
         self.fields = [LayerField(reader, region) for reader in layer_readers(composite, rules, kept)]
         kept.clear()  # preparing a field has read its mask
         self.background = composite.background_values()
+        self._block = max([BLOCK, *(field.reader.pixels.tile_side for field in self.fields)])
         self.stats = TileStats()
         self._expected: dict[Region, _Row] = {}
 
     def chunk_row(self, region: Region, chunk: int) -> Pixels:
         """Pixels (h, w, channels) of one row of chunks in the canvas's dtype.
 
-        Blocks finer than a chunk are classified, so that around a mask's edge little is read twice and blended;
-        neighbours of one class are done together.
+        Blocks finer than a chunk are classified, so that around a mask's edge little is read twice and blended, but no
+        finer than an image's stored tiles, which would be decoded twice; neighbours of one class are done together.
         """
         row = self._expected.pop(region, None) or self._planned(region, chunk)
         for kind, chunks in row.chunks:
@@ -235,7 +236,8 @@ class TileRenderer:
         for x in range(region.x0, region.x1, chunk):
             part = Region(region.y0, x, region.y1, min(x + chunk, region.x1))
             chunks.append((part, self._classified(part)))
-        parts = [part for band in _bands(region) for part in self._runs(band, chunks)]
+        bands = [Region(y0, region.x0, y1, region.x1) for y0, y1 in _cuts(region.y0, region.y1, self._block)]
+        parts = [part for band in bands for part in self._runs(band, chunks)]
         return _Row(parts, [(kind, 1) for _, kind in chunks])
 
     def _classified(self, region: Region) -> ChunkClass:
@@ -253,7 +255,7 @@ class TileRenderer:
             if kind.is_decided:
                 yield kind, part
                 continue
-            for x0, x1 in _cuts(part.x0, part.x1):
+            for x0, x1 in _cuts(part.x0, part.x1, self._block):
                 block = Region(part.y0, x0, part.y1, x1)
                 yield self._classified(block), block
 
@@ -288,16 +290,12 @@ class TileRenderer:
         return np.concatenate([pixels, to_dtype(own, dtype)], axis=2)
 
 
-def _cuts(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """[start, stop) cut at the multiples of BLOCK: most slides' own tiles."""
+def _cuts(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) cut at the multiples of `step`."""
     while start < stop:
-        end = min(start - start % BLOCK + BLOCK, stop)
+        end = min(start - start % step + step, stop)
         yield start, end
         start = end
-
-
-def _bands(region: Region) -> Iterator[Region]:
-    return (Region(y0, region.x0, y1, region.x1) for y0, y1 in _cuts(region.y0, region.y1))
 
 
 def _like(pixels: Pixels, shape: tuple[int, int], channels: int) -> Pixels:
