@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiledblend.errors import RefusedError, ResourceError, UsageError
+from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
 from tiledblend.process import malloc_environment, prepare_process
 
 if TYPE_CHECKING:
@@ -244,7 +244,10 @@ def _address_in(path: str) -> str:
 
 
 def require_same_versions(client: Client) -> None:
-    """Wait for a worker, and raise ResourceError if packages that decide pixels differ between client and workers."""
+    """Wait for a worker, and raise ResourceError if packages that decide pixels differ between client and workers.
+
+    InterruptedRun when the scheduler is lost meanwhile.
+    """
     try:
         client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
         theirs: dict[str, Any] = client.run(installed_versions, on_error="return")
@@ -252,6 +255,8 @@ def require_same_versions(client: Client) -> None:
         raise ResourceError(
             f"the dask cluster has no worker after {FIRST_WORKER_SECONDS:g} s; start some and run again with --resume"
         ) from error
+    except OSError as error:
+        raise InterruptedRun("the dask scheduler was lost before the first tile; continue with --resume") from error
     for address, found in theirs.items():
         if isinstance(found, ImportError):
             raise ResourceError(f"dask worker {address} lacks a package: {found}; install the client's versions there")
