@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -127,6 +128,27 @@ def killed_twice(lab: Lab, first: float, second: float) -> str:
         case.check_told(ended, -signal.SIGKILL, 0)
         case.check_hidden_or_right()
         assert case.tiles_stored() >= stored, "a resume lost tiles"
+        case.check_resumes()
+        return "killed" if ended.code else "had finished"
+
+
+@experiment(
+    "commit-killed",
+    "SIGKILL in the commit (soon after the last object), of a run or of a resume, then `--resume`",
+    lambda lab, rng, count: [[round(rng.uniform(0, 0.02), 5), rng.random() < 0.5] for _ in range(count)],
+)
+def commit_killed(lab: Lab, delay: float, resumes: bool) -> str:
+    with a_case(lab) as case:
+        if resumes:
+            kill(case, lab.undisturbed(MEDIUM).seconds / 2)
+        running = case.start(*(["--resume"] if resumes else []))
+        last = lab.undisturbed(MEDIUM).tiles[-1][-1]
+        wait((case.out / last).exists, running)
+        time.sleep(delay)
+        running.signal(signal.SIGKILL)
+        ended = running.wait()
+        case.check_told(ended, -signal.SIGKILL, 0)
+        case.check_hidden_or_right()
         case.check_resumes()
         return "killed" if ended.code else "had finished"
 
@@ -606,6 +628,18 @@ def stolen(lab: Lab, delay: float) -> str:
 # --- clusters
 
 
+def spawned(pid: int) -> list[int]:
+    """Workers that the nannies of this process have started."""
+    import psutil
+
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
 class Cluster:
     """A dask scheduler and workers (each with a nanny that starts it again) as real processes of their own session."""
 
@@ -637,10 +671,7 @@ class Cluster:
 
     def worker_pids(self) -> list[int]:
         """Processes that run tasks."""
-        import psutil
-
-        children = psutil.Process(self.nannies.pid).children()
-        return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return spawned(self.nannies.pid)
 
     def await_workers(self, seconds: float = 15) -> bool:
         """Until every worker is known to the scheduler: a nanny whose worker dies while it starts gives up. False if
@@ -662,16 +693,55 @@ class Cluster:
             process.wait(20)
 
 
-_clusters: dict[tuple[str, ...], Cluster] = {}
+class ForkedCluster:
+    """A dask scheduler and two workers of one thread, without nannies, forked from the zygote: quick to have."""
+
+    def __init__(self, case: Case, **settings: str) -> None:
+        self.folder = case.folder / "cluster"
+        self.folder.mkdir()
+        self.file = self.folder / "scheduler.json"
+        self._zygote = case.lab.zygote()
+        self._environment = {"TMPDIR": str(self.folder), "HOME": str(self.folder)} | settings
+        self._started: list[Running] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it, a second time too: workers that lost a scheduler end by themselves."""
+        common = ["--scheduler-file", str(self.file), "--host", "127.0.0.1", "--no-dashboard"]
+        self.scheduler = self._start("scheduler", *common, "--port", "0")
+        assert wait(self.file.exists, self.scheduler), self.scheduler.err.read_text()
+        self.workers = [self._start("worker", *common, "--no-nanny", "--nthreads", "1") for _ in range(2)]
+        assert wait(lambda: self._registered() == 2, self.scheduler), self.scheduler.err.read_text()
+
+    def _registered(self) -> int:
+        lines = self.scheduler.err.read_text().splitlines()
+        return len({line.partition("addr:")[2].split()[0] for line in lines if "Register worker addr:" in line})
+
+    def _start(self, program: str, *arguments: str) -> Running:
+        number = len(self._started)
+        files = {"out": self.folder / f"{number}.out", "err": self.folder / f"{number}.err"}
+        self._started.append(self._zygote.start(program, *arguments, cwd=self.folder, env=self._environment, **files))
+        return self._started[-1]
+
+    def close(self) -> None:
+        """Kill it all."""
+        for running in self._started:
+            running.kill_session()
+        for running in self._started:
+            running.require_no_process_left()
+            running.poll()
 
 
-def shared_cluster(lab: Lab, name: str, **settings: str) -> Cluster:
-    """A cluster that several cases use."""
-    key = (str(lab.folder), name)
+_clusters: dict[tuple[str, int], Cluster] = {}
+
+
+def shared_cluster(lab: Lab) -> Cluster:
+    """A cluster that several cases of this thread use."""
+    key = (str(lab.folder), threading.get_ident())
     while key not in _clusters or not _clusters[key].await_workers():
         if key in _clusters:
             _clusters.pop(key).close()
-        _clusters[key] = Cluster(lab.folder / f"cluster-{name}-{time.time_ns()}", **settings)
+        _clusters[key] = Cluster(lab.folder / f"cluster-{time.time_ns()}")
     return _clusters[key]
 
 
@@ -691,7 +761,7 @@ def in_the_run(lab: Lab, rng: random.Random, count: int) -> list[Parameters]:
 
 @experiment("worker-killed", "SIGKILL of a worker process at a random moment; the run goes on", in_the_run)
 def worker_killed(lab: Lab, delay: float, which: int) -> str:
-    cluster = shared_cluster(lab, "killed")
+    cluster = shared_cluster(lab)
     with a_case(lab) as case:
         running = case.start("--scheduler-file", str(cluster.file), "--json")
         wait(case.ledger.exists, running)
@@ -709,74 +779,106 @@ def worker_killed(lab: Lab, delay: float, which: int) -> str:
 
 @experiment(
     "worker-stopped",
-    "a worker stopped (SIGSTOP) past the scheduler's patience of 2 s, and woken after the end",
+    "a worker stopped (SIGSTOP) past the scheduler's patience of 2 s, and woken before or after the end",
     in_the_run,
 )
 def worker_stopped(lab: Lab, delay: float, which: int) -> str:
-    cluster = shared_cluster(lab, "stopped", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="2s")
     with a_case(lab) as case:
-        running = case.start("--scheduler-file", str(cluster.file))
-        wait(first_object(case), running)
-        time.sleep(delay / 2)
-        pids = cluster.worker_pids()
-        stopped_pid = pids[which % len(pids)]
-        os.kill(stopped_pid, signal.SIGSTOP)
+        cluster = ForkedCluster(case, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="2s")
         try:
+            running = case.start("--scheduler-file", str(cluster.file))
+            wait(case.ledger.exists, running)
+            time.sleep(delay)
+            chosen = cluster.workers[which % 2]
+            chosen.signal(signal.SIGSTOP)
+            if which % 4 > 1:  # wakes while the others do its work again
+                told = f"Remove worker addr: {worker_address(chosen)}"
+                wait(lambda: told in cluster.scheduler.err.read_text() or running.poll() is not None, running)
+                chosen.signal(signal.SIGCONT)
+            had_finished = running.poll() is not None
             ended = running.wait()
             case.check_told(ended, 0)
+            chosen.signal(signal.SIGCONT)
+            time.sleep(0.3)
+            case.check_finished()
         finally:
-            with suppress(ProcessLookupError):  # its nanny may have given it up
-                os.kill(stopped_pid, signal.SIGCONT)
-        time.sleep(0.5)
-        case.check_finished()
-        return "went on"
+            cluster.close()
+        return "had finished" if had_finished else "went on"
+
+
+def worker_address(worker: Running) -> str:
+    """As it told in its log."""
+    return worker.err.read_text().partition("Start worker at:")[2].split()[0]
 
 
 @experiment(
     "scheduler-killed",
-    "SIGKILL of the scheduler, or of it and the driver, at a random moment, then `--resume`",
+    "SIGKILL of the scheduler at a random moment: for good (exit 75), with the driver, or with a new one in its place;"
+    " then `--resume`",
     in_the_run,
 )
-def scheduler_killed(lab: Lab, delay: float, both: int) -> str:
+def scheduler_killed(lab: Lab, delay: float, how: int) -> str:
+    comes_back, with_driver = how % 3 == 2, how % 3 == 1
     with a_case(lab) as case:
-        cluster = Cluster(case.folder / "cluster")
+        cluster = ForkedCluster(case)
         try:
-            quick = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
-            cluster.await_workers()
-            running = case.start("--scheduler-file", str(cluster.file), env=quick)
-            wait(first_object(case), running)
+            running = case.start(
+                *("--scheduler-file", str(cluster.file), "--json"),
+                env={"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"},
+                constants={"tiledblend.connection:RECONNECT_SECONDS": 60 if comes_back else 1},
+            )
+            wait(case.ledger.exists, running)
             time.sleep(delay)
-            cluster.scheduler.kill()
-            if both % 2:
+            cluster.scheduler.signal(signal.SIGKILL)
+            if with_driver:
                 running.signal(signal.SIGKILL)
+            if comes_back:
+                cluster.scheduler.wait()
+                cluster.file.unlink()
+                cluster.begin()
             ended = running.wait()
         finally:
             cluster.close()
-        case.check_told(ended, *((-signal.SIGKILL, 0) if both % 2 else (6, 0)))
-        assert ended.code != 6 or "scheduler" in ended.err, ended
+        # A driver that has not yet seen its scheduler at work does not wait for another one.
+        early = "no dask scheduler answers" in ended.err or "before the first tile" in ended.err
+        if early:
+            assert not case.objects(), "tiles before the scheduler was asked"
+            case.check_told(ended, 6, 75)
+        else:
+            case.check_told(ended, *((-signal.SIGKILL, 0) if with_driver else (0,) if comes_back else (75, 0)))
+            assert ended.code != 75 or "scheduler" in ended.err, ended
         case.check_hidden_or_right()
+        if ended.code == 0:
+            case.check_finished()
         # Two workers of one thread; a worker that has lost its scheduler may end a tile, too.
         case.check_resumes(in_flight=IN_FLIGHT + 2)
-        return f"exit {ended.code}"
+        return f"exit {ended.code} at the start" if early else "a new one came" if comes_back else f"exit {ended.code}"
 
 
 @experiment(
     "local-workers-killed",
-    "`--workers 2`: SIGKILL of driver and scheduler (one process), or SIGTERM to every process, then `--resume`",
+    "`--workers 2`: SIGKILL of driver and scheduler (one process) or of a worker, or SIGTERM to every process, then"
+    " `--resume`",
     in_the_run,
 )
 def local_workers(lab: Lab, delay: float, how: int) -> str:
+    what = ("driver", "all", "worker")[how % 3]
     with a_case(lab) as case:
         running = case.start("--workers", "2")
         wait(first_object(case), running)
         time.sleep(delay)
-        if how % 2:
+        if what == "all":
             running.signal_session(signal.SIGTERM)
-        else:
+        elif what == "driver":
             running.signal(signal.SIGKILL)
+        elif workers := spawned(running.pid):
+            with suppress(ProcessLookupError):
+                os.kill(workers[how % len(workers)], signal.SIGKILL)
         ended = running.wait()
         running.require_no_process_left()
-        case.check_told(ended, *((75, 0) if how % 2 else (-signal.SIGKILL, 0)))
+        case.check_told(ended, *{"all": (75, 0), "driver": (-signal.SIGKILL, 0), "worker": (0,)}[what])
         case.check_hidden_or_right()
+        if ended.code == 0:
+            case.check_finished()
         case.check_resumes(in_flight=2 * IN_FLIGHT)  # two workers of two threads
-        return f"exit {ended.code}"
+        return f"{what}: exit {ended.code}"

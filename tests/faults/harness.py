@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -91,14 +93,28 @@ class Zygote:
         if not first:
             raise RuntimeError(f"no zygote: {' '.join(namespace)} failed")
         self.pid = int(first)
+        self._lock = threading.Lock()
 
     def ask(self, **request: Any) -> Any:
         """One request, one answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+    def start(self, program: str, *arguments: str, cwd: Path, out: Path, err: Path, **how: Any) -> Running:
+        """Fork a command: "tiledblend", or dask's "scheduler" or "worker".
+
+        env: added to the zygote's. limits: of `resource`, by name. as_owner: without root's right to pass over
+        permissions. constants: of modules, "module:NAME" to its value.
+        """
+        out.touch()  # a command may be killed before its own first line
+        err.touch()
+        request = {"env": {}, "limits": {}, "as_owner": False, "constants": {}} | how
+        pid = self.ask(program=program, argv=list(arguments), cwd=str(cwd), out=str(out), err=str(err), **request)
+        return Running(self, pid, out, err)
 
     def run(self, *command: object) -> None:
         """A helper program in the zygote's namespaces."""
@@ -135,8 +151,10 @@ class Running:
         deadline = time.monotonic() + seconds
         while self.poll() is None:
             if time.monotonic() > deadline:
+                self.signal(signal.SIGUSR2)  # every thread's stack, on stderr
+                time.sleep(1)
                 self.kill_session()
-                raise AssertionError(f"hangs after {seconds} s; stderr: {self.err.read_text()[-800:]}")
+                raise AssertionError(f"hangs after {seconds} s; stderr: {self.err.read_text()[-8000:]}")
             time.sleep(0.004)
         assert self.code is not None
         return Ended(self.code, self.out.read_text(), self.err.read_text())
@@ -198,8 +216,8 @@ class JobSize:
 
 SMALL = JobSize((100, 110), 32, 64)
 """5 tiles, 9 objects, 3 levels: for what is done at every system call."""
-MEDIUM = JobSize((200, 230), 16, 32)
-"""61 tiles, 121 objects, 5 levels in 3 stages: for what happens at any time."""
+MEDIUM = JobSize((136, 150), 16, 32)
+"""30 tiles, 60 objects, 5 levels in 3 stages: for what happens at any time."""
 
 
 @dataclass
@@ -222,14 +240,16 @@ class Lab:
     """Inputs, undisturbed results and zygotes, made once and used by every case."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._cases, self._zygotes = folder, 0, dict[bool, Zygote]()
+        self.folder, self._cases, self._zygotes = folder, itertools.count(1), dict[bool, Zygote]()
+        self._making = threading.RLock()
         self._undisturbed: dict[JobSize, Undisturbed] = {}
 
     def zygote(self, *, mounts: bool = False) -> Zygote:
         """The one that forks commands here, or the one with its own mounts."""
-        if mounts not in self._zygotes:
-            self._zygotes[mounts] = Zygote(mounts=mounts)
-        return self._zygotes[mounts]
+        with self._making:
+            if mounts not in self._zygotes:
+                self._zygotes[mounts] = Zygote(mounts=mounts)
+            return self._zygotes[mounts]
 
     def close(self) -> None:
         """End the zygotes."""
@@ -239,29 +259,33 @@ class Lab:
     def inputs(self, size: JobSize) -> Path:
         """Folder of base.tif, overlay.tif and mask.tif."""
         folder = self.folder / f"inputs-{size.shape[0]}"
-        if not folder.exists():
-            folder.mkdir()
-            write_inputs(folder, size.shape)
+        with self._making:
+            if not folder.exists():
+                folder.mkdir()
+                write_inputs(folder, size.shape)
         return folder
 
     def undisturbed(self, size: JobSize) -> Undisturbed:
         """The result to compare with; its run's time is what random moments are drawn from."""
-        if size not in self._undisturbed:
-            case = self.case(size)
-            started: list[float] = []
-            running = case.start("--json", wait_for_ledger=lambda: started.append(time.monotonic()))
-            ended = running.wait()
-            seconds = time.monotonic() - started[0]
-            assert ended.code == 0, ended
-            self._undisturbed[size] = Undisturbed(case.objects(), _tiles(case.out), case.pixels(), seconds)
-            running.require_no_process_left()
-            assert len(self._undisturbed[size].tiles) == ended.report["tiles"]
-        return self._undisturbed[size]
+        with self._making:
+            if size not in self._undisturbed:
+                self._undisturbed[size] = self._run_undisturbed(self.case(size))
+            return self._undisturbed[size]
+
+    def _run_undisturbed(self, case: Case) -> Undisturbed:
+        started: list[float] = []
+        running = case.start("--json", wait_for_ledger=lambda: started.append(time.monotonic()))
+        ended = running.wait()
+        seconds = time.monotonic() - started[0]
+        assert ended.code == 0, ended
+        running.require_no_process_left()
+        tiles = _tiles(case.out)
+        assert len(tiles) == ended.report["tiles"]
+        return Undisturbed(case.objects(), tiles, case.pixels(), seconds)
 
     def case(self, size: JobSize = MEDIUM, **options: Any) -> Case:
         """A new case in a folder of its own."""
-        self._cases += 1
-        folder = self.folder / f"case-{self._cases:05d}"
+        folder = self.folder / f"case-{next(self._cases):05d}"
         return Case(self, size, folder, **options)
 
 
@@ -356,31 +380,15 @@ class Case:
             wait_for_ledger()
         return running
 
-    def start_verb(
-        self,
-        *arguments: str,
-        env: dict[str, str] | None = None,
-        limits: dict[str, int] | None = None,
-        as_owner: bool = False,
-    ) -> Running:
-        """Start any command. as_owner: without root's right to pass over permissions."""
+    def start_verb(self, *arguments: str, env: dict[str, str] | None = None, **how: Any) -> Running:
+        """Start any command; see Zygote.start."""
         number = len(self.started)
-        out, err = self.folder / f"{number}.out", self.folder / f"{number}.err"
-        out.touch()  # a command may be killed before its own first line
-        err.touch()
-        zygote = self.lab.zygote(mounts=self.mounts)
+        files = {"out": self.folder / f"{number}.out", "err": self.folder / f"{number}.err"}
         environment = {"TMPDIR": str(self.folder / "tmp"), "HOME": str(self.folder / "tmp")} | (env or {})
-        pid = zygote.ask(
-            argv=list(arguments),
-            cwd=str(self.folder / "tmp"),
-            out=str(out),
-            err=str(err),
-            env=environment,
-            limits=limits or {},
-            as_owner=as_owner,
-        )
-        self.started.append(Running(zygote, pid, out, err))
-        return self.started[-1]
+        zygote = self.lab.zygote(mounts=self.mounts)
+        running = zygote.start("tiledblend", *arguments, cwd=self.folder / "tmp", env=environment, **files, **how)
+        self.started.append(running)
+        return running
 
     def run(self, *more: str, **how: Any) -> Ended:
         """The job's blend, to its end."""

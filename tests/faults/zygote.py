@@ -1,12 +1,15 @@
 """A process that has imported everything and forks a `tiledblend` command per request: real processes, one import.
 
 It reads requests as JSON lines and answers each with one. A command is a session of its own, so that its processes can
-be found and signalled together.
+be found and signalled together. The forking process has one thread, always: a lock that another one held would be held
+for ever in the child. A command that gets SIGUSR2 writes its threads' stacks to its stderr.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import gc
 import json
 import os
 import resource
@@ -14,9 +17,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+PROGRAMS = {
+    "tiledblend": "tiledblend.cli",
+    "scheduler": "distributed.cli.dask_scheduler",
+    "worker": "distributed.cli.dask_worker",
+}
 
 
 def import_everything() -> None:
@@ -30,6 +41,11 @@ def import_everything() -> None:
         if not name.endswith(("__main__", "__init__")):
             import_module(name)
     for name in ("distributed", "distributed.deploy.local", "zarr", "imagecodecs", "cv2", "importlib.readers"):
+        import_module(name)
+    # What only a run imports; decoders are left to it, since what cannot be imported then is a case of its own.
+    for name in ("jsonschema", "tornado.platform.asyncio", "email.policy", "distributed.http.scheduler.info"):
+        import_module(name)
+    for name in PROGRAMS.values():
         import_module(name)
 
 
@@ -53,23 +69,29 @@ def become(request: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
         os.dup2(os.open(request["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         tempfile.tempdir = None
         import dask.config
 
         dask.config.refresh()
+        if request["program"] != "tiledblend":  # dask's own words, not hidden as in a command of ours
+            from distributed.config import initialize_logging
+
+            initialize_logging(dask.config.config | {"logging": {"distributed": "info"}})
         for name, value in request["limits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         if "TBF_ROOT" in request["env"]:
             ctypes.CDLL(None).fault_arm()
         if request["as_owner"]:
             bow_to_permissions()
-        sys.argv = ["tiledblend", *request["argv"]]
-        from tiledblend.cli import main
-
+        for name, value in request["constants"].items():
+            module, _, constant = name.partition(":")
+            setattr(import_module(module), constant, value)
+        sys.argv = [request["program"], *request["argv"]]
         try:
-            main()
+            program(request["program"])()
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
         # As at the end of a program: what is registered runs, files are flushed.
@@ -80,8 +102,16 @@ def become(request: dict[str, Any]) -> None:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)
+
+
+def program(name: str) -> Callable[[], Any]:
+    """The function that a console script of this name calls."""
+    main: Callable[[], Any] = import_module(PROGRAMS[name]).main
+    return main
 
 
 def answer(request: dict[str, Any]) -> Any:
@@ -92,6 +122,7 @@ def answer(request: dict[str, Any]) -> Any:
     if "run" in request:
         done = subprocess.run(request["run"], capture_output=True, text=True, check=False)
         return [done.returncode, done.stderr]
+    assert len(os.listdir("/proc/self/task")) == 1, "the forking process has threads"
     child = os.fork()
     if child == 0:
         become(request)
@@ -100,6 +131,7 @@ def answer(request: dict[str, Any]) -> Any:
 
 def main() -> None:
     import_everything()
+    gc.freeze()  # a child's collections leave the shared pages alone
     replies = os.fdopen(os.dup(1), "w")
     print(json.dumps(os.getpid()), file=replies, flush=True)
     while line := sys.stdin.readline():
