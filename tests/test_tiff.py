@@ -18,6 +18,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ndpi import ndpi_bytes, restart_jpeg
 
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
@@ -847,46 +848,6 @@ def test_not_a_tiff(tmp_path: Path) -> None:
 
 
 # --- NDPI: no sample is at hand, so a file with its 64-bit directory layout and its JPEG with restart intervals
-
-
-def restart_jpeg(pixels: Any) -> bytes:
-    """One JPEG with a restart marker after every row of 8-pixel blocks, as Hamamatsu writes its levels."""
-    image = pytest.importorskip("PIL.Image")
-    from io import BytesIO
-
-    out = BytesIO()
-    blocks = -(-pixels.shape[1] // 8)
-    image.fromarray(pixels).save(out, "JPEG", quality=95, subsampling=0, restart_marker_blocks=blocks)
-    return out.getvalue()
-
-
-def ndpi_bytes(pixels: Any) -> bytes:
-    """Layout as in tifffile's NDPI_LE: 64-bit next-directory offset, then the high halves of the values."""
-    jpeg = restart_jpeg(pixels)
-    scan = jpeg.index(b"\xff\xda")
-    first = scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
-    starts = [first]
-    starts += [at + 2 for at in range(first, len(jpeg) - 1) if jpeg[at] == 0xFF and 0xD0 <= jpeg[at + 1] <= 0xD7]
-    height, width = pixels.shape[:2]
-    at = 16
-    table = at + len(jpeg)
-    bits, unit = table + 4 * len(starts), 3
-    resolution = bits + 6
-    make = resolution + 8
-    directory = make + 10
-    tags = [
-        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 7), (262, 3, 1, 6),
-        (271, 2, 10, make), (273, 4, 1, at), (277, 3, 1, 3), (278, 4, 1, height),
-        (279, 4, 1, len(jpeg)), (282, 5, 1, resolution), (283, 5, 1, resolution), (296, 3, 1, unit),
-        (65420, 4, 1, 1), (65426, 4, len(starts), table),
-    ]  # fmt: skip
-    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    tail = struct.pack("<Q", 0) + b"\0" * (4 * len(tags))
-    head = struct.pack("<2sHQ", b"II", 42, directory).ljust(at, b"\0")
-    return b"".join(
-        [head, jpeg, struct.pack(f"<{len(starts)}I", *starts), struct.pack("<3H", 8, 8, 8),
-         struct.pack("<2I", 45000, 1), b"Hamamatsu\0", struct.pack("<H", len(tags)), entries, tail]
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["a.ndpi", "renamed.tif"])

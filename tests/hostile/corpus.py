@@ -6,6 +6,8 @@ A base knows where its parts are, so that a mutation can be aimed: directories, 
 from __future__ import annotations
 
 import struct
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 import numpy as np
 import tifffile
 import zarr
+
+sys.path.append(str(Path(__file__).parents[1]))
+from ndpi import ndpi_bytes
 
 # Multiples of the tile: a writer pads a tile at the edge with zeros, which a mutant could bring to light.
 HEIGHT, WIDTH = 64, 96
@@ -88,6 +93,10 @@ def _plain(**options: Any) -> Callable[[Path], None]:
     return write
 
 
+def _ndpi(path: Path) -> None:
+    path.write_bytes(ndpi_bytes(pixels()))
+
+
 def _pyramid(**options: Any) -> Callable[[Path], None]:
     ome, svs = options.pop("ome", False), options.pop("svs", False)
 
@@ -131,7 +140,12 @@ _TIFFS: dict[str, tuple[Callable[[Path], None], bool]] = {
     "jpegxl": (_plain(**_TILED, compression="jpegxl"), False),
     "ome-subifds": (_pyramid(ome=True, compression="zlib"), True),
     "subifds-jpeg": (_pyramid(compression="jpeg"), False),
+    "bigtiff-jpeg": (_plain(**_TILED, compression="jpeg", bigtiff=True, byteorder=">"), False),
+    "planar-deflate": (_plain(**_TILED, planarconfig="separate", compression="zlib", byteorder=">"), True),
     "svs": (_pyramid(svs=True, compression="jpeg"), False),
+    "svs-jpeg2000-rgb": (_pyramid(svs=True, compression="aperio_jp2000_rgb"), False),
+    "svs-jpeg2000-ycbcr": (_pyramid(svs=True, compression="aperio_jp2000_ycbc"), False),
+    "ndpi": (_ndpi, False),
 }
 
 
@@ -178,14 +192,14 @@ def _v2(compressor: Any, **options: Any) -> Callable[[Path], None]:
         data = np.moveaxis(pixels(), 2, 0)
         array = zarr.create_array(
             path, shape=data.shape, dtype=data.dtype, chunks=(3, TILE, TILE), zarr_format=2, compressors=compressor,
-            filters=None, attributes={"_ARRAY_DIMENSIONS": ["c", "y", "x"]}, **options,
+            attributes={"_ARRAY_DIMENSIONS": ["c", "y", "x"]}, **{"filters": None} | options,
         )  # fmt: skip
         array[:] = data
 
     return write
 
 
-def _ome(version: str) -> Callable[[Path], None]:
+def _ome(version: str, *, consolidated: bool = False) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         base = np.moveaxis(pixels(), 2, 0)
         levels = [base, base[:, ::2, ::2]]
@@ -212,17 +226,21 @@ def _ome(version: str) -> Callable[[Path], None]:
                 **how,
             )
             array[:] = level
-        if not v3:
-            zarr.consolidate_metadata(path, zarr_format=2)
+        if consolidated:
+            with warnings.catch_warnings():  # zarr v3 has no specification of it yet
+                warnings.simplefilter("ignore", UserWarning)
+                zarr.consolidate_metadata(path)
 
     return write
 
 
 def _zarrs() -> dict[str, tuple[Callable[[Path], None], bool]]:
-    from numcodecs import Blosc, GZip
-    from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
+    from numcodecs import BZ2, LZ4, LZMA, Blosc, Delta, GZip, Shuffle, Zlib, Zstd
+    from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
     sums = {"compressors": (ZstdCodec(level=1), Crc32cCodec())}
+    shards: dict[str, Any] = {"shards": (3, 2 * TILE, 2 * TILE)}
+    first: dict[str, Any] = {"shards": {"shape": shards["shards"], "index_location": "start"}}
     return {
         "v3-raw": (_v3(compressors=None), False),
         "v3-zstd": (_v3(compressors=ZstdCodec(level=1)), False),
@@ -230,13 +248,27 @@ def _zarrs() -> dict[str, tuple[Callable[[Path], None], bool]]:
         "v3-crc32c": (_v3(**sums), True),
         "v3-gzip": (_v3(compressors=GzipCodec(level=1)), True),
         "v3-blosc": (_v3(compressors=BloscCodec(cname="lz4")), False),
-        "v3-sharded": (_v3(shards=(3, 2 * TILE, 2 * TILE), compressors=ZstdCodec(level=1)), False),
-        "v3-sharded-crc32c": (_v3(shards=(3, 2 * TILE, 2 * TILE), **sums), True),
+        "v3-transposed": (_v3(filters=TransposeCodec(order=(1, 2, 0)), compressors=ZstdCodec(level=1)), False),
+        "v3-sharded": (_v3(**shards, compressors=ZstdCodec(level=1)), False),
+        "v3-sharded-raw": (_v3(**shards, compressors=None), False),
+        "v3-sharded-gzip": (_v3(**shards, compressors=GzipCodec(level=1)), True),
+        "v3-sharded-blosc": (_v3(**shards, compressors=BloscCodec(cname="zstd"), dtype="uint16"), False),
+        "v3-sharded-crc32c": (_v3(**shards, **sums), True),
+        "v3-sharded-start": (_v3(**first, **sums), True),
         "v2-raw": (_v2(None), False),
         "v2-blosc": (_v2(Blosc("lz4")), False),
         "v2-gzip": (_v2(GZip(1)), True),
+        "v2-zlib": (_v2(Zlib(1)), True),
+        "v2-bz2": (_v2(BZ2(1)), True),
+        "v2-lzma": (_v2(LZMA(preset=1)), True),
+        "v2-zstd": (_v2(Zstd(1)), False),
+        "v2-lz4": (_v2(LZ4()), False),
+        "v2-filtered": (_v2(Zlib(1), filters=[Delta("u1"), Shuffle(1)]), True),
+        "v2-fortran": (_v2(GZip(1), order="F"), True),
         "ome-0.5": (_ome("0.5"), False),
+        "ome-0.5-consolidated": (_ome("0.5", consolidated=True), False),
         "ome-0.4": (_ome("0.4"), False),
+        "ome-0.4-consolidated": (_ome("0.4", consolidated=True), False),
     }
 
 

@@ -40,7 +40,7 @@ WHOLE_PIXELS = 1 << 20
 BLOCK = 8
 MANY_CHANNELS = 4096
 
-GOOD = ("refused", "same", "payload", "meaning", "absent", "reported")
+GOOD = ("refused", "same", "payload", "meaning", "reported")
 MISSED: list[Any] = []
 """Chunks that the last mutant was said not to store: a run counts and tells them."""
 
@@ -107,8 +107,6 @@ def _outcome(base: Base, mutant: Mutant, path: Path, sound: list[Any]) -> tuple[
         return "foreign", f"{type(error).__name__}: {error}"[:500]
     if len(found) == len(sound) and all(_same(a, b) for a, b in zip(found, sound, strict=True)):
         return "same", ""
-    if mutant.absent:
-        return "absent", ""
     if MISSED:
         return "reported", ""
     if any(_has_empty_block(pixels) for pixels in found) and not _is_zeroed_by_hand(base, mutant):

@@ -51,7 +51,7 @@ def test_the_judge_sees_what_it_must(tmp_path: Path, bases: dict[str, Base], mon
     path = tmp_path / "a.tif"
     write_files(base.files, path)
     sound = read_everything(path)
-    mutant = Mutant(base.files, ("flip_bits",), payload=True, meaning=False, absent=False)
+    mutant = Mutant(base.files, ("flip_bits",), payload=True, meaning=False)
 
     def verdict(found: object) -> str:
         def read(_: Path) -> object:
