@@ -138,3 +138,28 @@ def test_what_a_child_was_decoding() -> None:
     assert (death.code, death.is_crash, death.signal_name) == (-signal.SIGTRAP, True, "SIGTRAP")
     assert crash.tried(lambda: None).code == 0
     assert not crash.tried(lambda: os.kill(os.getpid(), signal.SIGTERM)).is_crash
+
+
+@pytest.mark.parametrize("kilobytes", [340_000, 420_000, 520_000, 600_000])
+def test_too_few_addresses_are_told(slides: tuple[Path, Path], tmp_path: Path, kilobytes: int) -> None:
+    """`ulimit -v`: dask waited for ever for threads that could not start."""
+    base, over = slides
+    shell = f"ulimit -v {kilobytes}; exec {sys.executable} -m tiledblend blend {base} {over} -o out.ome.zarr"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("tiledblend: error: ")]
+    if done.returncode == 0:
+        pytest.skip("this machine's libraries map less")
+    assert (done.returncode, len(lines)) == (6, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "memory" in lines[0]
+    assert not (tmp_path / "out.ome.zarr").exists()
+
+
+def test_memory_that_does_not_fit_is_refused_by_the_command(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    base, over = slides
+    done = run(
+        tmp_path, "blend", base, over, "-o", "out.ome.zarr", "--workers", "1", "--memory-limit", "150MB", by=None
+    )
+    assert done.returncode == 6, done.stderr
+    assert "but is allowed 150 MB; use fewer --threads-per-worker" in done.stderr
+    assert not list(tmp_path.glob("out*"))

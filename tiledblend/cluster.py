@@ -27,6 +27,8 @@ DASHBOARD_PORT = 8787
 
 SCHEDULER_FILE_SECONDS = 60.0
 FIRST_WORKER_SECONDS = 300.0
+THREADS_BYTES = 160_000_000
+"""Addresses of what a cluster starts in a process: a dozen threads and their stacks, and what it imports then."""
 
 
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -119,7 +121,7 @@ def machine_memory() -> int:
     """Bytes of memory for this process and its children: of the machine, or less in a container or a SLURM job."""
     import psutil
 
-    limits = [psutil.virtual_memory().total]
+    limits = [psutil.virtual_memory().total, *_addressable()]
     with suppress(OSError, ValueError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -131,6 +133,35 @@ def machine_memory() -> int:
                 with suppress(OSError, ValueError):
                     limits.append(int((folder / name).read_text()))
     return min(limits)
+
+
+def _addressable() -> list[int]:
+    """Bytes that `ulimit -v` leaves for memory: it counts what is mapped, most of which is never used; [] without."""
+    import resource
+
+    import psutil
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return []
+    used = psutil.Process().memory_info()
+    return [max(0, limit - (used.vms - used.rss))]
+
+
+def require_addresses() -> None:
+    """Raise ResourceError if `ulimit -v` leaves no room for a cluster's threads: dask would wait for one for ever."""
+    import resource
+
+    import psutil
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    used = psutil.Process().memory_info().vms
+    if limit != resource.RLIM_INFINITY and limit < used + THREADS_BYTES:
+        needed = (used + THREADS_BYTES) / 1e6
+        raise ResourceError(
+            f"`ulimit -v` allows {limit / 1e6:,.0f} MB of addresses, and a run needs {needed:,.0f} MB before its first "
+            "tile; raise it, or limit memory by a control group (systemd-run, SLURM, a container)"
+        )
 
 
 def require_open_files(workers: int | None) -> None:
@@ -157,6 +188,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
     """
     scheduler = running_scheduler(options)
     require_open_files(options.workers if scheduler is None else None)
+    require_addresses()
     if os.environ.get("DASK_LOGGING__DISTRIBUTED") == "critical":
         # dask's defaults set this logger's level apart from the others'
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)

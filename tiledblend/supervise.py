@@ -55,6 +55,10 @@ def _wait(child: int, watched: set[signal.Signals]) -> int:
 
 def _end_as(death: Death) -> NoReturn:
     """Tell a death by a signal, and exit."""
+    if death.is_crash and not death.notes:
+        code, line = _unnoted_crash(death)
+        _say(line)
+        os._exit(code)
     if death.is_crash:
         _say(_crash_line(death))
         os._exit(4)
@@ -75,13 +79,24 @@ def _crash_line(death: Death) -> str:
     from tiledblend.errors import decoder_crash
     from tiledblend.suspect import death_by_read
 
-    if not death.notes:
-        return f"a library crashed ({death.signal_name}) while nothing was being decoded; run again with --resume"
     guilty = death.notes
     if len(guilty) > 1:
         again = ((note, death_by_read(note.again)) for note in death.notes)
         guilty = tuple(note for note, end in again if end is not None and end.is_crash) or guilty
     return decoder_crash(" or ".join(note.what for note in guilty), death.signal_name)
+
+
+def _unnoted_crash(death: Death) -> tuple[int, str]:
+    """(exit code, line) of a crash outside of decoding: libraries that get no memory may end that way."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        return (
+            6,
+            f"out of memory: `ulimit -v` allows {limit / 1e6:,.0f} MB of addresses ({death.signal_name}); raise it",
+        )
+    return 1, f"a library crashed ({death.signal_name}) while nothing was being decoded; run again with --resume"
 
 
 def _say(line: str) -> None:
