@@ -11,7 +11,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,35 @@ class Conflict:
         return tuple(a.key for a, b in zip(self.first, self.second, strict=False) if a != b)
 
 
+class ReceiptTable(MutableMapping[Tile, Receipts]):
+    """Receipts by tile, packed as text: a terapixel's are a quarter of a million."""
+
+    def __init__(self) -> None:
+        self._packed: dict[tuple[int, int, int], bytes] = {}
+
+    def __getitem__(self, tile: Tile) -> Receipts:
+        return tuple(Receipt(*fields) for fields in json.loads(self._packed[_place(tile)]))
+
+    def __setitem__(self, tile: Tile, receipts: Receipts) -> None:
+        self._packed[_place(tile)] = json.dumps(receipts, separators=(",", ":")).encode()
+
+    def __delitem__(self, tile: Tile) -> None:
+        del self._packed[_place(tile)]
+
+    def __contains__(self, tile: object) -> bool:
+        return isinstance(tile, Tile) and _place(tile) in self._packed
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (Tile(*place) for place in self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
+def _place(tile: Tile) -> tuple[int, int, int]:
+    return tile.stage, tile.row, tile.column
+
+
 @dataclass(frozen=True)
 class Part:
     """Part `index` (from 1) of `count` drivers that share one output and its ledger, each with a lock of its own."""
@@ -69,7 +98,7 @@ class Ledger:
 
     def __init__(self, store: ObjectStore, job: dict[str, Any], lock: Lock, prefix: str = "") -> None:
         self.store, self.job, self.lock = store, job, lock
-        self.receipts: dict[Tile, Receipts] = {}
+        self.receipts = ReceiptTable()
         self.conflicts: list[Conflict] = []
         self.damaged_lines = 0
         self._rounds: dict[Tile, int] = {}
