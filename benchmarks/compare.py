@@ -84,6 +84,7 @@ def tree_pss(process: psutil.Process) -> float:
 def measured(command: list[str], threads: int) -> tuple[float, float, float]:
     """(wall, CPU seconds, peak MB) of one process tree."""
     environment = {**os.environ, "VIPS_CONCURRENCY": str(threads), "DASK_NUM_WORKERS": str(threads)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     started = time.monotonic()
     child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

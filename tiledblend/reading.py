@@ -403,6 +403,7 @@ class _MaskPixels:
     def __init__(self, composite: Composite, layer: Layer, placement: Placement, kept: Kept | None) -> None:
         assert isinstance(layer.mask, RasterSource)
         self._mask = layer.mask
+        self._known: dict[int, Units] = {}
         canvas = Region.of_shape(composite.shape)
         frame = canvas if layer.mask_frame == "canvas" else placement.frame
         self._repeat: int | None = mask_scaling(layer, composite)
@@ -443,7 +444,11 @@ class _MaskPixels:
         value = self._mask.uniform(native, self._pixels.level)
         if value is None:
             return None
-        return self._rated(np.array([[[value]]], self._mask.dtype), rule, keep_float, native)
+        known = self._known.get(value)
+        if known is None:
+            pixel = np.array([[[value]]], self._mask.dtype)
+            known = self._known[value] = self._rated(pixel, rule, keep_float, native)
+        return known
 
     def _native(self, region: Region, f: int) -> Region:
         """Pixels of the mask's level that a region of the frame shows, each f x f times."""

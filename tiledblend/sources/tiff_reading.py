@@ -136,12 +136,13 @@ class LevelReader:
         rows = slice(region.y0 // height, min(-(-region.y1 // height), image[0]))
         columns = slice(region.x0 // width, min(-(-region.x1 // width), image[1]))
         tiles = values[rows, columns]
-        if tiles.min() == UNKNOWN:
+        lowest = int(tiles.min())
+        if lowest == UNKNOWN:
             unknown = np.argwhere(tiles == UNKNOWN) + np.array((rows.start, columns.start))
             segments = [self._segment(0, plane, row, column, region) for row, column in unknown.tolist()]
             self._look_at(values, segments, region)
-        first = int(tiles[0, 0])
-        return first if first >= 0 and bool((tiles == first).all()) else None
+            lowest = int(tiles.min())
+        return lowest if lowest >= 0 and lowest == int(tiles.max()) else None
 
     def _look_at(self, values: NDArray[np.int32], tiles: list[_Wanted], region: Region) -> None:
         """Find the value of each tile, or MIXED."""
