@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import tiledblend as tb
 from tiledblend.composite import Canvas, Composite, Layer
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Region
+from tiledblend.plan import _image_bytes
+from tiledblend.reading import layer_readers
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.store.spec import OutputSpec
 
@@ -114,6 +117,26 @@ def test_more_memory_for_larger_sigma_shard_and_layers() -> None:
     small = tb.plan(halves((4000, 4000)), OutputSpec(512, 1024)).tile_bytes
     assert tb.plan(halves((4000, 4000)), OutputSpec(512, 4096)).tile_bytes > small
     assert tb.plan(halves((4000, 4000), feather=11), OutputSpec(512, 1024)).tile_bytes > small
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_an_affine_layers_pixels_take_what_the_plan_says(dtype: Any, channels: int, scale: float) -> None:
+    """At most that, and not much less: numpy tells tracemalloc of its arrays."""
+    sources = [Endless((6000, 6000), channels, dtype=dtype) for _ in range(2)]
+    affine = tb.Affine(scale * 0.8, -scale * 0.6, 2000, scale * 0.6, scale * 0.8, -500)
+    composite = Composite([Layer(sources[0]), Layer(sources[1], affine=affine)])
+    reader = layer_readers(composite, (None, None))[1]
+    row = Region(1000, 1200, 1256, 3248)
+    expected = _image_bytes(reader, row.size, sources[1].dtype.itemsize)
+    tracemalloc.start()
+    try:
+        reader.read(row)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert expected / 8 < peak <= expected
 
 
 def test_refusals_of_a_plan() -> None:

@@ -462,7 +462,7 @@ def test_a_job_names_classes(tmp_path: Path) -> None:
         return build({"layers": [{"image": str(base), "mask": {"path": str(path), **keys}}]}).composite.layers[0].mask
 
     assert masks().read(Region(0, 0, 64, 80)).sum() > masks(classes=["Tumor"]).read(Region(0, 0, 64, 80)).sum() == 1200
-    with pytest.raises(BadInputError, match="1 invalid outlines"):
+    with pytest.raises(BadInputError, match="1 invalid outline "):
         masks(invalid="refuse")
     with pytest.raises(UsageError, match="are for outlines"):
         build({"layers": [{"image": str(base), "mask": {"path": str(base), "classes": ["Tumor"]}}]})

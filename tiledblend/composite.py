@@ -13,7 +13,7 @@ import numpy as np
 
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, UsageError
-from tiledblend.geometry import Affine, Region, ceil_div
+from tiledblend.geometry import Affine, Region, ceil_div, is_square
 from tiledblend.kernels.blend import Mode
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.kernels.morphology import Growth
@@ -141,7 +141,7 @@ class Feather:
                 f"feather {self.sigma:g}um needs a pixel size, and the canvas has none; give the feather in px"
             )
         y, x = pixel_size_um
-        if abs(y - x) > 0.01 * max(y, x):
+        if not is_square(pixel_size_um):
             return FeatherKernel((self.sigma / y, self.sigma / x))
         return FeatherKernel(self.sigma / math.sqrt(y * x))
 

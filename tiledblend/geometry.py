@@ -94,6 +94,16 @@ def halved(shape: tuple[int, int], times: int = 1) -> tuple[int, int]:
     return ceil_div(shape[0], f), ceil_div(shape[1], f)
 
 
+def is_square(pixel_size_um: tuple[float, float]) -> bool:
+    """True when a pixel's (y, x) sides agree to within 1 %.
+
+    >>> is_square((0.25, 0.2501)), is_square((1.0, 0.5))
+    (True, False)
+    """
+    y, x = pixel_size_um
+    return abs(y - x) <= 0.01 * max(y, x)
+
+
 @dataclass(frozen=True, slots=True)
 class Affine:
     """x' = a x + b y + c, y' = d x + e y + f, of points in pixels: pixel (y, x) covers [x, x + 1) by [y, y + 1).

@@ -14,6 +14,7 @@ from tiledblend.composite import Composite
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.fingerprint import sources_of
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
+from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import TileRenderer, chunk_rows, classify
@@ -246,9 +247,6 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
     pixels = row * layout.channels * item * 4
     layers = 0
     for reader in readers:
-        source = row * reader.layer.image.channels * (item if reader.pixels.sampling is None else 12)
-        if reader.pixels.sampling is not None:
-            source += SOURCE_PIXELS * reader.layer.image.channels * (item + 8)
         halo_y, halo_x = reader.kernel.halo_px
         high, wide = height + 2 * halo_y, width + 2 * halo_x
         strip_y, strip_x = reader.kernel.strip_px
@@ -271,8 +269,19 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
             * reader.layer.image.channels
             * item
         )
-        layers += 2 * source + mask + row * 12 + min(stored_row, 64_000_000)
+        layers += _image_bytes(reader, row, item) + mask + row * 12 + min(stored_row, 64_000_000)
     return encoded + pixels + layers
+
+
+def _image_bytes(reader: LayerReader, row: int, item: int) -> int:
+    """A layer's pixels of a row of chunks (`row` pixels) while they are read."""
+    sampling, channels = reader.pixels.sampling, reader.layer.image.channels
+    if sampling is None:
+        return 2 * row * channels * item
+    if isinstance(sampling, Warped):
+        # The row as float32, a part of it beside it, and the source of that part as stored and as float32.
+        return row * channels * 8 + SOURCE_PIXELS * channels * (item + 4)
+    return 2 * (row * channels * 12 + SOURCE_PIXELS * channels * (item + 8))
 
 
 def _kept_bytes(composite: Composite, reader: LayerReader, tile: tuple[int, int]) -> int:

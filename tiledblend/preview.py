@@ -18,7 +18,7 @@ from tiledblend.composite import Composite
 from tiledblend.edges import COLOURS, edge_lines, with_lines
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.export import refuse_existing, write_new
-from tiledblend.geometry import Region, ceil_div
+from tiledblend.geometry import Region, ceil_div, is_square
 from tiledblend.origin import origin_of
 from tiledblend.scalebar import ScaleBar, fitting_bar, with_scale_bar
 from tiledblend.sources import open_source
@@ -117,7 +117,8 @@ def picture_bar(source: RasterSource, width: int) -> ScaleBar | None:
     """The scale bar of a picture of `source` that is `width` px wide; None where its pixel size is not known."""
     if source.pixel_size_um is None:
         return None
-    return fitting_bar(source.pixel_size_um[1] * source.shape[1] / width, width)
+    size = source.pixel_size_um
+    return fitting_bar(size[1] * source.shape[1] / width, width, square=is_square(size))
 
 
 def panel(

@@ -19,25 +19,26 @@ MIN_WIDTH = 96
 
 @dataclass(frozen=True, slots=True)
 class ScaleBar:
-    """length_px: pixels of the picture. length_um: what they are on the slide."""
+    """length_px: pixels of the picture. length_um: what they are on the slide. across_only: down they are another."""
 
     length_px: float
     length_um: float
+    across_only: bool = False
 
     @property
     def label(self) -> str:
-        """Such as "200 µm", "5 mm" or "50 nm"."""
+        """Such as "200 µm", "5 mm", "50 nm", or "200 µm in x"."""
         factor, unit = next(((f, u) for f, u in ((1e3, "mm"), (1.0, "µm")) if self.length_um >= f), (1e-3, "nm"))
-        return f"{self.length_um / factor:g} {unit}"
+        return f"{self.length_um / factor:g} {unit}{' in x' if self.across_only else ''}"
 
 
-def fitting_bar(pixel_um: float, width_px: int) -> ScaleBar | None:
+def fitting_bar(pixel_um: float, width_px: int, *, square: bool = True) -> ScaleBar | None:
     """The longest bar of 1, 2 or 5 times a power of ten that takes a quarter of `width_px` at most.
 
-    pixel_um: width of the picture's pixels. None where the picture is too narrow for one.
+    pixel_um: width of the picture's pixels. square: their height, too. None where the picture is too narrow for one.
 
-    >>> fitting_bar(0.5, 1024)
-    ScaleBar(length_px=200.0, length_um=100.0)
+    >>> fitting_bar(0.5, 1024).label, fitting_bar(0.5, 1024, square=False).label
+    ('100 µm', '100 µm in x')
     """
     if width_px < MIN_WIDTH:
         return None
@@ -45,7 +46,7 @@ def fitting_bar(pixel_um: float, width_px: int) -> ScaleBar | None:
     power = 10.0 ** math.floor(math.log10(most))
     # A hair of tolerance: 0.1 * 3 is a little above 0.3.
     length = max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9))
-    return ScaleBar(length / pixel_um, length)
+    return ScaleBar(length / pixel_um, length, not square)
 
 
 def with_scale_bar(picture: Pixels, bar: ScaleBar) -> Pixels:

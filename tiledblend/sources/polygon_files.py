@@ -132,9 +132,12 @@ def _repaired(features: list[_Feature], path: str, invalid: Invalid) -> tuple[li
     named = "; ".join(f"{features[i].name}: {broken[i]}" for i in sorted(broken)[:_NAMED])
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     if invalid == "refuse":
-        raise BadInputError(f"{path}: {len(broken)} invalid outlines ({named}{more}); mend them, or ask for repair")
+        outlines = "outline" if len(broken) == 1 else "outlines"
+        remedy = "mend them, or have them repaired (invalid: repair)"
+        raise BadInputError(f"{path}: {len(broken)} invalid {outlines} ({named}{more}); {remedy}")
     kept = [_made_valid(f) if i in broken else f for i, f in enumerate(features)]
-    note = f"{len(broken)} of {len(features)} outlines were invalid and repaired ({named}{more})"
+    were = "was" if len(broken) == 1 else "were"
+    note = f"{len(broken)} of {len(features)} outlines {were} invalid and repaired ({named}{more})"
     return [feature for feature in kept if feature.polygons], [note]
 
 

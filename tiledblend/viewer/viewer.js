@@ -146,16 +146,22 @@
     const zoom = viewer.viewport.getZoom(true) * viewer.container.clientWidth / width; // screen pixels an image pixel
     const size = scene.pixel_size_um;
     viewer.drawer.setImageSmoothingEnabled(zoom < 3);
-    $("where").textContent = [place, size ? `${trim(size[1] / zoom)} µm/px` : "", `${trim(100 * zoom)} %`].filter(Boolean).join("  ·  ");
+    $("where").textContent = [place, size ? micrometres(1 / zoom) : "", `${trim(100 * zoom)} %`].filter(Boolean).join("  ·  ");
     if (!size) return;
     const most = Math.min(220, viewer.container.clientWidth / 4) * size[1] / zoom;
     const power = 10 ** Math.floor(Math.log10(most));
     const length = [5, 2, 1].find((step) => step * power <= most * (1 + 1e-9)) * power;
     $("scale").hidden = false;
     $("scale-bar").style.width = `${length * zoom / size[1]}px`;
-    $("scale-label").textContent = length >= 1000 ? `${trim(length / 1000)} mm` : length >= 1 ? `${trim(length)} µm` : `${trim(length * 1000)} nm`;
+    const label = length >= 1000 ? `${trim(length / 1000)} mm` : length >= 1 ? `${trim(length)} µm` : `${trim(length * 1000)} nm`;
+    $("scale-label").textContent = isSquare() ? label : `${label} in x`;
   }
   const trim = (value) => String(Number(value.toPrecision(3)));
+  const isSquare = ([y, x] = scene.pixel_size_um) => Math.abs(y - x) <= 0.01 * Math.max(y, x);
+  function micrometres(times) {
+    const [y, x] = scene.pixel_size_um;
+    return isSquare() ? `${trim(x * times)} µm/px` : `${trim(x * times)} × ${trim(y * times)} µm/px`;
+  }
   let place = "";
 
   viewer.addHandler("viewport-change", () => { clip(); scale(); });
@@ -202,7 +208,7 @@
 
   $("title").textContent = $("title").title = document.title = scene.title;
   $("facts").textContent = `${width.toLocaleString("en")} × ${height.toLocaleString("en")} px, ${scene.dtype}` +
-    (scene.pixel_size_um ? `, ${trim(scene.pixel_size_um[1])} µm/px` : ", no pixel size");
+    (scene.pixel_size_um ? `, ${micrometres(1)}` : ", no pixel size");
   $("note").textContent = scene.note ?? "";
   $("note").hidden = !scene.note;
   scene.views.forEach((view, i) => $("views").append(choice("radio", "view", view.id, view.name, i < 9 ? String(i + 1) : "")));
