@@ -1,10 +1,11 @@
 """What a job costs on an object store: requests, bytes and time against the least possible and against local disk.
 
-    python benchmarks/generate.py FOLDER --size 16384
+    python benchmarks/generate.py FOLDER --size 32768
     AWS_ENDPOINT_URL=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… python benchmarks/cloud_cost.py FOLDER s3://BUCKET/cost
 
-Runs the command line on local disk, bucket to bucket, and bucket to bucket through a proxy that counts. The
-least: one PUT for each planned object and document, and the bytes of every tile that a local run reads, once.
+Counts: bucket to bucket through a proxy, against the least: one PUT for each planned object and document, and the bytes
+of every tile that a local run reads, once. Times: the command's wall time and processor seconds on local disk and
+bucket to bucket, by turns, medians; those runs pass no proxy. `--only` takes one of the two.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +29,17 @@ from store_proxy import StoreProxy
 import tiledblend as tb
 from tiledblend.cluster import ClusterOptions
 from tiledblend.sources import bytes as stored_bytes
-from tiledblend.store.objects import open_store
+from tiledblend.store.objects import ObjectStore, open_store
 
 NAMES = ("base.tif", "overlay.tif", "mask.tif")
 FEATHER = 16
 
 
 def blend(verb: str, folder: str, out: str, **variables: str) -> dict[str, Any]:
-    """The command's own report."""
+    """The command's own report, with "cpu_seconds" of its process."""
     base, overlay, mask = (f"{folder}/{name}" for name in NAMES)
     flags = ["--mask", mask, "--feather", f"{FEATHER}px", "-o", out, "--json", *(["--exact"] if verb == "plan" else [])]
+    before = _child_seconds()
     done = subprocess.run(
         [sys.executable, "-m", "tiledblend", verb, base, overlay, *flags],
         env=os.environ | variables,
@@ -43,7 +47,12 @@ def blend(verb: str, folder: str, out: str, **variables: str) -> dict[str, Any]:
         check=True,
     )
     report: dict[str, Any] = json.loads(done.stdout)
-    return report
+    return {**report, "cpu_seconds": _child_seconds() - before}
+
+
+def _child_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def least_read(folder: Path, out: str) -> int:
@@ -65,45 +74,66 @@ def least_read(folder: Path, out: str) -> int:
     return sum(size for _, _, size in seen)
 
 
+def count(folder: Path, bucket: ObjectStore) -> dict[str, Any]:
+    """Requests and bytes of one run, what `plan` said, and the least."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        least = least_read(folder, f"{scratch}/least.ome.zarr")
+    out = f"{bucket.uri}/{uuid.uuid4().hex[:8]}.ome.zarr"
+    planned = blend("plan", bucket.uri, out)
+    proxy = StoreProxy(os.environ["AWS_ENDPOINT_URL"])
+    with proxy.running() as endpoint:
+        done = blend("blend", bucket.uri, out, AWS_ENDPOINT_URL=endpoint)
+    received = sum(request.received for request in proxy.passed if request.method == "GET")
+    sent = sum(request.sent for request in proxy.passed if request.method == "PUT")
+    least_put = planned["objects"] + planned["levels"] + 2
+    return {
+        "pixels": done["pixels"],
+        "requests": dict(proxy.counts()),
+        "planned": planned["requests"],
+        "least_put": least_put,
+        "bytes_sent": sent,
+        "least_sent": done["bytes_written"],
+        "bytes_received": received,
+        "least_received": least,
+        "ratio": {
+            "put": proxy.counts()["PUT"] / least_put,
+            "sent": sent / done["bytes_written"],
+            "received": received / least,
+        },
+    }
+
+
+def take_times(folder: Path, bucket: ObjectStore, runs: int) -> dict[str, Any]:
+    """Medians of wall and processor seconds, and their ratios."""
+    taken: dict[str, list[dict[str, Any]]] = {"local": [], "bucket": []}
+    for _ in range(runs):
+        name = f"{uuid.uuid4().hex[:8]}.ome.zarr"
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            taken["local"].append(blend("blend", str(folder), f"{scratch}/{name}"))
+        taken["bucket"].append(blend("blend", bucket.uri, f"{bucket.uri}/{name}"))
+        for key, _ in list(bucket.list(name)):
+            bucket.delete(key)
+    result: dict[str, Any] = {"runs": runs}
+    for kind in ("seconds", "cpu_seconds"):
+        result[kind] = {where: statistics.median(run[kind] for run in reports) for where, reports in taken.items()}
+        result[kind]["ratio"] = result[kind]["bucket"] / result[kind]["local"]
+    return result
+
+
 def main() -> None:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("prefix", help="where slides and results go, such as s3://bucket/cost: a new one each time")
+    parser.add_argument("prefix", help="where slides and results go, such as s3://bucket/cost")
+    parser.add_argument("--runs", type=int, default=3, help="of each kind that is timed")
+    parser.add_argument("--only", choices=("counts", "times"))
     arguments = parser.parse_args()
     bucket = open_store(arguments.prefix)
     for name in NAMES:
         bucket.put(name, (arguments.folder / name).read_bytes())
-    scratch = tempfile.mkdtemp(dir=arguments.folder)
-    try:
-        least = least_read(arguments.folder, f"{scratch}/least.ome.zarr")
-        local = blend("blend", str(arguments.folder), f"{scratch}/local.ome.zarr")
-    finally:
-        shutil.rmtree(scratch)
-    direct = blend("blend", bucket.uri, f"{bucket.uri}/direct.ome.zarr")
-    planned = blend("plan", bucket.uri, f"{bucket.uri}/counted.ome.zarr")
-    proxy = StoreProxy(os.environ["AWS_ENDPOINT_URL"])
-    with proxy.running() as endpoint:
-        counted = blend("blend", bucket.uri, f"{bucket.uri}/counted.ome.zarr", AWS_ENDPOINT_URL=endpoint)
-    received = sum(request.received for request in proxy.passed if request.method == "GET")
-    sent = sum(request.sent for request in proxy.passed if request.method == "PUT")
-    result = {
-        "pixels": counted["pixels"],
-        "requests": dict(proxy.counts()),
-        "planned": planned["requests"],
-        "least_put": planned["objects"] + planned["levels"] + 2,
-        "bytes_sent": sent,
-        "least_sent": counted["bytes_written"],
-        "bytes_received": received,
-        "least_received": least,
-        "seconds": {"local": local["seconds"], "bucket": direct["seconds"]},
-        "ratio": {
-            "put": proxy.counts()["PUT"] / (planned["objects"] + planned["levels"] + 2),
-            "sent": sent / counted["bytes_written"],
-            "received": received / least,
-            "seconds": direct["seconds"] / local["seconds"],
-        },
-    }
+    result = {} if arguments.only == "times" else {"counts": count(arguments.folder, bucket)}
+    if arguments.only != "counts":
+        result["times"] = take_times(arguments.folder, bucket, arguments.runs)
     print(json.dumps(result, indent=1))
 
 
