@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -309,6 +310,65 @@ def test_merged_ranges_cover_all(ranges: list[tuple[int, int]]) -> None:
     assert sum(n for _, n in merged) <= sum(n for _, n in ranges) + MERGE_GAP_BYTES * max(0, len(ranges) - 1)
     largest = max((n for _, n in ranges), default=0)
     assert all(length <= max(MERGED_BYTES, largest) for _, length in merged)
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_chunks_of_a_shard_come_together(
+    version: str, tmp_path: Path, endpoint: str, bucket: CloudStore, slides: Slides, use: Use
+) -> None:
+    """Right at any region; a row of a shard's chunks is one request, its index is asked for once."""
+    local = tmp_path / "in.ome.zarr"
+    write(tb.Composite([tb.Layer(tb.open(slides.base))]), str(local), output=OutputSpec(64, 512, ome_zarr=version))
+    for key, _ in DirectoryStore(local).list():
+        bucket.put(f"in.ome.zarr/{key}", (local / key).read_bytes())
+    ours, proxy, draw = tb.open(local), Proxy(endpoint), random.Random(7)
+    with proxy.running() as before:
+        use(before)
+        theirs = tb.open(bucket.uri + "/in.ome.zarr")
+        for level in range(len(ours.levels)):
+            height, width = ours.levels[level].shape
+            for _ in range(6):
+                (y0, y1), (x0, x1) = (sorted(draw.sample(range(size + 1), 2)) for size in (height, width))
+                region = Region(y0, x0, y1, x1)
+                requests = theirs.expect([region], level, fetch=False)
+                proxy.requests.clear()
+                if draw.random() < 0.5:
+                    theirs.expect([region], level)
+                np.testing.assert_array_equal(theirs.read(region, level), ours.read(region, level))
+                assert len(proxy.requests) <= requests
+        proxy.requests.clear()
+        theirs.read(Region(64, 0, 128, 1000))
+        # Two shards whose indexes are known.
+        assert len(proxy.requests) == (2 if version == "0.5" else 16)
+
+
+def test_plan_counts_the_requests_of_shards(
+    tmp_path: Path, endpoint: str, bucket: CloudStore, slides: Slides, use: Use
+) -> None:
+    """Against what passes a proxy, for a blend of a sharded zarr and a TIFF."""
+    local = tmp_path / "in.ome.zarr"
+    write(tb.Composite([tb.Layer(tb.open(slides.base))]), str(local), output=OutputSpec(64, 512))
+    for key, _ in DirectoryStore(local).list():
+        bucket.put(f"in.ome.zarr/{key}", (local / key).read_bytes())
+    out, results, output = tmp_path / "out.ome.zarr", [], OutputSpec(128, 512)
+    for base in (str(local), bucket.uri + "/in.ome.zarr"):
+        proxy = Proxy(endpoint)
+        with proxy.running() as before:
+            use(before)
+            layers = composite(slides).layers
+            made = tb.Composite([tb.Layer(tb.open(base)), *layers[1:]])
+            planned = plan(made, output, exact=True)
+            proxy.requests.clear()
+            write(made, str(out), output=output, cluster=ClusterOptions(threads_per_worker=1))
+            results.append((planned.requests(str(out))["get"], sum("/c/" in path for _, path in proxy.requests)))
+        results.append({key: (out / key).read_bytes() for key, _ in DirectoryStore(out).list() if key != "zarr.json"})
+        shutil.rmtree(out)
+        (tmp_path / "out.ome.zarr.manifest").unlink()
+    assert results[1] == results[3]
+    assert results[0] == (0, 0)
+    planned_gets, made_gets = results[2]
+    # Four shards of 8 x 8 chunks: an index each, and a request for each row of the result's chunks.
+    assert 12 <= made_gets <= planned_gets <= 20
 
 
 def test_zarr_from_a_bucket_and_from_the_web(tmp_path: Path, slides: Slides, bucket: CloudStore) -> None:

@@ -49,15 +49,16 @@ class StoredState:
         return self.etag or self.modified
 
 
-class _Expected:
+class Expected:
     """Requests under way for bytes that will be read once, until they were. Thread-safe; at most `EXPECTED_BYTES`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._spans: OrderedDict[int, tuple[int, Future[bytes], int]] = OrderedDict()
+        self._spans: OrderedDict[int, tuple[int, Future[bytes | None], int]] = OrderedDict()
         self._bytes = 0
 
-    def put(self, start: int, size: int, answer: Future[bytes], uses: int) -> None:
+    def put(self, start: int, size: int, answer: Future[bytes | None], uses: int) -> None:
+        """The answer that will be read `uses` times. None as its result: there is nothing to be had."""
         with self._lock:
             self._drop(start)
             self._spans[start] = size, answer, uses
@@ -68,7 +69,7 @@ class _Expected:
     def take(self, offset: int, size: int) -> bytes | None:
         """The bytes, waited for if they are still under way; None if they were not expected."""
         with self._lock:
-            start = next((s for s, (n, *_) in self._spans.items() if s <= offset and offset + size <= s + n), None)
+            start = self._start_of(offset, size)
             if start is None:
                 return None
             length, answer, uses = self._spans[start]
@@ -76,7 +77,22 @@ class _Expected:
                 self._spans[start] = length, answer, uses - 1
             else:
                 self._drop(start)
-        return answer.result()[offset - start : offset - start + size]
+        data = answer.result()
+        return None if data is None else data[offset - start : offset - start + size]
+
+    @property
+    def size(self) -> int:
+        """Bytes that are expected."""
+        with self._lock:
+            return self._bytes
+
+    def holds(self, offset: int, size: int) -> bool:
+        """True if the bytes are expected."""
+        with self._lock:
+            return self._start_of(offset, size) is not None
+
+    def _start_of(self, offset: int, size: int) -> int | None:
+        return next((s for s, (n, *_) in self._spans.items() if s <= offset and offset + size <= s + n), None)
 
     def clear(self) -> None:
         with self._lock:
@@ -100,7 +116,7 @@ class RemoteFile(ByteReader):
         self.uri = uri
         self._lock = threading.Lock()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._expected = _Expected()
+        self._expected = Expected()
         state, first = _first_block(uri)
         self.size, self._version = state.size, state.version
         if first:
@@ -136,8 +152,7 @@ class RemoteFile(ByteReader):
         merged = merge_ranges(ranges)
         if not fetch:
             return len(merged)
-        starts = [start for start, _ in merged]
-        uses = Counter(bisect_right(starts, offset) - 1 for offset, _ in ranges)
+        uses = uses_of(merged, ranges)
         for index, (start, size) in enumerate(merged):
             self._expected.put(start, size, connections().submit(self._request, start, size), uses[index])
         return len(merged)
@@ -188,7 +203,7 @@ class RemoteFile(ByteReader):
             return b""
         root, key = split_url(self.uri)
         with told(self.uri, f"cannot read {size} bytes at {offset}"):
-            state, data = repeated(lambda: _ranged(root, key, offset, size))
+            state, data = repeated(lambda: ranged(root, key, offset, size))
         if state.version != self._version or len(data) != size:
             raise BadInputError(f"{self.uri}: the input changed while it was read; run again on settled inputs")
         return data
@@ -213,6 +228,12 @@ def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
                 continue
         merged.append((offset, size))
     return merged
+
+
+def uses_of(merged: Sequence[tuple[int, int]], ranges: Iterable[tuple[int, int]]) -> Counter[int]:
+    """How many of the ranges each merged request (by its number) is for."""
+    starts = [start for start, _ in merged]
+    return Counter(bisect_right(starts, offset) - 1 for offset, _ in ranges)
 
 
 def _cut(stored: Sequence[bytes], starts: Sequence[int], offset: int, size: int) -> bytes:
@@ -243,7 +264,7 @@ def told(uri: str, what: str) -> Iterator[None]:
         note_outcome(root, None)
 
 
-def _ranged(root: str, key: str, offset: int, size: int) -> tuple[StoredState, bytes]:
+def ranged(root: str, key: str, offset: int, size: int) -> tuple[StoredState, bytes]:
     """What an object is, and bytes of it: one request."""
     import obstore
 
@@ -259,7 +280,7 @@ def _first_block(uri: str) -> tuple[StoredState, bytes]:
     if not key:
         raise BadInputError(f"{uri}: names a bucket or server, not an object")
     try:
-        return repeated(lambda: _ranged(root, key, 0, BLOCK_BYTES))
+        return repeated(lambda: ranged(root, key, 0, BLOCK_BYTES))
     except Exception as error:
         # An empty object has no first byte to ask for: the store says that the range is wrong.
         state = None if is_missing(error) else stored_state(uri)
@@ -300,7 +321,7 @@ def read_object(uri: str, limit: int) -> bytes | None:
 
     with told(uri, "cannot be read"):
         try:
-            return repeated(lambda: _whole(uri, limit))
+            return repeated(lambda: whole(uri, limit))[1]
         except Exception as error:
             # A public bucket that may not be listed answers 403 for what is not there.
             hidden = scheme_of(uri) in WEB_SCHEMES and "status code: 403" in str(error)
@@ -309,14 +330,15 @@ def read_object(uri: str, limit: int) -> bytes | None:
             raise
 
 
-def _whole(uri: str, limit: int) -> bytes:
+def whole(uri: str, limit: int) -> tuple[StoredState, bytes]:
+    """What an object is, and all of it: one request. Raises BadInputError when it has more than `limit` bytes."""
     import obstore
 
     root, key = _split(uri)
     answer = obstore.get(client_of(root), key)
     if answer.meta["size"] > limit:
-        raise BadInputError(f"{uri}: metadata of more than {limit >> 20} MiB")
-    return bytes(answer.bytes())
+        raise BadInputError(f"{uri}: has {answer.meta['size']:,} bytes, more than an object of its kind ({limit:,})")
+    return _state_of(answer.meta), bytes(answer.bytes())
 
 
 def list_names(uri: str) -> list[str]:

@@ -308,8 +308,15 @@ class ZarrSource(RasterSource):
         """With them, True for those that a listing shows too."""
         self._known_missed: set[tuple[int, str]] = set()
 
+    def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
+        """As `RasterSource.expect`: in a bucket, neighbouring chunks of a shard by merged range requests."""
+        store = self._stores[level]
+        return 0 if isinstance(store, WatchedStore) else store.store.expect(regions, fetch=fetch)
+
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         array, seen = self._arrays[level], list[Seen]()
+        if self._grids[level].index is not None:
+            self.expect([region], level)
         try:
             block = self._block(array, region, seen)
         except MemoryError as error:

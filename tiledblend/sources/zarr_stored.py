@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +61,8 @@ class Listing:
 class ObjectGrid:
     """How the chunks of one plane of an array lie in stored objects. No I/O.
 
-    inner: chunks along each axis of an object (ones without shards).
+    inner: chunks along each axis of an object (ones without shards). index: of a shard, as of `_shard_index`.
+    has_plain_index: it is little-endian pairs (offset, length) as they are.
     """
 
     def __init__(self, node: ZarrNode, facts: ArrayFacts, axes: PlaneAxes) -> None:
@@ -74,6 +77,7 @@ class ObjectGrid:
         self._whole = whole
         self._prefix, self._separator = _key_style(node)
         self.index = _shard_index(node, math.prod(self.inner)) if facts.shard else None
+        self.has_plain_index = facts.shard is not None and _has_plain_index(node)
         self.fill = str(node.document.get("fill_value", 0))
 
     @property
@@ -86,6 +90,11 @@ class ObjectGrid:
         """Chunks that hold the plane."""
         shape, chunk = self._facts.shape, self._facts.chunk
         return math.prod(ceil_div(shape[a], chunk[a]) for a in range(len(shape)) if a not in self._fixed)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a decoded chunk."""
+        return math.prod(self._facts.chunk) * np.dtype(self._facts.dtype).itemsize
 
     @property
     def most_bytes(self) -> int:
@@ -131,6 +140,27 @@ class ObjectGrid:
             if not (found & region).is_empty:
                 return found & Region.of_shape(self._axes.yx(self._facts.shape))
         return None
+
+    def key(self, coords: Coords) -> str:
+        """Of an object, below the array's folder: the way back from `coords`."""
+        return self._prefix + self._separator.join(map(str, coords))
+
+    def chunks_of(self, region: Region) -> dict[str, list[int]]:
+        """Numbers (C order) of the chunks inside each object, by its key, that hold pixels of a region of the level."""
+        whole = region & Region.of_shape(self._axes.yx(self._facts.shape))
+        spans = {self._axes.y: (whole.y0, whole.y1), self._axes.x: (whole.x0, whole.x1)}
+        along: list[range] = []
+        for axis, (size, chunk) in enumerate(zip(self._facts.shape, self._facts.chunk, strict=True)):
+            first, end = spans.get(axis, (0, size))
+            place = self._places.get(axis)
+            along.append(range(first // chunk, ceil_div(end, chunk)) if place is None else range(place, place + 1))
+        found: dict[str, list[int]] = {}
+        for index in product(*along):
+            outer = tuple(i // n for i, n in zip(index, self.inner, strict=True))
+            inside = tuple(i % n for i, n in zip(index, self.inner, strict=True))
+            number = int(np.ravel_multi_index(inside, self.inner))
+            found.setdefault(self.key(outer), []).append(number)
+        return found
 
     def listing(self, path: str) -> Listing | None:
         """The plane's objects below an array's folder; None where there are too many, or no listing can be had."""
@@ -191,14 +221,28 @@ def _key_style(node: ZarrNode) -> tuple[str, str]:
 
 def _shard_index(node: ZarrNode, entries: int) -> tuple[int, bool]:
     """(bytes, at the end) of a shard's index."""
-    sharding = next(
+    names, is_at_end = [name for name, _ in _index_codecs(node)], _sharding(node).get("index_location", "end") == "end"
+    return ENTRY_BYTES * entries + 4 * names.count("crc32c"), is_at_end
+
+
+def _has_plain_index(node: ZarrNode) -> bool:
+    codecs = _index_codecs(node)
+    return [name for name, _ in codecs] in (["bytes"], ["bytes", "crc32c"]) and codecs[0][1] != "big"
+
+
+def _index_codecs(node: ZarrNode) -> list[tuple[str, str]]:
+    """(name, endianness) of each codec of a shard's index."""
+    codecs = _sharding(node).get("index_codecs") or ["bytes", "crc32c"]
+    entries: list[dict[str, Any]] = [{"name": codec} if isinstance(codec, str) else codec for codec in codecs]
+    return [(str(entry.get("name")), (entry.get("configuration") or {}).get("endian", "little")) for entry in entries]
+
+
+def _sharding(node: ZarrNode) -> Any:
+    return next(
         codec["configuration"]
         for codec in node.document["codecs"]
         if isinstance(codec, dict) and codec.get("name") == "sharding_indexed"
     )
-    codecs = sharding.get("index_codecs") or [{"name": "bytes"}, {"name": "crc32c"}]
-    names = [codec if isinstance(codec, str) else codec.get("name") for codec in codecs]
-    return ENTRY_BYTES * entries + 4 * names.count("crc32c"), sharding.get("index_location", "end") == "end"
 
 
 def _entries(path: str, depth: int) -> Iterator[tuple[str, int, int | str]] | None:
