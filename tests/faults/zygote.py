@@ -65,7 +65,7 @@ def become(request: dict[str, Any]) -> None:
     code = 70
     try:
         os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command itself begins
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
         os.dup2(os.open(request["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
@@ -90,6 +90,7 @@ def become(request: dict[str, Any]) -> None:
             module, _, constant = name.partition(":")
             setattr(import_module(module), constant, value)
         sys.argv = [request["program"], *request["argv"]]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             program(request["program"])()
         except SystemExit as leaving:
