@@ -15,7 +15,7 @@ import tiledblend as tb
 from tiledblend.composite import Canvas, Composite, Layer
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.plan import _image_bytes
+from tiledblend.plan import PROCESS_BYTES, _image_bytes
 from tiledblend.reading import layer_readers
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.store.spec import OutputSpec
@@ -111,6 +111,16 @@ def test_memory_is_refused_before_it_is_used() -> None:
     planned.require_memory(4, None)
     with pytest.raises(ResourceError, match=r"needs up to .* MB for 4 threads, but is allowed .* MB; use fewer"):
         planned.require_memory(4, needed - 1)
+
+
+def test_memory_counts_tiles_that_are_being_stored() -> None:
+    """Two beside those that the threads render, and never more tiles than there are."""
+    composite = halves((4000, 4000))
+    several, one = (tb.plan(composite, OutputSpec(512, shard)) for shard in (1024, 4096))
+    encoded = 1024 * 1024 * composite.channels * 4 // 3
+    assert several.process_bytes(1) == PROCESS_BYTES + several.tile_bytes + 2 * encoded
+    assert several.process_bytes(15) == PROCESS_BYTES + 15 * several.tile_bytes + encoded
+    assert one.process_bytes(1) == one.process_bytes(8) == PROCESS_BYTES + one.tile_bytes
 
 
 def test_more_memory_for_larger_sigma_shard_and_layers() -> None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from tiledblend.buckets import BUCKET_SCHEMES, scheme_of
 from tiledblend.composite import Composite
 from tiledblend.errors import BadInputError, ResourceError, UsageError
@@ -17,16 +19,19 @@ from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
-from tiledblend.render import TileRenderer, chunk_rows, classify
+from tiledblend.render import BLOCK, TileRenderer, chunk_rows, classify
 from tiledblend.sources.base import RasterSource, Unstored
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
 
 SAMPLED_TILES = 12
-PROCESS_BYTES = 240_000_000
-"""An idle worker process with every library loaded (an allowance: a whole two-thread run peaked at 303 MB)."""
+PROCESS_BYTES = 140_000_000
+"""An idle process with every library loaded and a cluster in it (measured: 116 MB)."""
+MOST_STORING = 2
+"""Tiles of a process that are being stored while its threads render others."""
 MAX_TILES = 50_000_000
+CACHE_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,11 @@ class Plan:
 
     def process_bytes(self, threads: int) -> int:
         """Projected peak of one worker process with `threads` threads."""
-        return PROCESS_BYTES + threads * self.tile_bytes + _whole_images(self.composite)
+        rows, columns = self.grid.tile_counts()
+        rendered = min(threads, rows * columns)
+        stored = min(MOST_STORING, rows * columns - rendered)
+        tiles = rendered * self.tile_bytes + stored * _encoded_bytes(self.layout)
+        return PROCESS_BYTES + tiles + _whole_images(self.composite)
 
     def require_memory(self, threads: int, allowed: int | None) -> None:
         """Raise ResourceError if a worker of `threads` threads cannot stay within `allowed` bytes."""
@@ -237,40 +246,48 @@ def _chunks(region: Region, chunk: int) -> Iterator[Region]:
             yield Region(y, x, min(y + chunk, region.y1), min(x + chunk, region.x1))
 
 
+def _encoded_bytes(layout: ArrayLayout) -> int:
+    """A tile compressed, at worst not at all, with its part of the further levels."""
+    grid = layout.grid
+    height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
+    return height * width * layout.channels * np.dtype(layout.dtype).itemsize * 4 // 3
+
+
 def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: ArrayLayout) -> int:
-    """Most that one task holds at once: rows of pixels, weights, masks, and the tile compressed (at worst not at
-    all)."""
+    """Most that one task holds at once: first its masks are made ready, then the tile fills up with compressed chunks
+    while a row of chunks is read, blended and halved, band by band."""
     grid, item = layout.grid, composite.dtype.itemsize
     height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
-    row = min(grid.chunk, height) * width
-    encoded = height * width * layout.channels * item * 4 // 3
-    pixels = row * layout.channels * item * 4
-    layers = 0
+    row, band = min(grid.chunk, height) * width, min(BLOCK, height) * width
+    preparing, kept = 0, 0
+    working = row * layout.channels * item * 3 // 2
     for reader in readers:
-        halo_y, halo_x = reader.kernel.halo_px
-        high, wide = height + 2 * halo_y, width + 2 * halo_x
-        strip_y, strip_x = reader.kernel.strip_px
-        if not reader.has_mask:
-            mask = 0
-        elif reader.kernel.is_direct:
-            mask = high * wide * 2 + (row + 2 * halo_y * wide) * 24
-        else:
-            d_y, d_x = reader.kernel.cell_px
-            mask = (
-                strip_y * wide * 4 + strip_y * strip_x * 12 + ceil_div(high, d_y) * ceil_div(wide, d_x) * 24 + row * 16
-            )
-        mask += _kept_bytes(composite, reader, (height, width)) + _growing_bytes(
-            reader, height if reader.kernel.is_direct else strip_y, width
-        )
-        tile_y, tile_x = reader.layer.image.levels[reader.pixels.level].tile
-        stored_row = (
-            tile_y
-            * min(ceil_div(width, tile_x) * tile_x + tile_x, reader.pixels.shape[1])
-            * reader.layer.image.channels
-            * item
-        )
-        layers += _image_bytes(reader, row, item) + mask + row * 12 + min(stored_row, 64_000_000)
-    return encoded + pixels + layers
+        image, is_placed = reader.layer.image, reader.pixels.sampling is not None
+        # A row that one layer decides is counted above; a blended one is read band by band.
+        working += band * 8 + (_image_bytes(reader, row, item) if is_placed else band * image.channels * item)
+        tile_y, tile_x = image.levels[reader.pixels.level].tile
+        stored_columns = min(ceil_div(width, tile_x) * tile_x + tile_x, reader.pixels.shape[1])
+        working += min(tile_y * stored_columns * image.channels * item, CACHE_BYTES)
+        made, left = _mask_bytes(reader, (height, width))
+        shared = _kept_bytes(composite, reader, (height, width))
+        preparing, kept = max(preparing, made) + shared, kept + left
+    return kept + max(preparing, _encoded_bytes(layout) + working)
+
+
+def _mask_bytes(reader: LayerReader, tile: tuple[int, int]) -> tuple[int, int]:
+    """(most while a layer's mask is made ready, what is left of it) for one tile."""
+    if not reader.has_mask:
+        return 0, 0
+    (height, width), (halo_y, halo_x) = tile, reader.kernel.halo_px
+    high, wide = height + 2 * halo_y, width + 2 * halo_x
+    strip_y, strip_x = reader.kernel.strip_px
+    if reader.kernel.is_direct:
+        units = high * wide * 2
+        return units + _growing_bytes(reader, height, width) + wide * STRIP_ROWS * 8, units
+    cell_y, cell_x = reader.kernel.cell_px
+    cells = ceil_div(high, cell_y) * ceil_div(wide, cell_x)
+    made = strip_y * wide * 4 + strip_y * strip_x * 12 + cells * 24 + _growing_bytes(reader, strip_y, width)
+    return made, cells * 8
 
 
 def _image_bytes(reader: LayerReader, row: int, item: int) -> int:

@@ -36,7 +36,7 @@ from tiledblend.fingerprint import fingerprint, input_fingerprints, require_unch
 from tiledblend.geometry import Region, Tile
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.passing import ChunkSink, render_tile_passing
-from tiledblend.plan import Plan, plan
+from tiledblend.plan import MOST_STORING, Plan, plan
 from tiledblend.process import prepare_process
 from tiledblend.reading import MaskRule
 from tiledblend.render import TileStats, render_tile, shrink_tile
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 FRUITLESS_LOSSES = 3
-MOST_STORING = 2
 LARGE_JOB = 1_000_000
 
 
