@@ -65,7 +65,6 @@ def become(request: dict[str, Any]) -> None:
     code = 70
     try:
         os.setsid()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command itself begins
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
         os.dup2(os.open(request["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
@@ -132,6 +131,7 @@ def answer(request: dict[str, Any]) -> Any:
 
 def main() -> None:
     import_everything()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a child's too, until its command begins
     gc.freeze()  # a child's collections leave the shared pages alone
     replies = os.fdopen(os.dup(1), "w")
     print(json.dumps(os.getpid()), file=replies, flush=True)
