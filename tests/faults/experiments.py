@@ -211,11 +211,12 @@ def hit_call(case: Case) -> tuple[int, str]:
 def finished_result(case: Case) -> None:
     """A copy of a finished result; made once."""
     template = case.lab.folder / f"finished-{case.size.shape[0]}"
-    if not template.exists():
-        with a_case(case.lab, case.size) as making:
-            ended = making.run()
-            assert ended.code == 0, ended
-            making.disk.rename(template)
+    with case.lab.making:
+        if not template.exists():
+            with a_case(case.lab, case.size) as making:
+                ended = making.run()
+                assert ended.code == 0, ended
+                making.disk.rename(template)
     shutil.copytree(template, case.disk, dirs_exist_ok=True)
 
 

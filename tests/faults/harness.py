@@ -241,12 +241,12 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._cases, self._zygotes = folder, itertools.count(1), dict[bool, Zygote]()
-        self._making = threading.RLock()
+        self.making = threading.RLock()
         self._undisturbed: dict[JobSize, Undisturbed] = {}
 
     def zygote(self, *, mounts: bool = False) -> Zygote:
         """The one that forks commands here, or the one with its own mounts."""
-        with self._making:
+        with self.making:
             if mounts not in self._zygotes:
                 self._zygotes[mounts] = Zygote(mounts=mounts)
             return self._zygotes[mounts]
@@ -259,7 +259,7 @@ class Lab:
     def inputs(self, size: JobSize) -> Path:
         """Folder of base.tif, overlay.tif and mask.tif."""
         folder = self.folder / f"inputs-{size.shape[0]}"
-        with self._making:
+        with self.making:
             if not folder.exists():
                 folder.mkdir()
                 write_inputs(folder, size.shape)
@@ -267,7 +267,7 @@ class Lab:
 
     def undisturbed(self, size: JobSize) -> Undisturbed:
         """The result to compare with; its run's time is what random moments are drawn from."""
-        with self._making:
+        with self.making:
             if size not in self._undisturbed:
                 self._undisturbed[size] = self._run_undisturbed(self.case(size))
             return self._undisturbed[size]
