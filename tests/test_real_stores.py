@@ -1,10 +1,10 @@
 """Bucket to bucket on real stores of three kinds, through the command line on two worker processes.
 
-SeaweedFS runs by default. Ceph and azurite run where their programs are installed:
+SeaweedFS runs by default, azurite where it is installed, Ceph when it is asked for:
 
     apt-get install -y --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common bc curl
     npm install -g azurite
-    python -m pytest -q tests/test_real_stores.py -rs
+    python -m pytest -q tests/test_real_stores.py -m "ceph or not ceph" -rs
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ WRONG = "d3JvbmctU2VjcmV0LTkxYzI="
 GRID = ("--chunk", "128", "--shard", "512")
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(
+    scope="module", params=[pytest.param(kind, marks=pytest.mark.ceph if kind == "ceph" else ()) for kind in KINDS]
+)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     pytest.importorskip("obstore", reason="object stores need the cloud extra")
     start, why_not = KINDS[request.param]
