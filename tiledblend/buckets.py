@@ -6,6 +6,7 @@ the client: a URL is all that is pickled, logged or kept. Endpoints are the envi
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -15,10 +16,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from tiledblend.errors import ResourceError, TiledblendError, UsageError
+from tiledblend.errors import ResourceError, StorageError, TiledblendError, UsageError
 
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ OUTAGE_SECONDS = 5.0
 REQUEST_SECONDS = 120.0
 """How long one answer may take with its body, unless TILEDBLEND_REQUEST_SECONDS says otherwise."""
 CONNECT_SECONDS = 10
+METADATA_SECONDS = 3.0
+"""How long Google's metadata service, which is beside the machine, may take to answer that it is there."""
 CONNECTIONS = 8
 _ENDPOINTS = (
     "AWS_ENDPOINT_URL_S3",
@@ -42,7 +46,7 @@ _ENDPOINTS = (
 )
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_BEARER_TOKEN",
     "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN",
 }
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|KEY|CREDENTIAL|CONNECTION_STRING|SAS", re.IGNORECASE)
@@ -115,7 +119,8 @@ def _seconds(name: str, default: float) -> float:
 def client_of(root: str) -> Any:
     """The obstore store of a bucket or server, such as "s3://slides"; made once per process.
 
-    Raises UsageError when the scheme is unknown or obstore is not installed, ResourceError when its settings are bad.
+    Raises UsageError when the scheme is unknown or obstore is not installed, ResourceError when its settings are bad,
+    StorageError when it would look for credentials where there are none.
     """
     budget = retry_seconds()
     if root in _OUTAGES:
@@ -192,6 +197,8 @@ def _client(root: str, process: int, budget: float) -> Any:
         raise UsageError(
             f"{root}: object stores and web addresses need the cloud extra: pip install 'tiledblend[cloud]'"
         ) from None
+    if root.startswith("gs://") and not (_names_google_credentials() or _on_google()):
+        raise StorageError(f"{root}: no credentials were found; set {_CREDENTIALS['gs']} in the environment")
     options: dict[str, Any] = {
         "timeout": timedelta(seconds=_seconds("TILEDBLEND_REQUEST_SECONDS", REQUEST_SECONDS)),
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
@@ -216,8 +223,47 @@ def _client(root: str, process: int, budget: float) -> Any:
 def _plain_http(root: str) -> bool:
     """True where the address or the endpoint in the environment says http: whoever wrote that has asked for it."""
     emulator = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in ("1", "true")
-    endpoints = [os.environ.get(name, "") for name in _ENDPOINTS]
+    endpoints = [os.environ.get(name, "") for name in _ENDPOINTS] + [_service_account_endpoint()]
     return root.startswith("http://") or emulator or any(value.lower().startswith("http://") for value in endpoints)
+
+
+def _names_google_credentials() -> bool:
+    """True where the environment or the user's own file says what to send to Google, if only "nothing"."""
+    names = ("SERVICE_ACCOUNT", "SERVICE_ACCOUNT_PATH", "SERVICE_ACCOUNT_KEY", "APPLICATION_CREDENTIALS")
+    own = Path(os.environ.get("HOME", ""), ".config", "gcloud", "application_default_credentials.json")
+    return any(os.environ.get(f"GOOGLE_{name}") for name in (*names, "BEARER_TOKEN", "SKIP_SIGNATURE")) or own.exists()
+
+
+def _on_google() -> bool:
+    """True on a machine that has a role at Google. Asked first: the client itself would look for one for minutes."""
+    name = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_ROOT") or "metadata.google.internal"
+    address = os.environ.get("GCE_METADATA_IP") or "169.254.169.254"
+    # The service of a machine or pod that has just started may need a moment.
+    return any(_is_google_metadata(host) for host in (address, name, address, name))
+
+
+def _is_google_metadata(host: str) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection(host, timeout=METADATA_SECONDS)
+    try:
+        connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
+        return connection.getresponse().getheader("Metadata-Flavor") == "Google"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _service_account_endpoint() -> str:
+    """What a Google service account's file or text names as its endpoint, as those of emulators do; "" for none."""
+    path = os.environ.get("GOOGLE_SERVICE_ACCOUNT") or os.environ.get("GOOGLE_SERVICE_ACCOUNT_PATH")
+    try:
+        account = json.loads(Path(path).read_bytes() if path else os.environ.get("GOOGLE_SERVICE_ACCOUNT_KEY", ""))
+        return str(account["gcs_base_url"])
+    except (OSError, ValueError, TypeError, KeyError):
+        # The client says what is wrong with it.
+        return ""
 
 
 def is_missing(error: BaseException) -> bool:
@@ -236,7 +282,7 @@ def is_final(error: BaseException) -> bool:
 def reason_of(error: BaseException, uri: str) -> str:
     """What went wrong and what to do, on one line, without anything that the client knows and others must not."""
     text, status = str(error), _status(error)
-    if isinstance(error, UsageError | ResourceError):
+    if isinstance(error, TiledblendError):
         return text
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
     answer = " ".join(str(part) for part in (status, code) if part)
