@@ -68,13 +68,13 @@ def test_never_enlarged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_deep_channels_are_stretched_and_added_in_their_colours(dtype: str) -> None:
-    pixels = np.zeros((64, 64, 2), dtype)
-    pixels[:32, :, 0] = 500
-    pixels[:, :32, 1] = 7
+    pixels = np.zeros((64, 64, 4), dtype)
+    pixels[:32, :, 2] = 500
+    pixels[:, :32, 3] = 7
     picture = thumbnail(from_array(pixels, axes="yxc"), 64)
-    assert picture[0, 63].tolist() == [0, 0, 255]  # channel 0 alone: blue
-    assert picture[63, 0].tolist() == [0, 255, 0]  # channel 1 alone: green
-    assert picture[0, 0].tolist() == [0, 255, 255]
+    assert picture[0, 63].tolist() == [255, 0, 255]  # channel 2 alone: magenta
+    assert picture[63, 0].tolist() == [0, 255, 255]  # channel 3 alone: cyan
+    assert picture[0, 0].tolist() == [255, 255, 255]
     assert picture[63, 63].tolist() == [0, 0, 0]
 
 

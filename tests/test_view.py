@@ -287,6 +287,11 @@ def test_a_person_looks_at_fluorescence(browser: Any, fluorescence: Path) -> Non
         assert abs(right[0] - 255 * 3120 / 4000) < 4
 
         # swipe: base and overlay side by side, the line dragged
+        others = []
+        for key in ("c", "c", "2", "c", "4"):
+            page.keyboard.press(key)
+            others.append(page.locator("#other").input_value())
+        assert others == ["image-0", "image-1", "image-1", "weight-1", "image-0"]  # never the one that is shown
         page.keyboard.press("2")
         page.select_option("#other", "image-1")
         visit.settle()

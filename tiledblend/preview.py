@@ -23,13 +23,13 @@ from tiledblend.origin import origin_of
 from tiledblend.scalebar import ScaleBar, fitting_bar, with_scale_bar
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
+from tiledblend.store.ome import PALETTE
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 MAX_SIZE = 8192
 _BLOCK = 2048  # side of what is read at once
-_CHANNEL_COLOURS = ("0000FF", "00FF00", "FF0000", "00FFFF", "FF00FF", "FFFF00", "FFFFFF")
 _MARGIN = 12
 _CAPTION = 26
 
@@ -256,14 +256,12 @@ def _stretched(values: Floats) -> Floats:
 
 
 def channel_colours(source: RasterSource, channels: int) -> Floats:
-    """One RGB colour in 0..1 per channel: the image's own when it names them, else a usual order; one is white."""
+    """One RGB colour in 0..1 per channel: the image's own when it names them, else those that a result of it
+    would be stored with; one is white."""
     named = source.info.channel_colors
     if channels == 1 and not named:
         return np.ones((1, 3), np.float32)
-    chosen = [
-        named[c] if c < len(named) and _is_hex(named[c]) else _CHANNEL_COLOURS[c % len(_CHANNEL_COLOURS)]
-        for c in range(channels)
-    ]
+    chosen = [named[c] if c < len(named) and _is_hex(named[c]) else PALETTE[c % len(PALETTE)] for c in range(channels)]
     rgb = [[int(colour.lstrip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4)] for colour in chosen]
     return np.asarray(rgb, np.float32)
 

@@ -15,7 +15,7 @@ from tiledblend.store.objects import ObjectStore
 
 _RGB = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("alpha", "FFFFFF"))
 # Colour-blind-safe and distinct when added up; further channels start again.
-_PALETTE = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FF8000")
+PALETTE = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FF8000")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _names_and_colors(layout: ArrayLayout, image: ImageMetadata) -> tuple[Sequen
         names, colors = zip(*_RGB[:count], strict=True)
     else:
         names = tuple(f"channel {index}" for index in range(count))
-        colors = tuple(_PALETTE[index % len(_PALETTE)] for index in range(count))
+        colors = tuple(PALETTE[index % len(PALETTE)] for index in range(count))
     for given, what in ((image.channel_names, "names"), (image.channel_colors, "colours")):
         if given and len(given) != count:
             raise UsageError(f"{len(given)} channel {what} for {count} channels; give one per channel or none")

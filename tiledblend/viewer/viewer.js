@@ -223,6 +223,7 @@
   $("edges").addEventListener("change", (event) => edge(event.target.value, event.target.checked));
 
   function show(id) {
+    if (id === state.other) compare(state.shown); // a picture beside itself says nothing: they change sides
     state.shown = id;
     document.querySelector(`[name=view][value="${id}"]`).checked = true;
     arrange();
@@ -340,7 +341,10 @@
   const keys = {
     ArrowLeft: () => panBy(-1, 0), ArrowRight: () => panBy(1, 0), ArrowUp: () => panBy(0, -1), ArrowDown: () => panBy(0, 1),
     "+": () => zoomBy(1.6), "=": () => zoomBy(1.6), "-": () => zoomBy(1 / 1.6), 0: fit, Home: fit, f: fullResolution,
-    c: () => compare(["", ...scene.views.map((v) => v.id), ""][scene.views.findIndex((v) => v.id === state.other) + 2]),
+    c: () => {
+      const others = ["", ...scene.views.map((view) => view.id).filter((id) => id !== state.shown)];
+      compare(others[(others.indexOf(state.other) + 1) % others.length]);
+    },
     s: () => state.other && how(state.how === "swipe" ? "overlay" : "swipe"),
     "[": () => (state.how === "swipe" ? moveLine(state.line - 0.05) : fade(state.opacity - 0.1)),
     "]": () => (state.how === "swipe" ? moveLine(state.line + 0.05) : fade(state.opacity + 0.1)),
