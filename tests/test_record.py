@@ -54,6 +54,7 @@ def test_a_report_of_a_seven_channel_run(inputs: Path, command: Command) -> None
     ran = command("blend", *FLAGS, *SIZES, "-o", "out.ome.zarr", "--report", "report.html", "--json")
     assert ran.code == 0, ran.err
     facts = json.loads(ran.out)
+    assert ran.err.count("mask.png: uint8 values scaled by 255") == 1  # however often the mask is looked at
     page = (inputs / "report.html").read_text("utf-8")
     text = Text(page)
     assert text.words.count("feathered by a Gaussian of σ = 8 px (4 µm), at an opacity of 0.75") == 1

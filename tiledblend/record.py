@@ -26,7 +26,7 @@ from tiledblend.export import refuse_existing, write_new
 from tiledblend.fingerprint import LIBRARIES, fingerprint, sources_of
 from tiledblend.job import Job
 from tiledblend.preview import picture_png
-from tiledblend.report import amount
+from tiledblend.report import amount, four_digits
 from tiledblend.seams import Seam, Step, measure_seams
 from tiledblend.sources import open_source
 from tiledblend.sources.base import RasterSource
@@ -232,7 +232,7 @@ def _counts(key: str, keys: dict[str, Any]) -> bool:
 
 def _seam(seam: Seam) -> dict[str, Any]:
     def told(step: Step | None) -> str:
-        return "" if step is None else f"{step.mean:.4g} / {step.p99:.4g}"
+        return "" if step is None else f"{four_digits(step.mean)} / {four_digits(step.p99)}"
 
     pairs = f"{seam.pairs:,}{' (sample)' if seam.sampled else ''}"
     return {"layer": seam.layer, "cells": [pairs, told(seam.before), told(seam.after), told(seam.images)]}

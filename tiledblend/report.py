@@ -31,10 +31,18 @@ def say(line: str) -> None:
 
 
 class _StderrLog(logging.Handler):
-    """Looks stderr up at every line: a progress bar puts its own in place while it is drawn."""
+    """Looks stderr up at every line: a progress bar puts its own in place while it is drawn. What was said of a mask is
+    not said again when the report or a thumbnail looks at it, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(" ".join(record.getMessage().split()))
+        line = " ".join(record.getMessage().split())
+        if record.levelno > logging.INFO or line not in self._said:
+            self._said.add(line)
+            say(line)
 
 
 def start_logging(*, debug: bool = False) -> None:
@@ -47,8 +55,7 @@ def start_logging(*, debug: bool = False) -> None:
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     log = logging.getLogger("tiledblend")
-    if not any(isinstance(handler, _StderrLog) for handler in log.handlers):
-        log.addHandler(_StderrLog())
+    log.handlers = [*(handler for handler in log.handlers if not isinstance(handler, _StderrLog)), _StderrLog()]
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -243,6 +250,15 @@ def room_text(folder: str, planned: Plan, layout: TiffLayout) -> str:
     )
 
 
+def four_digits(value: float) -> str:
+    """Four digits, or all of a larger number's whole ones.
+
+    >>> four_digits(6.30851), four_digits(17590.08), four_digits(0)
+    ('6.309', '17,590', '0')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def seams_text(found: Sequence[Seam]) -> str:
     """The step across each seam, a table for each layer."""
     return "\n".join(_seam_text(seam) for seam in found) or "no layer has an edge on the canvas: there are no seams"
@@ -258,6 +274,6 @@ def _seam_text(seam: Seam) -> str:
     rows: list[tuple[str, Step]] = [("hard edge", seam.before), (f"feather {seam.feather}", seam.after)]
     rows += [(f"feather {name}", step) for name, step in seam.widths]
     rows.append(("images alone", seam.images))
-    lines = [f"  {name:<18}{step.mean:>10.4g}{step.p99:>10.4g}" for name, step in rows]
+    lines = [f"  {name:<18}{four_digits(step.mean):>10}{four_digits(step.p99):>10}" for name, step in rows]
     head = f"  {'step across edge':<18}{'mean':>10}{'99 %':>10}"
     return "\n".join([title, f"  {seam.pairs:,} pairs of pixels across the edge ({how})", head, *lines])
