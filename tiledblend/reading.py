@@ -70,7 +70,8 @@ def _decide_integers(mask: RasterSource) -> MaskRule:
     enough = np.iinfo(mask.dtype).max / 16
     highest = 0
     for region in _blocks(mask):
-        highest = max(highest, int(one_channel(mask, mask.read(region)).max()))
+        value = mask.uniform(region)
+        highest = max(highest, int(one_channel(mask, mask.read(region)).max()) if value is None else value)
         if highest >= enough:
             log.info("mask %s: %s values scaled by %d", mask.name, mask.dtype.name, np.iinfo(mask.dtype).max)
             return MaskRule("scale")

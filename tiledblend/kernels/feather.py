@@ -398,6 +398,9 @@ def _filtered_cells(kernel: FeatherKernel, region: Region, mask: _Mask) -> tuple
     (y, x), taps = kernel.cell_px, kernel.taps()
     kept = _spline_cells(region, (y, x))
     needed = kept.grow(*(len(axis) // 2 for axis in taps))
+    value = mask.full_or_empty(_pixels_of_cells(needed, (y, x)))
+    if value is not None:
+        return (kept.y0, kept.x0), np.full(kept.shape, value / CELL_FULL, np.float32)
     cells = np.empty(needed.shape, np.float32)
     rows_per_strip = _cells_per_block(y)
     for first in range(needed.y0, needed.y1, rows_per_strip):
