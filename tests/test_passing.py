@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiledblend as tb
+from tiledblend import render
 from tiledblend.composite import Canvas, Composite, Feather, Layer
 from tiledblend.errors import BadInputError
+from tiledblend.kernels.feather import FeatheredMask
 from tiledblend.plan import plan
 from tiledblend.run import TileJob, write
 from tiledblend.sources import Alpha, encoded, from_array
@@ -337,3 +339,24 @@ def test_stated_size(codec: str, size: int) -> None:
     raw = np.random.default_rng(size).integers(0, 200, size, np.uint8)
     stated = stated_size(Codec.parse(codec), encoder(Codec.parse(codec))(raw))
     assert stated == size or (stated is None and (size < 10 or codec == "gzip:1"))
+
+
+def test_a_tile_prepares_each_mask_once_and_reads_a_zarr_chunk_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing can be passed on; blocks finer than a stored chunk would read it again."""
+    rng, shape = np.random.default_rng(3), (512, 1024)
+    stored = zarr.create_array(tmp_path / "base.zarr", shape=(*shape, 3), chunks=(512, 512, 3), dtype="uint8")
+    stored[...] = rng.integers(0, 255, (*shape, 3), np.uint8)
+    base = tb.open(str(tmp_path / "base.zarr"))
+    over = from_array(rng.integers(0, 255, (*shape, 3), np.uint8), axes="yxc")
+    mask = np.zeros(shape, np.uint8)
+    mask[100:300, 100:300] = 255
+    prepared, reads = [], []
+    monkeypatch.setattr(render, "FeatheredMask", lambda *a: prepared.append(a) or FeatheredMask(*a))
+    original = type(base)._read
+    monkeypatch.setattr(type(base), "_read", lambda self, *a: reads.append(a) or original(self, *a))
+    layers = [Layer(base), Layer(over, mask=from_array(mask, axes="yx", mask=True), feather=Feather.px(4))]
+    made(Composite(layers), OutputSpec(chunk=512, shard=1024), tmp_path / "out", pass_on=True)
+    assert len(prepared) == 1
+    assert len(reads) == 2  # the blended chunk, and the one beside it

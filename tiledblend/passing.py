@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.composite import Composite
+from tiledblend.crash import decoding
 from tiledblend.encoding import CRC_BYTES
 from tiledblend.errors import VerificationError
 from tiledblend.geometry import Region, Tile
@@ -154,11 +155,11 @@ class _PassingTile:
         return found
 
     def _quarters(self, level: int) -> NDArray[np.int64]:
-        finer = self.deciders[level - 1]
-        found = np.full(finer.shape, NOBODY, np.int64)
-        for row, column in np.argwhere(finer != NOBODY).tolist():
-            if self._has_same(int(finer[row, column]), level, row // 2, column // 2):
-                found[row, column] = finer[row, column]
+        """A chunk that a layer has whole is halved there as here, so its level only has to be stored."""
+        found = self.deciders[level - 1].copy()
+        for index, layer in enumerate(self.stored):
+            if layer is not None and level >= len(layer.levels):
+                found[found == index] = NOBODY
         return found
 
     def _has_same(self, index: int, level: int, row: int, column: int) -> bool:
@@ -213,7 +214,7 @@ class _PassingTile:
             self.passed[level][row, column] = True
             for place in places:
                 chunk = found[place]
-                self._check(stored, place, chunk)
+                self._check(layer, level, place, chunk)
                 self.sink.add_encoded(level, row, column, place[2], chunk.data, has_checksum=chunk.has_checksum)
 
     def _first_place(self, layer: StoredLayer, level: int) -> tuple[int, int]:
@@ -221,11 +222,11 @@ class _PassingTile:
         tile, side = self.layout.grid.tile_region(self.tile, level), self.layout.grid.chunk
         return (tile.y0 - (layer.origin[0] >> level)) // side, (tile.x0 - (layer.origin[1] >> level)) // side
 
-    def _check(self, stored: EncodedLevel, place: Place, chunk: EncodedChunk) -> None:
+    def _check(self, layer: StoredLayer, level: int, place: Place, chunk: EncodedChunk) -> None:
         """A chunk whose checksum was right must only say the right size; one without a checksum is decoded."""
         codec, size = self.layout.output.compressor, self.layout.chunk_bytes
         if not chunk.has_checksum or stated_size(codec, chunk.data[:32]) != size or codec.name == "none":
-            self._decoded(stored, place, chunk)
+            self._decoded(layer, level, place, chunk)
 
     def make_rest(self) -> None:
         """Render, halve and hand on what was not passed, from the coarsest level down to what it needs."""
@@ -293,19 +294,22 @@ class _PassingTile:
         if len(found) < len(groups):
             place = region.shift(-(layer.origin[0] >> level), -(layer.origin[1] >> level))
             return layer.reader.layer.image.read(place, layer.reader.pixels.level + level)
-        chunks = [self._decoded(stored, place, chunk) for place, chunk in found.items()]
+        chunks = [self._decoded(layer, level, place, chunk) for place, chunk in found.items()]
         pixels = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=2)
         return pixels[: region.shape[0], : region.shape[1]]
 
-    def _decoded(self, stored: EncodedLevel, place: Place, chunk: EncodedChunk) -> Pixels:
+    def _decoded(self, layer: StoredLayer, level: int, place: Place, chunk: EncodedChunk) -> Pixels:
         """(y, x, channels of the chunk), padding included."""
-        encoding = self.layout.encoding
+        encoding, image = self.layout.encoding, layer.reader.layer.image
+        number, (row, column, _), side = layer.reader.pixels.level + level, place, encoding.side
+        where = Region(row * side, column * side, (row + 1) * side, (column + 1) * side)
         sides = {"c": encoding.channels, "y": encoding.side, "x": encoding.side}
         data = chunk.data[:-CRC_BYTES] if chunk.has_checksum else chunk.data
         try:
-            raw = decode(self.layout.output.compressor, data, self.layout.chunk_bytes)
+            with decoding(image, where & Region.of_shape(image.levels[number].shape), number):
+                raw = decode(self.layout.output.compressor, data, self.layout.chunk_bytes)
         except VerificationError as error:
-            raise stored.damaged(place, f"cannot be decoded ({error})") from error
+            raise layer.levels[level].damaged(place, f"cannot be decoded ({error})") from error
         pixels = np.frombuffer(raw, np.dtype(encoding.dtype).newbyteorder("<"))
         pixels = pixels.reshape([sides[axis] for axis in encoding.order])
         if "c" not in encoding.order:

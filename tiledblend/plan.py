@@ -19,7 +19,7 @@ from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
-from tiledblend.render import BLOCK, TileRenderer, chunk_rows, classify
+from tiledblend.render import TileRenderer, block_side, chunk_rows, classify
 from tiledblend.sources.base import RasterSource, Unstored
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
@@ -258,7 +258,7 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
     while a row of chunks is read, blended and halved, band by band."""
     grid, item = layout.grid, composite.dtype.itemsize
     height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
-    row, band = min(grid.chunk, height) * width, min(BLOCK, height) * width
+    row, band = min(grid.chunk, height) * width, min(block_side(readers), grid.chunk, height) * width
     preparing, kept = 0, 0
     working = row * layout.channels * item * 3 // 2
     for reader in readers:

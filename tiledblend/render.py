@@ -192,7 +192,7 @@ class TileRenderer:
         self.fields = [LayerField(reader, region) for reader in layer_readers(composite, rules, kept)]
         kept.clear()  # preparing a field has read its mask
         self.background = composite.background_values()
-        self._block = max([BLOCK, *(field.reader.pixels.tile_side for field in self.fields)])
+        self._block = block_side([field.reader for field in self.fields])
         self.stats = TileStats()
         self._expected: dict[Region, _Row] = {}
 
@@ -288,6 +288,11 @@ class TileRenderer:
         else:
             own = (alpha * full)[:, :, None]
         return np.concatenate([pixels, to_dtype(own, dtype)], axis=2)
+
+
+def block_side(readers: Sequence[LayerReader]) -> int:
+    """Pixels: what is classified and blended at once is no finer than the stored tiles that are decoded for it."""
+    return max([BLOCK, *(reader.pixels.tile_side for reader in readers)])
 
 
 def _cuts(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:

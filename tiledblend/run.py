@@ -313,8 +313,10 @@ def write(
         raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
     cluster = cluster or ClusterOptions()
     planned = planned or plan(composite, output, samples=0)
-    inputs = input_fingerprints(composite)
+    # Before the hashing: an input that changes meanwhile is found.
+    listed = input_fingerprints(composite) if deep_fingerprint else None
     identity = identity_of(composite, deep=deep_fingerprint)
+    inputs = identity["inputs"] if listed is None else listed
     shared = Part(*part) if part else None
     opened = begin(
         uri,

@@ -43,7 +43,7 @@ CELLS_PER_SIGMA = 4
 SMALLEST_AVERAGED = 4.0
 BOX = 4
 COARSE_CELL = 64
-FEW_ROWS = 16
+FEW_ROWS = 8
 STRIP_ROWS = 512
 SPARSE = 61
 BLOCK_CELLS = 256
@@ -520,7 +520,7 @@ def _box_sums(units: Units, y: int, x: int) -> NDArray[Any]:
     """Sums over y x x pixels, exact: what a wide triangle needs of its pixels."""
     total = np.uint16 if units.dtype == np.uint8 else np.uint32
     rows = np.add.reduce(units.reshape(-1, y, units.shape[1]), axis=1, dtype=total)
-    if units.dtype == np.uint8 and x == 4:
+    if units.dtype == np.uint8 and x == BOX:
         # Four sums of 16 bits side by side are one number, and times this their total is its highest 16 bits.
         four: NDArray[Any] = rows.view(np.uint64) * np.uint64(0x0001_0001_0001_0001) >> np.uint64(48)
         return four
@@ -545,7 +545,8 @@ def _weighted_rows(values: NDArray[Any], taps: tuple[int, ...], d: int, count: i
     """Sums of integers, `taps` rows each, every d rows: exact, whatever the order."""
     dtype = np.float32 if full * sum(taps) <= EXACT_FLOAT32 else np.float64
     if count <= FEW_ROWS:
-        sums: NDArray[Any] = _placed_taps(taps, d, count, dtype) @ values.astype(dtype)
+        # Not `@`: it would start threads of its own beside the tiles'.
+        sums: NDArray[Any] = np.einsum("ij,jk->ik", _placed_taps(taps, d, count, dtype), values.astype(dtype))
         return sums
     total: NDArray[Any] = np.zeros((count, values.shape[1]), dtype)
     for offset, tap in enumerate(taps):

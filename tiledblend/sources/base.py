@@ -200,6 +200,11 @@ class RasterSource(ShownInNotebooks, ABC):
 
         Of images with one channel of integers or bool. What cannot be decoded raises BadInputError as `read` does.
         """
+        with decoding(self, region, level):
+            return self._uniform(region, level)
+
+    def _uniform(self, region: Region, level: int) -> int | None:
+        """As `uniform`."""
         return None
 
     def encoded(self) -> EncodedImage | None:

@@ -148,7 +148,7 @@ class PolygonSource(RasterSource):
                 out[self._filled(features, region, halvings)] = label
         return out
 
-    def uniform(self, region: Region, level: int = 0) -> int | None:
+    def _uniform(self, region: Region, level: int) -> int | None:
         """0 where no outline is near."""
         found = self._index.touching(region, 1 << (self.spec.level + level))
         return None if any(len(features) for features in found) else 0

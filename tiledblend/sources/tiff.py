@@ -144,8 +144,8 @@ class TiffSource(RasterSource):
         stored = self._orientation.stored(region, self.levels[level].shape)
         return self._orientation.turn(arrange(self._readers[level].read(stored, planes), places))
 
-    def uniform(self, region: Region, level: int = 0) -> int | None:
-        """As `RasterSource.uniform`: of tiles that are stored in a few bytes, as masks have them."""
+    def _uniform(self, region: Region, level: int) -> int | None:
+        """Of tiles that are stored in a few bytes, as masks have them."""
         planes, _ = self._planes[level]
         if self.channels != 1 or self._stored[level].samples.count != 1 or self.dtype.kind not in "bu":
             return None
