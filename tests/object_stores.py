@@ -79,12 +79,9 @@ def seaweedfs(folder: Path, anonymous: bool = False) -> Iterator[str]:
         _wait_for(endpoint, process)
         yield endpoint
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # It would take its time to end well, for objects that nobody looks at any more.
+        process.kill()
+        process.wait()
 
 
 def _wait_for(endpoint: str, process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -187,6 +188,29 @@ def test_tls_both_ways(tmp_path: Path, slides: Slides) -> None:
         assert (code, error.count("\n")) == (6, 1)
         assert "no dask scheduler answers" in error
         assert not (tmp_path / "none.zarr").exists()
+
+
+def test_dask_says_nothing_of_a_lost_link() -> None:
+    """Its client's own line, which would stand before the command's."""
+    program = """
+        import logging, sys
+        from tiledblend.cluster import ClusterOptions, open_client
+        from tiledblend.report import start_logging
+        start_logging()
+        with open_client(ClusterOptions(scheduler=sys.argv[1])):
+            logging.getLogger("distributed.client").error("Failed to reconnect to scheduler")
+    """
+    with open_client(ClusterOptions(workers=1)) as client:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), client.scheduler.address],
+            env={name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
+            | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    assert done.stderr == ""
 
 
 def command(*arguments: object, environment: dict[str, str] | None = None) -> tuple[int, str]:

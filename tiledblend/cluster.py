@@ -190,7 +190,9 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
     require_open_files(options.workers if scheduler is None else None)
     require_addresses()
     if os.environ.get("DASK_LOGGING__DISTRIBUTED") == "critical":
-        # dask's defaults set this logger's level apart from the others'
+        # Its import sets this logger's level apart from the others': a lost link is told in our own words.
+        import distributed  # noqa: F401
+
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     if scheduler is not None:
         with scheduler.client() as client:
