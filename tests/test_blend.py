@@ -83,6 +83,16 @@ def test_rounding_is_half_to_even_and_clipped() -> None:
     assert done.pixels.ravel().tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_rounding_in_one_pass_is_numpy_s(dtype: str) -> None:
+    """At and right beside every whole and half number of the range, and beyond its upper end."""
+    steps = np.arange(0, 2 * np.iinfo(dtype).max + 6, dtype=np.float32) / 2
+    near = [steps, np.nextafter(steps, np.float32(np.inf)), np.nextafter(steps, np.float32(-np.inf))]
+    values = np.stack(near)[:, :, None]
+    done = blend_tile([Contribution(values)], np.zeros(1, np.float32), np.dtype(dtype))
+    np.testing.assert_array_equal(done.pixels, np.clip(np.rint(values), 0, np.iinfo(dtype).max))
+
+
 def test_weight_one_and_zero_keep_every_float() -> None:
     odd = np.array([[[np.nan], [np.inf], [-np.inf], [-0.0], [1e38]]], np.float32)
     plain = np.ones_like(odd)

@@ -1,5 +1,7 @@
 """`python -m tiledblend`: the same as the `tiledblend` command."""
 
+import os
+
 from tiledblend.supervise import supervised
 
 
@@ -9,6 +11,8 @@ def main() -> None:
 
 
 def _command() -> None:
+    # Tiles are what runs in parallel: numpy's library would start a thread per CPU as soon as it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Not before the fork: the parent needs none of it.
     from tiledblend.cli import main as command
 

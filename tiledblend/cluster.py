@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
-from tiledblend.process import malloc_environment, prepare_process
+from tiledblend.process import process_environment, prepare_process
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -204,7 +204,7 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
 
     settings: dict[str, Any] = {
         "distributed.admin.log-format": "%(message)s",
-        "distributed.nanny.pre-spawn-environ": malloc_environment(),
+        "distributed.nanny.pre-spawn-environ": process_environment(),
         **({} if options.dashboard or options.performance_report else UNWATCHED),
     }
     with dask.config.set(settings), _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:

@@ -12,9 +12,10 @@ KEPT_BYTES = 128 << 20
 LARGEST_KEPT = 32 << 20
 
 
-def malloc_environment() -> dict[str, str]:
-    """The same choice for processes that are still to be started: there it holds from their first thread on."""
+def process_environment() -> dict[str, str]:
+    """The same choices for processes that are still to be started: there they hold from their first thread on."""
     return {
+        "OPENBLAS_NUM_THREADS": "1",
         "MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT),
         "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
         "MALLOC_ARENA_MAX": "1",
