@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
-from tiledblend.process import process_environment, prepare_process
+from tiledblend.process import prepare_process, process_environment
 
 if TYPE_CHECKING:
     from distributed import Client
