@@ -146,7 +146,7 @@ def _round_into(strip: NDArray[np.float32], out: NDArray[Any]) -> None:
     if out.dtype == np.uint8:
         cv2.convertScaleAbs(strip, out)  # of blends of what is not negative
     else:
-        cv2.add(strip, 0.0, dst=out, dtype=cv2.CV_16U)
+        cv2.addWeighted(strip, 1, strip, 0, 0, out, cv2.CV_16U)
 
 
 def _over_strip(
