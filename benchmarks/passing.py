@@ -1,7 +1,8 @@
 """Chunks that are passed on against a plain copy: `python benchmarks/passing.py FOLDER --runs 3`.
 
-FOLDER: made by `generate.py --covered 0.01`. Its base becomes a zarr; then `cp -r` of that and a blend into it by the
-mask take turns, whole processes. Prints the medians and the median of the pairs' ratios.
+FOLDER: made by `generate.py --covered 0.01`. Its base becomes a zarr; then `cp -r` of that (and `sync` of the copy with
+`--sync`), a copy with SHA-256 by as many threads as we use (`copy_hashed.py`: the least that a result with receipts
+costs), and a blend into it by the mask take turns, whole processes. Prints medians, and our ratios by turn.
 """
 
 from __future__ import annotations
@@ -32,21 +33,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--sync", action="store_true", help="count cp's writing to the disk too, as ours is counted")
     arguments = parser.parse_args()
     folder, ours = arguments.folder, [sys.executable, "-m", "tiledblend", "blend"]
-    base, copy, out = (folder / f"{name}.ome.zarr" for name in ("base", "copy", "passed"))
+    base, copy, hashed, out = (folder / f"{name}.ome.zarr" for name in ("base", "copy", "hashed", "passed"))
     if not base.exists():
         seconds([*ours, str(folder / "base.tif"), "-o", str(base)])
     layer = [str(folder / "overlay.tif"), "--mask", str(folder / "mask.tif"), "--feather", "16px"]
-    pairs = []
+    jobs = {
+        "cp -r": ["cp", "-r", str(base), str(copy)],
+        "copy with SHA-256": [sys.executable, str(HERE / "copy_hashed.py"), str(base), str(hashed)],
+        "blend": [*ours, str(base), *layer, "-o", str(out)],
+    }
+    if arguments.sync:
+        jobs["cp -r"] = ["sh", "-c", 'cp -r "$0" "$1" && find "$1" -exec sync {} +', str(base), str(copy)]
+    turns = []
     for _ in range(arguments.runs):
-        pairs.append((seconds(["cp", "-r", str(base), str(copy)]), seconds([*ours, str(base), *layer, "-o", str(out)])))
-        for path in (copy, out):
+        turns.append({name: seconds(command) for name, command in jobs.items()})
+        for path in (copy, hashed, out):
             shutil.rmtree(path)
         Path(f"{out}.manifest").unlink()
-    copied, passed = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(ours / theirs for theirs, ours in pairs)
-    print(f"cp -r {copied:.2f} s, blend {passed:.2f} s, ratio {ratio:.2f} (medians of {len(pairs)} pairs)")
+    for name in jobs:
+        median = statistics.median(turn[name] for turn in turns)
+        ratio = statistics.median(turn["blend"] / turn[name] for turn in turns)
+        print(f"{name:20s}{median:8.2f} s   blend \N{DIVISION SIGN} this {ratio:5.2f}")
 
 
 if __name__ == "__main__":
