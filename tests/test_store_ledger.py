@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -208,6 +209,26 @@ def test_another_machine_is_the_users_word(output: DirectoryStore) -> None:
     assert newer.receipts == {}
     newer.flush()
     newer.close()
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_a_resume_that_failed_can_be_tried_again_in_the_same_process(
+    output: DirectoryStore, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Whichever sync of lock and receipts fails: the lock is not a living driver's."""
+    Ledger.create(output, JOB).close()
+    calls, fsync = iter(range(1, 100)), os.fsync
+
+    def failing(descriptor: int) -> None:
+        if next(calls) == at:
+            raise OSError(errno.EIO, "made to fail")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(StorageError, match="input/output error"):
+            Ledger.resume(output, JOB)
+    Ledger.resume(output, JOB).close()
 
 
 def test_reused_process_number_is_another_process() -> None:

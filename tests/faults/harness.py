@@ -234,6 +234,7 @@ class Undisturbed:
 
 
 ROOT_DOCUMENT = "zarr.json"
+TEMPORARY = ".tiledblend-tmp-"
 
 
 class Lab:
@@ -444,9 +445,13 @@ class Case:
             good = self.lab.undisturbed(self.size)
             assert self.objects() == good.objects, f"visible and wrong: {self._differences(good)}"
 
-    def check_no_temporaries(self) -> None:
-        """After a failure that was told, nothing half-written lies about."""
-        left = [key for key in self.files() if ".tiledblend-tmp-" in key]
+    def temporaries(self) -> list[str]:
+        """Half-written files, by their paths below the disk."""
+        return [key for key in self.files() if TEMPORARY in key]
+
+    def check_no_temporaries(self, but: Sequence[str] = ()) -> None:
+        """After a failure that was told, nothing half-written lies about. but: what lay there before."""
+        left = sorted({*self.temporaries()} - {*but})
         assert not left, f"temporary files left: {left}"
 
     def check_untouched(self) -> None:

@@ -16,7 +16,7 @@ from tiledblend.errors import RefusedError, StorageError
 from tiledblend.export import refuse_existing
 from tiledblend.store import commit, ledger
 from tiledblend.store.lock import Lock, refuse_living
-from tiledblend.store.objects import DirectoryStore, storage_error, sync_folder
+from tiledblend.store.objects import DirectoryStore, mapped_errors, storage_error, sync_folder
 
 SUFFIX = ".unfinished"
 LOCK = "lock."
@@ -121,7 +121,8 @@ class WorkFolder:
                 os.rename(self.tiles, self.target)
             except OSError as error:
                 raise storage_error(error, "create", self.target) from error
-        sync_folder(self.target.parent)
+        with mapped_errors("sync", self.target.parent):
+            sync_folder(self.target.parent)
 
     def remove(self) -> tuple[str, ...]:
         """Remove the folder and what runs put there; returns the names of what is not theirs and stays."""

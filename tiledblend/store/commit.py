@@ -6,6 +6,7 @@ one and exchanged for it when it is complete.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from tiledblend.store.objects import (
     TEMPORARY_PREFIX,
     ObjectStore,
     beside,
+    mapped_errors,
     open_store,
     split_parent,
     storage_error,
@@ -402,8 +404,9 @@ def _settle(final: ObjectStore, building: ObjectStore, ledger: Ledger) -> bool:
         if root_manifest(final) != waiting:
             exchange(new, old)
         ledger.put_note(_EXCHANGED)
-    with suppress(FileNotFoundError):
-        os.replace(new.with_name(new.name + SUFFIX), old.with_name(old.name + SUFFIX))
+    manifest = old.with_name(old.name + SUFFIX)
+    with mapped_errors("write", manifest), suppress(FileNotFoundError):
+        os.replace(new.with_name(new.name + SUFFIX), manifest)
         sync_folder(old.parent)
     return True
 
@@ -429,9 +432,13 @@ def _remove_objects(store: ObjectStore, layout: ArrayLayout) -> tuple[int, tuple
 
 
 def _prune(root: Path) -> None:
+    """Remove empty folders. Raises StorageError: one that stays would be in the way of the next run."""
     for folder, _, _ in os.walk(root, topdown=False):
-        with suppress(OSError):
+        try:
             os.rmdir(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise storage_error(error, "remove", folder) from error
 
 
 def _is_own(key: str, layout: ArrayLayout) -> bool:

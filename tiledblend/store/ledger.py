@@ -118,7 +118,7 @@ class Ledger:
                     f"{output.uri}: another run started it; continue with --resume, or `tiledblend clean {output.uri}`"
                 )
             return cls.resume(output, job, part)
-        return cls(store, job, Lock.acquire(store, f"{prefix}lock."), prefix)
+        return cls._hold(store, job, prefix)
 
     @classmethod
     def resume(cls, output: ObjectStore, job: dict[str, Any] | None = None, part: Part | None = None) -> Ledger:
@@ -134,9 +134,20 @@ class Ledger:
             raise RefusedError(f"{output.uri}: the run to resume is of another job: {'; '.join(different[:4])}")
         for lock_prefix in ["lock."] if part else _part_locks(store):
             refuse_living(store, lock_prefix)
-        ledger = cls(store, stored, Lock.acquire(store, f"{prefix}lock."), prefix)
-        ledger._load()
+        ledger = cls._hold(store, stored, prefix)
+        try:
+            ledger._load()
+        except BaseException:
+            ledger._log.close()
+            ledger.lock.forget()
+            raise
         return ledger
+
+    @classmethod
+    def _hold(cls, store: ObjectStore, job: dict[str, Any], prefix: str) -> Ledger:
+        lock = Lock.acquire(store, f"{prefix}lock.")
+        with lock.forgotten_on_failure():
+            return cls(store, job, lock, prefix)
 
     def __enter__(self) -> Ledger:
         return self

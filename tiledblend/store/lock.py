@@ -11,7 +11,8 @@ import os
 import socket
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,12 @@ class Lock:
             generation = _latest(store, prefix)
             refuse_living(store, prefix, generation)
             holder = Holder.this_process()
+            lock = cls(store, prefix, generation + 1, holder)
             _held_here.add(holder.token)
-            if store.put_new(_key(prefix, generation + 1), json.dumps(asdict(holder)).encode()):
-                return cls(store, prefix, generation + 1, holder)
-            _held_here.discard(holder.token)
+            with lock.forgotten_on_failure():
+                if store.put_new(_key(prefix, generation + 1), json.dumps(asdict(holder)).encode()):
+                    return lock
+            lock.forget()
         raise RefusedError(f"{store.uri}: other runs keep taking the lock; stop them, then run again with --resume")
 
     def check(self) -> None:
@@ -92,8 +95,17 @@ class Lock:
             self.store.put_new(_key(self.prefix, self.generation) + ".released", b"")
 
     def forget(self) -> None:
-        """Give the lock up when its objects are removed anyway."""
+        """Give the lock up when its objects are removed anyway, or when nothing was done under it."""
         _held_here.discard(self.holder.token)
+
+    @contextmanager
+    def forgotten_on_failure(self) -> Iterator[None]:
+        """If the block fails, this process may try again: its lock is not taken for a living driver's."""
+        try:
+            yield
+        except BaseException:
+            self.forget()
+            raise
 
 
 def refuse_living(store: ObjectStore, prefix: str, generation: int | None = None) -> None:
