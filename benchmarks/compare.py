@@ -63,6 +63,7 @@ def commands(data: Path, out: str, threads: int, sigma: float) -> dict[str, list
     return {
         "tiledblend": [*ours, "--threads-per-worker", str(threads)],
         "tiledblend, processes": [*ours, "--workers", str(threads), "--threads-per-worker", "1"],
+        "tiledblend, interleaved": [*ours, "--threads-per-worker", str(threads), "--layout", "interleaved"],
         "floor": [python, str(HERE / "job_floor.py"), str(data), f"{out}.floor", str(threads)],
         "libvips jpeg": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "jpeg"],
         "libvips deflate": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "deflate"],
