@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,15 @@ import pytest
 from tiledblend.errors import RefusedError, StorageError
 from tiledblend.geometry import Tile
 from tiledblend.store import ledger as ledgers
-from tiledblend.store.layout import Receipt
+from tiledblend.store.layout import ArrayLayout, Receipt
 from tiledblend.store.ledger import Ledger, Part, differences
 from tiledblend.store.lock import Holder, Lock
 from tiledblend.store.objects import DirectoryStore
+from tiledblend.store.spec import OutputSpec
 
-JOB = {"sigma": 16, "inputs": [{"uri": "a", "size": 3}]}
+SPEC = OutputSpec(16, 16, levels=1)
+LAYOUT = ArrayLayout(SPEC.grid((16, 8 * 16)), 3, "uint8", True, SPEC)
+JOB = {"layout": LAYOUT.as_dict(), "sigma": 16, "inputs": [{"uri": "a", "size": 3}]}
 
 
 def receipt(number: int, digest: str = "ab") -> tuple[Receipt, ...]:
@@ -142,6 +146,26 @@ def test_conflicts_are_kept(output: DirectoryStore) -> None:
         assert ledger.receipts[tile(0)] == receipt(0)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '[[0,0,8],[["0/c/0/0/8",1,"HASH"]],0]',
+        '[[0,0,1],[["0/c/0/0/2",1,"HASH"]],0]',
+        '[[0,0,1],[["0/c/0/0/1",1,"HASH"],["1/c/0/0/1",1,"HASH"]],0]',
+        '[[0,0,1],[["0/c/0/0/1",-1,"HASH"]],0]',
+        '[[0,0,1],[["0/c/0/0/1",1,"not a hash"]],0]',
+    ],
+)
+def test_receipts_of_what_is_not_planned_are_damage(output: DirectoryStore, line: str) -> None:
+    text = line.replace("HASH", "ab" * 32).encode()
+    with Ledger.create(output, JOB) as ledger:
+        ledger.record(tile(0), receipt(0))
+    with open(output.uri + ".ledger/receipts.000001", "ab") as file:
+        file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+    with Ledger.resume(output) as resumed:
+        assert (set(resumed.receipts), resumed.damaged_lines) == ({tile(0)}, 1)
+
+
 def test_only_the_same_job_resumes(output: DirectoryStore) -> None:
     Ledger.create(output, JOB).close()
     with pytest.raises(RefusedError, match="sigma was 16, is now 8"):
@@ -154,11 +178,12 @@ def test_only_the_same_job_resumes(output: DirectoryStore) -> None:
         Ledger.resume(DirectoryStore(output.uri + "2"), JOB)
 
 
-def test_damaged_job_is_told(output: DirectoryStore) -> None:
+@pytest.mark.parametrize("damaged", [b"{", b'{"layout": {"shape": [1]}}', b"[]"])
+def test_damaged_job_is_told(output: DirectoryStore, damaged: bytes) -> None:
     Ledger.create(output, JOB).close()
-    Path(output.uri + ".ledger/job.json").write_bytes(b"{")
+    Path(output.uri + ".ledger/job.json").write_bytes(damaged)
     with pytest.raises(StorageError, match=r"job\.json is damaged"):
-        Ledger.resume(output, JOB)
+        Ledger.resume(output)
 
 
 def test_differences_name_new_and_gone_keys() -> None:
@@ -175,13 +200,13 @@ def test_living_driver_is_refused_here(output: DirectoryStore) -> None:
 
 def test_killed_driver_is_not_waited_for(output: DirectoryStore) -> None:
     code = (
-        "import os, sys\nfrom tiledblend.store.ledger import Ledger\n"
+        "import json, os, sys\nfrom tiledblend.store.ledger import Ledger\n"
         "from tiledblend.store.objects import DirectoryStore\n"
-        "ledger = Ledger.create(DirectoryStore(sys.argv[1]), {'sigma': 16})\nprint('ready', flush=True)\n"
+        "ledger = Ledger.create(DirectoryStore(sys.argv[1]), json.loads(sys.argv[2]))\nprint('ready', flush=True)\n"
         "sys.stdin.readline()\nos._exit(1)\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", code, output.uri],
+        [sys.executable, "-c", code, output.uri, json.dumps(JOB)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -286,6 +286,13 @@ class Grid:
             for column in range(columns):
                 yield Tile(stage, row, column)
 
+    def has_tile(self, tile: Tile) -> bool:
+        """True for a tile of this grid."""
+        if not 0 <= tile.stage < self.stages:
+            return False
+        rows, columns = self.tile_counts(tile.stage)
+        return 0 <= tile.row < rows and 0 <= tile.column < columns
+
     def tile_region(self, tile: Tile, level: int | None = None) -> Region:
         """The pixels of a tile on one of its levels (default: its first), clipped to the level."""
         first = tile.stage * self.stage

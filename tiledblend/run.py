@@ -404,9 +404,8 @@ class _Run:
         self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
         self.job = TileJob(planned.composite, planned.rules, planned.layout, output.store, inputs)
         self.tally = _Tally()
-        done = output.sound if output.ledger is None else output.ledger.receipts
-        self.resumed = len(done)
-        self.bytes = sum(receipt.size for of_tile in done.values() for receipt in of_tile)
+        self.resumed = len(output.receipts)
+        self.bytes = output.receipts.stored_bytes
 
     def make_tiles(
         self, client: Client | None, options: ClusterOptions, part: tuple[int, int] | None, finish: bool

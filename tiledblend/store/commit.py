@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tiledblend.errors import RefusedError, StorageError, UsageError, VerificationError
 from tiledblend.geometry import Tile
@@ -43,6 +46,7 @@ from tiledblend.store.ome import (
     root_documents,
     with_manifest,
 )
+from tiledblend.store.receipts import ReceiptTable
 from tiledblend.store.result import StoredResult, manifest_bytes, read_result, root_manifest
 from tiledblend.store.verify import checked_receipt
 
@@ -54,8 +58,8 @@ _EXCHANGED = "exchanged"
 class Output:
     """A result being made. uri: what the user named. store: where tiles are put now. ledger: what is done.
 
-    complete: a resumed run found nothing to do; there is nothing to commit. sound: what it found then. fresh: this
-    driver began it, at a path where nothing was. warnings: lines for the report.
+    complete: a resumed run found nothing to do; there is nothing to commit. found: the receipts of all tiles then.
+    fresh: this driver began it, at a path where nothing was. warnings: lines for the report.
     """
 
     uri: str
@@ -65,7 +69,14 @@ class Output:
     ledger: Ledger | None
     fresh: bool = False
     warnings: list[str] = field(default_factory=list)
-    sound: dict[Tile, tuple[Receipt, ...]] = field(default_factory=dict)
+    found: ReceiptTable | None = None
+
+    @property
+    def receipts(self) -> ReceiptTable:
+        """Of the tiles that are done."""
+        if self.ledger is not None:
+            return self.ledger.receipts
+        return self.found if self.found is not None else ReceiptTable(self.layout)
 
     @property
     def complete(self) -> bool:
@@ -166,13 +177,14 @@ def commit(output: Output, image: ImageMetadata) -> str:
     ledger = output.open_ledger()
     ledger.flush()
     require_agreement(output)
-    receipts = _complete_receipts(output)
+    _require_complete(output)
     _remove_temporary(output.store)
     documents = array_documents(output.layout)
     output.store.put_many(documents.items())
-    receipts += [Receipt(key, len(data), digest(data)) for key, data in documents.items()]
     attributes = root_attributes(output.layout, _described(output, image))
-    manifest = dump_manifest(attributes, receipts)
+    of_documents = (Receipt(key, len(data), digest(data)) for key, data in documents.items())
+    count = len(ledger.receipts.sizes) + len(documents)
+    manifest = dump_manifest(attributes, chain(ledger.receipts.planned(), of_documents), count)
     ledger.publish(SUFFIX, manifest, output.store)
     ledger.lock.check()
     for key, data in root_documents(output.layout, with_manifest(attributes, digest(manifest))).items():
@@ -240,7 +252,7 @@ def clean(uri: str | os.PathLike[str]) -> CleanReport:
             kept = _discard_old(building, ledger)
             ledger.remove()
             return CleanReport(0, kept, finished=True)
-        removed, kept = _remove_objects(building, _layout_of(ledger))
+        removed, kept = _remove_objects(building, ledger.layout)
         parent, name = split_parent(building)
         if parse_manifest(parent.get(name + SUFFIX) or b"") is not None:
             parent.delete(name + SUFFIX)
@@ -309,7 +321,7 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
     """Resume a finished result: hide it if anything is damaged, and hand out only the tiles that are."""
     if different := _unlike(result, layout, document["job"]):
         raise RefusedError(f"{final.uri}: the result there is of another job: {'; '.join(different[:4])}")
-    expected = result.manifest.receipts if result.manifest else {}
+    expected = result.manifest.receipts.get if result.manifest else _unknown
     every = [tile for stage in range(layout.grid.stages) for tile in layout.grid.tiles(stage)]
     sound = _sound_tiles(final, layout, every, expected)
     documents = all(final.get(key) == data for key, data in array_documents(layout).items())
@@ -317,7 +329,7 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
     if result.manifest and not result.problems and documents and len(sound) == len(every):
         # A death at the very end leaves an empty ledger.
         ledgers.remove_ledger(beside(final, ledgers.SUFFIX))
-        output.sound = sound
+        output.found = sound
         return output
     output.ledger = Ledger.create(final, document)
     for tile, receipts in sound.items():
@@ -334,15 +346,20 @@ def _unlike(result: StoredResult, layout: ArrayLayout, job: dict[str, Any]) -> l
     return ledgers.differences(was, {"layout": layout.as_dict(), "job": job})
 
 
+def _unknown(key: str) -> Receipt | None:
+    """What is expected of an object where nothing is known."""
+    return None
+
+
 def _sound_tiles(
-    store: ObjectStore, layout: ArrayLayout, tiles: Iterable[Tile], expected: dict[str, Receipt]
-) -> dict[Tile, tuple[Receipt, ...]]:
-    """Receipts of those tiles whose every object is right."""
+    store: ObjectStore, layout: ArrayLayout, tiles: Iterable[Tile], expected: Callable[[str], Receipt | None]
+) -> ReceiptTable:
+    """Receipts of those tiles whose every object is right. expected: the receipt of a key, where one is known."""
 
     def check(tile: Tile) -> tuple[Tile, list[Receipt | None]]:
-        return tile, [checked_receipt(store, layout, key, expected.get(key)) for key in layout.tile_objects(tile)]
+        return tile, [checked_receipt(store, layout, key, expected(key)) for key in layout.tile_objects(tile)]
 
-    sound, pending = {}, iter(tiles)
+    sound, pending = ReceiptTable(layout), iter(tiles)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         while batch := list(islice(pending, 1024)):
             for tile, receipts in pool.map(check, batch):
@@ -351,19 +368,25 @@ def _sound_tiles(
     return sound
 
 
-def _complete_receipts(output: Output) -> list[Receipt]:
-    """Receipts of all planned objects, in planned order, once every one is stored with its length."""
-    ledger = output.open_ledger()
-    receipts = {receipt.key: receipt for of_tile in ledger.receipts.values() for receipt in of_tile}
-    sizes = dict(output.store.list())
-    planned = list(output.layout.planned_objects())
-    wrong = [key for key in planned if key not in receipts or sizes.get(key) != receipts[key].size]
-    if wrong:
+def _require_complete(output: Output) -> None:
+    """Raise StorageError unless every planned object has a receipt and is stored with its length."""
+    wrong = _unlike_stored(output)
+    if len(wrong):
+        first = next(islice(output.layout.planned_objects(), int(wrong[0]), None))
         raise StorageError(
-            f"{output.uri}: {len(wrong)} of {len(planned)} objects are missing or torn (first: {wrong[0]}); "
-            "run again with --resume"
+            f"{output.uri}: {len(wrong)} of {output.layout.object_count()} objects are missing or torn "
+            f"(first: {first}); run again with --resume"
         )
-    return [receipts[key] for key in planned]
+
+
+def _unlike_stored(output: Output) -> NDArray[np.intp]:
+    """Numbers of the planned objects that have no receipt or are not stored with its length."""
+    sizes = output.open_ledger().receipts.sizes
+    stored = np.full_like(sizes, -1)
+    for key, size in output.store.list():
+        if (number := output.layout.object_number(key)) is not None:
+            stored[number] = size
+    return np.flatnonzero((sizes < 0) | (stored != sizes))
 
 
 def _described(output: Output, image: ImageMetadata) -> ImageMetadata:
@@ -398,7 +421,7 @@ def _settle(final: ObjectStore, building: ObjectStore, ledger: Ledger) -> bool:
         if waiting is None and not _occupied(building) and _is_finished(final):
             # All was done, and the ledger was half removed; or nothing was, and the old result is of this very job.
             result = read_result(final)
-            return result is not None and result.job == ledger.job["job"] and result.layout == _layout_of(ledger)
+            return result is not None and result.job == ledger.job["job"] and result.layout == ledger.layout
         if waiting is None or waiting not in (root_manifest(building), root_manifest(final)):
             return False
         if root_manifest(final) != waiting:
@@ -414,10 +437,6 @@ def _settle(final: ObjectStore, building: ObjectStore, ledger: Ledger) -> bool:
 def _discard_old(old: ObjectStore, ledger: Ledger) -> tuple[str, ...]:
     """Remove the older result after the exchange, its root first; returns what was not its own and stays."""
     return _remove_objects(old, ArrayLayout.from_dict(ledger.job["older"]))[1]
-
-
-def _layout_of(ledger: Ledger) -> ArrayLayout:
-    return ArrayLayout.from_dict(ledger.job["layout"])
 
 
 def _remove_objects(store: ObjectStore, layout: ArrayLayout) -> tuple[int, tuple[str, ...]]:
@@ -458,16 +477,12 @@ def _discard_unsound(output: Output, *, by_hash: bool) -> None:
     by_hash: files are read and hashed. Objects of a bucket, whole by its nature and costly to fetch, and those of other
     parts are compared by their lengths.
     """
-    ledger, store = output.open_ledger(), output.store
-    sizes = dict(store.list())
-    unsound = {
-        tile
-        for tile, receipts in ledger.receipts.items()
-        if any(sizes.get(receipt.key) != receipt.size for receipt in receipts)
-    }
+    ledger, store, layout = output.open_ledger(), output.store, output.layout
+    unlike = set(_unlike_stored(output).tolist())
+    unsound = {tile for tile in ledger.receipts if not unlike.isdisjoint(layout.tile_numbers(tile))}
     if by_hash and store.local_path() is not None:
-        expected = {receipt.key: receipt for of_tile in ledger.receipts.values() for receipt in of_tile}
-        unsound |= ledger.receipts.keys() - _sound_tiles(store, output.layout, ledger.receipts, expected).keys()
+        sound = _sound_tiles(store, layout, ledger.receipts, ledger.receipts.of_key)
+        unsound |= {tile for tile in ledger.receipts if tile not in sound}
     # Which attempt's bytes are stored is unknown: make those tiles again.
     ledger.discard(unsound | {conflict.tile for conflict in ledger.conflicts})
 

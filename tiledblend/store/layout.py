@@ -119,18 +119,52 @@ class ArrayLayout:
 
     def tile_objects(self, tile: Tile) -> tuple[str, ...]:
         """Keys of the objects that the task of a tile writes, and nobody else."""
-        return tuple(key for level in self.grid.stage_levels(tile.stage) for key in self._tile_level(tile, level))
+        return tuple(self.key(*place) for place in self._tile_places(tile))
 
-    def _tile_level(self, tile: Tile, level: int) -> Iterator[str]:
-        if self.sharded:
-            yield self.key(level, tile.row, tile.column)
-            return
-        per_tile = self.grid.level_shard(level) // self.grid.chunk
-        rows, columns = self.tile_chunks(tile, level)
-        for group in range(self.channel_groups):
-            for row in range(rows):
-                for column in range(columns):
-                    yield self.key(level, tile.row * per_tile + row, tile.column * per_tile + column, group)
+    def tile_numbers(self, tile: Tile) -> list[int]:
+        """Where `tile_objects` stand in `planned_objects`, from 0."""
+        return [self._number(*place) for place in self._tile_places(tile)]
+
+    def object_number(self, key: str) -> int | None:
+        """Where a key stands in `planned_objects`, from 0; None for a key that is not one of these."""
+        parts = key.split("/")
+        if len(parts) != (5 if self.sharded else 4):
+            return None
+        numbers = [int(part) for part in parts if part.isdecimal()]
+        if len(numbers) != 4 or numbers[0] >= self.grid.levels:
+            return None
+        level, group, row, column = numbers
+        rows, columns = self.object_counts(level)
+        groups = 1 if self.sharded else self.channel_groups
+        planned = row < rows and column < columns and group < groups and key == self.key(level, row, column, group)
+        return self._number(level, row, column, group) if planned else None
+
+    def _tile_places(self, tile: Tile) -> Iterator[tuple[int, int, int, int]]:
+        """(level, row, column, group) of a tile's objects."""
+        for level in self.grid.stage_levels(tile.stage):
+            if self.sharded:
+                yield level, tile.row, tile.column, 0
+                continue
+            per_tile = self.grid.level_shard(level) // self.grid.chunk
+            rows, columns = self.tile_chunks(tile, level)
+            for group in range(self.channel_groups):
+                for row in range(rows):
+                    for column in range(columns):
+                        yield level, tile.row * per_tile + row, tile.column * per_tile + column, group
+
+    def _number(self, level: int, row: int, column: int, group: int) -> int:
+        first, rows, columns = self._numbering[level]
+        return first + (group * rows + row) * columns + column
+
+    @cached_property
+    def _numbering(self) -> tuple[tuple[int, int, int], ...]:
+        """(number of the first object, rows, columns) of each level."""
+        found, first, groups = list[tuple[int, int, int]](), 0, 1 if self.sharded else self.channel_groups
+        for level in range(self.grid.levels):
+            rows, columns = self.object_counts(level)
+            found.append((first, rows, columns))
+            first += groups * rows * columns
+        return tuple(found)
 
     def tile_chunks(self, tile: Tile, level: int) -> tuple[int, int]:
         """(rows, columns) of chunks of a tile that hold pixels of the level."""
@@ -139,18 +173,9 @@ class ArrayLayout:
 
     def owns(self, key: str) -> bool:
         """True if `key` is one of `planned_objects` or a level's metadata document."""
-        parts = key.split("/")
-        if len(parts) == 2:
-            return parts[0].isdecimal() and int(parts[0]) < self.grid.levels and key == self.array_key(int(parts[0]))
-        if len(parts) != (5 if self.sharded else 4):
-            return False
-        numbers = [part for part in parts if part.isdecimal()]
-        if len(numbers) != 4 or int(numbers[0]) >= self.grid.levels:
-            return False
-        level, group, row, column = map(int, numbers)
-        rows, columns = self.object_counts(level)
-        groups = 1 if self.sharded else self.channel_groups
-        return row < rows and column < columns and group < groups and key == self.key(level, row, column, group)
+        level, slash, _ = key.partition("/")
+        document = slash and level.isdecimal() and int(level) < self.grid.levels and key == self.array_key(int(level))
+        return bool(document) or self.object_number(key) is not None
 
     def key_region(self, key: str) -> tuple[int, Region]:
         """(level, region of that level) which the object of a planned key holds."""

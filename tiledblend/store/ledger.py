@@ -11,15 +11,16 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
-from tiledblend.errors import RefusedError, StorageError
+from tiledblend.errors import RefusedError, StorageError, UsageError
 from tiledblend.geometry import Tile
-from tiledblend.store.layout import Receipt
+from tiledblend.store.layout import ArrayLayout, Receipt
 from tiledblend.store.lock import Lock, refuse_living
 from tiledblend.store.objects import (
     TEMPORARY_PREFIX,
@@ -31,10 +32,10 @@ from tiledblend.store.objects import (
     sync_folder,
     write_fully,
 )
+from tiledblend.store.receipts import Receipts, ReceiptTable
 
 SUFFIX = ".ledger"
 _JOB = "job.json"
-Receipts = tuple[Receipt, ...]
 
 
 @dataclass(frozen=True)
@@ -49,35 +50,6 @@ class Conflict:
     def keys(self) -> tuple[str, ...]:
         """The objects that differ."""
         return tuple(a.key for a, b in zip(self.first, self.second, strict=False) if a != b)
-
-
-class ReceiptTable(MutableMapping[Tile, Receipts]):
-    """Receipts by tile, packed as text: a terapixel's are a quarter of a million."""
-
-    def __init__(self) -> None:
-        self._packed: dict[tuple[int, int, int], bytes] = {}
-
-    def __getitem__(self, tile: Tile) -> Receipts:
-        return tuple(Receipt(*fields) for fields in json.loads(self._packed[_place(tile)]))
-
-    def __setitem__(self, tile: Tile, receipts: Receipts) -> None:
-        self._packed[_place(tile)] = json.dumps(receipts, separators=(",", ":")).encode()
-
-    def __delitem__(self, tile: Tile) -> None:
-        del self._packed[_place(tile)]
-
-    def __contains__(self, tile: object) -> bool:
-        return isinstance(tile, Tile) and _place(tile) in self._packed
-
-    def __iter__(self) -> Iterator[Tile]:
-        return (Tile(*place) for place in self._packed)
-
-    def __len__(self) -> int:
-        return len(self._packed)
-
-
-def _place(tile: Tile) -> tuple[int, int, int]:
-    return tile.stage, tile.row, tile.column
 
 
 @dataclass(frozen=True)
@@ -96,9 +68,10 @@ class Part:
 class Ledger:
     """An open ledger, held by this driver. Made by `create` or `resume`; a context manager that closes."""
 
-    def __init__(self, store: ObjectStore, job: dict[str, Any], lock: Lock, prefix: str = "") -> None:
-        self.store, self.job, self.lock = store, job, lock
-        self.receipts = ReceiptTable()
+    def __init__(
+        self, store: ObjectStore, job: dict[str, Any], lock: Lock, receipts: ReceiptTable, prefix: str = ""
+    ) -> None:
+        self.store, self.job, self.lock, self.receipts = store, job, lock, receipts
         self.conflicts: list[Conflict] = []
         self.damaged_lines = 0
         self._rounds: dict[Tile, int] = {}
@@ -109,16 +82,18 @@ class Ledger:
     def create(cls, output: ObjectStore, job: dict[str, Any], part: Part | None = None) -> Ledger:
         """A new ledger beside `output`. With a part, an equal job's ledger is joined.
 
-        job: plain JSON values that decide the result. Raises RefusedError if there is a ledger, or another job's.
+        job: plain JSON values that decide the result, under "layout" that of its array. Raises RefusedError if there is
+        a ledger, or another job's.
         """
         store, prefix = beside(output, SUFFIX), part.prefix if part else ""
+        receipts = ReceiptTable(_layout_of(job, output))
         if not store.put_new(_JOB, _dump(job)):
             if part is None:
                 raise RefusedError(
                     f"{output.uri}: another run started it; continue with --resume, or `tiledblend clean {output.uri}`"
                 )
             return cls.resume(output, job, part)
-        return cls._hold(store, job, prefix)
+        return cls._hold(store, job, receipts, prefix)
 
     @classmethod
     def resume(cls, output: ObjectStore, job: dict[str, Any] | None = None, part: Part | None = None) -> Ledger:
@@ -132,9 +107,10 @@ class Ledger:
             raise RefusedError(f"{output.uri}: there is no run to resume; run without --resume")
         if job is not None and (different := differences(stored, json.loads(_dump(job)))):
             raise RefusedError(f"{output.uri}: the run to resume is of another job: {'; '.join(different[:4])}")
+        receipts = ReceiptTable(_layout_of(stored, output))
         for lock_prefix in ["lock."] if part else _part_locks(store):
             refuse_living(store, lock_prefix)
-        ledger = cls._hold(store, stored, prefix)
+        ledger = cls._hold(store, stored, receipts, prefix)
         try:
             ledger._load()
         except BaseException:
@@ -144,10 +120,15 @@ class Ledger:
         return ledger
 
     @classmethod
-    def _hold(cls, store: ObjectStore, job: dict[str, Any], prefix: str) -> Ledger:
+    def _hold(cls, store: ObjectStore, job: dict[str, Any], receipts: ReceiptTable, prefix: str) -> Ledger:
         lock = Lock.acquire(store, f"{prefix}lock.")
         with lock.forgotten_on_failure():
-            return cls(store, job, lock, prefix)
+            return cls(store, job, lock, receipts, prefix)
+
+    @property
+    def layout(self) -> ArrayLayout:
+        """Of the result's array."""
+        return self.receipts.layout
 
     def __enter__(self) -> Ledger:
         return self
@@ -242,14 +223,12 @@ class Ledger:
     def _load(self) -> None:
         for key, _ in sorted(self.store.list()):
             if key.rpartition("/")[2].startswith("receipts."):
-                lines = (self.store.get(key) or b"").split(b"\n")
-                for line in filter(None, lines):
-                    parsed = _parse_line(line)
-                    if parsed is None:
-                        # A torn last line, or a flipped byte: its tile is made again.
+                for line in filter(None, (line.rstrip(b"\n") for line in BytesIO(self.store.get(key) or b""))):
+                    # A torn last line, a flipped byte, or objects that are not planned: the tile is made again.
+                    try:
+                        self._remember(*_parse_line(line))
+                    except (ValueError, TypeError):
                         self.damaged_lines += 1
-                    else:
-                        self._remember(*parsed)
 
 
 def exists(output: ObjectStore) -> bool:
@@ -259,15 +238,26 @@ def exists(output: ObjectStore) -> bool:
 
 def stored_job(output: ObjectStore) -> dict[str, Any] | None:
     """The job of the ledger beside `output`, or None. Raises StorageError if it is damaged."""
-    store = beside(output, SUFFIX)
-    data = store.get(_JOB)
+    data = beside(output, SUFFIX).get(_JOB)
     if data is None:
         return None
     try:
         document: dict[str, Any] = json.loads(data)
     except ValueError as error:
-        raise StorageError(f"{store.uri}/{_JOB} is damaged; `tiledblend clean {output.uri}` and run again") from error
+        raise _damaged(output) from error
     return document
+
+
+def _layout_of(job: dict[str, Any], output: ObjectStore) -> ArrayLayout:
+    try:
+        return ArrayLayout.from_dict(job["layout"])
+    except (UsageError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(output) from error
+
+
+def _damaged(output: ObjectStore) -> StorageError:
+    uri = beside(output, SUFFIX).uri
+    return StorageError(f"{uri}/{_JOB} is damaged; `tiledblend clean {output.uri}` and run again")
 
 
 def remove_ledger(store: ObjectStore) -> None:
@@ -338,15 +328,13 @@ def _line(tile: Tile, receipts: Receipts, number: int) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _parse_line(line: bytes) -> tuple[Tile, Receipts, int] | None:
+def _parse_line(line: bytes) -> tuple[Tile, Receipts, int]:
+    """The inverse of `_line`. Raises ValueError or TypeError for anything else."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
-        return None
-    try:
-        tile, receipts, number = json.loads(text)
-        return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts), int(number)
-    except (ValueError, TypeError):
-        return None
+        raise ValueError("checksum")
+    tile, receipts, number = json.loads(text)
+    return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts), int(number)
 
 
 class _Log(Protocol):

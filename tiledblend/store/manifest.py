@@ -10,6 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
 from typing import Any
 
 from tiledblend.store.layout import Receipt
@@ -25,12 +27,13 @@ class Manifest:
     receipts: dict[str, Receipt]
 
 
-def dump_manifest(attributes: dict[str, Any], receipts: Iterable[Receipt]) -> bytes:
-    """The stored bytes."""
-    listed = list(receipts)
-    header = {"tiledblend_manifest": 1, "objects": len(listed), "attributes": attributes}
-    lines = [json.dumps(header), *(json.dumps(receipt) for receipt in listed)]
-    return "".join(f"{line}\n" for line in lines).encode()
+def dump_manifest(attributes: dict[str, Any], receipts: Iterable[Receipt], count: int) -> bytes:
+    """The stored bytes. count: of the receipts."""
+    header = {"tiledblend_manifest": 1, "objects": count, "attributes": attributes}
+    data = BytesIO()
+    for line in chain([header], receipts):
+        data.write(f"{json.dumps(line)}\n".encode())
+    return data.getvalue()
 
 
 def parse_manifest(data: bytes) -> Manifest | None:
