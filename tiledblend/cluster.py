@@ -38,8 +38,9 @@ UNWATCHED = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.interval": "1s",
+    "distributed.admin.low-level-log-length": 100,
 }
-"""Of a cluster here that nobody looks at: what dask's pages would show is not sampled."""
+"""Of a cluster here that nobody looks at: what dask's pages would show is not sampled or kept."""
 
 _OF_A_LOCAL_CLUSTER = ("workers", "threads_per_worker", "memory_limit", "local_directory", "dashboard")
 
@@ -178,6 +179,13 @@ def require_open_files(workers: int | None) -> None:
         raise ResourceError(f"too few open files are allowed: {hard}, a run needs up to {needed}; {remedy}")
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def forget_task_names() -> None:
+    """Clear the names of this process's last tasks: dask keeps 100,000 to see what is before their first "-"."""
+    from dask.utils import key_split
+
+    key_split.cache_clear()
 
 
 @contextmanager
@@ -346,8 +354,11 @@ def _security(options: ClusterOptions, address: str) -> Any:
 
 @contextmanager
 def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
+    import dask.config
     from distributed import LocalCluster, Worker
+    from distributed.scheduler import DEFAULT_EXTENSIONS
     from distributed.security import Security
+    from distributed.spans import SpansSchedulerExtension
 
     prepare_process()
 
@@ -359,12 +370,23 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         ) -> None:
             super().start_http_server(routes, LOOPBACK, default_port, ssl_options)
 
+    class ForgetfulSpans(SpansSchedulerExtension):  # type: ignore[misc, unused-ignore]
+        """dask notes for ever how each task was submitted, and nobody asks for it."""
+
+        def observe_tasks(self, tss: Any, code: Any, span_metadata: Any) -> Any:
+            return super().observe_tasks(tss, code, {"collections": []})
+
     threads = options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
+    steals = dask.config.get("distributed.scheduler.work-stealing")
+    extensions = {name: made for name, made in DEFAULT_EXTENSIONS.items() if steals or name != "stealing"}
     how: dict[str, Any] = {
         "threads_per_worker": threads,
         "dashboard_address": _dashboard_address() if options.dashboard else None,
         # Health and metrics pages without the dashboard.
-        "scheduler_kwargs": {} if options.dashboard else {"dashboard_address": LOOPBACK},
+        "scheduler_kwargs": {
+            "extensions": {**extensions, "spans": ForgetfulSpans},
+            **({} if options.dashboard else {"dashboard_address": LOOPBACK}),
+        },
         "local_directory": options.local_directory,
         "silence_logs": logging.CRITICAL,
     }

@@ -17,7 +17,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tiledblend.cluster import ClusterOptions, cpu_count, installed_versions, machine_memory, require_versions
+from tiledblend.cluster import (
+    ClusterOptions,
+    cpu_count,
+    forget_task_names,
+    installed_versions,
+    machine_memory,
+    require_versions,
+)
 from tiledblend.composite import Composite
 from tiledblend.connection import TASKS_PER_THREAD, Connection, SchedulerLost, Workforce, connect
 from tiledblend.display import ShownInNotebooks
@@ -239,6 +246,7 @@ class SharedJob:
 
 def run_tile(job: SharedJob, tile: Tile) -> TileResult:
     """A task: one tile. While it waits for the disk or the network its thread's place is another tile's."""
+    forget_task_names()
     result: TileResult = job.open().run(tile, _aside)
     return result
 
@@ -536,6 +544,7 @@ class _Run:
             self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or shared)
 
     def _take(self, result: TileResult) -> None:
+        forget_task_names()
         ledger = self.output.open_ledger()
         ledger.record(result.tile, result.receipts)
         require_agreement(self.output)
