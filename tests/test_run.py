@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,9 @@ import tiledblend as tb
 from tiledblend.cluster import open_client
 from tiledblend.composite import Canvas, Composite, Layer
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
-from tiledblend.geometry import Region
+from tiledblend.geometry import Region, Tile
 from tiledblend.report import run_text
+from tiledblend.run import TileJob
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.store.spec import OutputSpec
 
@@ -178,6 +180,36 @@ def test_an_interrupted_run_leaves_nothing_that_opens_and_resumes(client: Client
         except KeyError:
             break
         np.testing.assert_array_equal(stored(path, level), expected)
+
+
+def test_tiles_in_flight_at_a_stop_are_waited_for_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedded worker that is closed too early takes half a minute, and its threads write after the end."""
+    stop, kept = threading.Event(), []
+    render = TileJob._render
+
+    def slowly(self: TileJob, tile: Tile, sink: Any) -> Any:
+        stop.set()
+        time.sleep(1)
+        return render(self, tile, sink)
+
+    monkeypatch.setattr(TileJob, "_render", slowly)
+    started, path = time.monotonic(), tmp_path / "x.zarr"
+    with pytest.raises(InterruptedRun):
+        tb.write(
+            composite(),
+            str(path),
+            output=SMALL,
+            cluster=tb.ClusterOptions(threads_per_worker=2),
+            progress=lambda event: kept.append(event.done_tiles),
+            stop=stop,
+        )
+    assert time.monotonic() - started < 15
+    assert kept
+    assert kept[-1] <= 2
+    monkeypatch.undo()
+    report = tb.write(composite(), str(path), output=SMALL, resume=True)
+    assert report.resumed_tiles == kept[-1]
+    np.testing.assert_array_equal(stored(path), tb.to_array(composite()))
 
 
 def test_a_finished_result_is_found_so(client: Client, tmp_path: Path) -> None:

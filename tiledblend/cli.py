@@ -718,14 +718,16 @@ def _told_interruption(path: str) -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[Event]:
-    """The first Ctrl-C or SIGTERM sets the event, so that tiles in flight are waited for; the second interrupts."""
+    """The first Ctrl-C or SIGTERM sets the event, so that tiles in flight are waited for; the second ends us."""
     stop = Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if _ECHO.is_echo():
             return
         if stop.is_set():
-            signal.default_int_handler(number, frame)
+            # A dead run is resumed like a stopped one; leaving in order would wait for the threads.
+            click.echo("tiledblend: error: stopped at once; continue with --resume", err=True)
+            os._exit(InterruptedRun.exit_code)
         stop.set()
         click.echo("tiledblend: stopping; waiting for the tiles in flight (once more: at once)", err=True)
 

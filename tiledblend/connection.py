@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,13 +19,15 @@ from tiledblend.cluster import (
 from tiledblend.errors import InterruptedRun, ResourceError, UsageError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 180.0
 NO_WORKER_SECONDS = 300.0
 LOOK_SECONDS = 5.0
+LAST_TASKS_SECONDS = 60.0
+ANSWER_SECONDS = 10.0
 TASKS_PER_THREAD = 3
 
 
@@ -155,3 +158,46 @@ class Workforce:
             raise InterruptedRun(
                 f"the dask cluster has had no worker for {NO_WORKER_SECONDS:g} s; start some and continue with --resume"
             )
+
+
+def withdraw(client: Client, running: set[Future[Any]]) -> None:
+    """Cancel the tasks that no worker has begun and wait for the others, so that nothing writes after we return.
+
+    The scheduler forgets a cancelled task at once, while its thread goes on: the workers are asked. An embedded worker
+    that is closed meanwhile waits half a minute for threads that want to leave its pool (they want the lock that it
+    holds), and does not wait for those that have left.
+    """
+    if client.status != "running":
+        # The scheduler has cancelled what was ours.
+        return
+    deadline, keys = time.monotonic() + LAST_TASKS_SECONDS, {future.key for future in running}
+    try:
+        begun = _begun(client) & keys
+        client.cancel([future for future in running if future.key not in begun and not future.done()], force=True)
+        # One of those may have begun just before it was cancelled.
+        while time.monotonic() < deadline and _begun(client) & keys:
+            time.sleep(0.05)
+        while time.monotonic() < deadline and any(not future.done() for future in running if future.key in begun):
+            time.sleep(0.01)
+    except Exception:
+        # The scheduler may be what was lost: the first error is the one to tell.
+        return
+
+
+def _begun(client: Client) -> set[str]:
+    """Keys of the tasks that the workers' threads are at, cancelled ones too; none of workers that do not answer."""
+    answers: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        with suppress(Exception):
+            answers.append(client.run(_keys_of_threads, on_error="ignore"))
+
+    asking = threading.Thread(target=ask, name="ask-workers", daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return {key for answer in answers for keys in answer.values() for key in keys}
+
+
+def _keys_of_threads(dask_worker: Any) -> list[str]:
+    state = dask_worker.state
+    return [str(task.key) for task in (*state.executing, *state.long_running)]

@@ -26,7 +26,7 @@ from tiledblend.cluster import (
     require_versions,
 )
 from tiledblend.composite import Composite
-from tiledblend.connection import TASKS_PER_THREAD, Connection, SchedulerLost, Workforce, connect
+from tiledblend.connection import TASKS_PER_THREAD, Connection, SchedulerLost, Workforce, connect, withdraw
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import (
     BadInputError,
@@ -509,9 +509,9 @@ class _Run:
                         tile = running.pop(future)
                         self._take(_result(future))
             except BaseException as error:
+                withdraw(client, set(running))
                 if isinstance(error, InterruptedRun):
-                    self._take_finished(finished, running)
-                _withdraw(client, set(running))
+                    self._take_finished(running)
                 if isinstance(error, KilledWorker):
                     self._tell_crash([tile, *running.values()], error)
                 raise
@@ -524,13 +524,11 @@ class _Run:
             where = " or ".join(note.what for note in death.notes) or str(tile)
             raise BadInputError(decoder_crash(where, death.signal_name)) from error
 
-    def _take_finished(self, finished: queue.SimpleQueue[Future[Any]], running: dict[Future[Any], Tile]) -> None:
+    def _take_finished(self, running: dict[Future[Any], Tile]) -> None:
         """Note what was made before the stop, so that it need not be made again."""
-        while not finished.empty():
-            future = finished.get()
-            running.pop(future, None)
+        for future in running:
             if future.status == "finished":
-                self._take(future.result())
+                self._take(_result(future))
 
     def _stop_if_asked(self) -> None:
         if self.stop.is_set():
@@ -625,7 +623,7 @@ class OrderedTasks:
             except SchedulerLost as error:
                 raise InterruptedRun(f"{self.output}: the dask scheduler was lost; continue with --resume") from error
             except BaseException:
-                _withdraw(client, set(ahead))
+                withdraw(client, set(ahead))
                 raise
 
 
@@ -663,22 +661,6 @@ def _result(future: Future[Any]) -> Any:
         if future.status == "error":
             raise
         raise SchedulerLost from error
-
-
-def _withdraw(client: Client, running: set[Future[Any]]) -> None:
-    """Cancel the tasks in flight and wait for those that workers have begun, so that nothing writes after we return."""
-    if client.status != "running":
-        # The scheduler has cancelled what was ours.
-        return
-    try:
-        client.cancel(list(running), force=True)
-        deadline = time.monotonic() + 60
-        keys = {future.key for future in running}
-        while time.monotonic() < deadline and keys & {k for ks in client.processing().values() for k in ks}:
-            time.sleep(0.05)
-    except Exception:
-        # The scheduler may be what was lost: the first error is the one to tell.
-        return
 
 
 @contextmanager
