@@ -30,6 +30,8 @@ FIRST_WORKER_SECONDS = 300.0
 THREADS_BYTES = 160_000_000
 """Addresses of what a cluster starts in a process: a dozen threads and their stacks, and what it imports then."""
 
+MORE_MEMORY = "more memory (of the machine, container, job or `ulimit -v`)"
+"""What makes `machine_memory` larger, for errors."""
 
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 """Run by dask in each worker process."""
@@ -122,18 +124,27 @@ def machine_memory() -> int:
     """Bytes of memory for this process and its children: of the machine, or less in a container or a SLURM job."""
     import psutil
 
-    limits = [psutil.virtual_memory().total, *_addressable()]
+    return min(psutil.virtual_memory().total, *_addressable(), *group_limits())
+
+
+def group_limits(listing: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes that the control groups of this process and those around them allow; [] without any limit.
+
+    listing, mounted: as cgroups(7) has them. A container sees its own group as the root of `mounted`, whatever its name
+    in `listing`.
+    """
+    limits = list[int]()
     with suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in listing.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue
             root, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
-            own = Path("/sys/fs/cgroup", root, group.lstrip("/"))
+            own = mounted / root / group.lstrip("/")
             for folder in (own, *own.parents):
                 with suppress(OSError, ValueError):
                     limits.append(int((folder / name).read_text()))
-    return min(limits)
+    return limits
 
 
 def _addressable() -> list[int]:

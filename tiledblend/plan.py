@@ -113,14 +113,18 @@ class Plan:
         tiles = rendered * self.tile_bytes + stored * _encoded_bytes(self.layout)
         return PROCESS_BYTES + tiles + _whole_images(self.composite)
 
-    def require_memory(self, threads: int, allowed: int | None) -> None:
-        """Raise ResourceError if a worker of `threads` threads cannot stay within `allowed` bytes."""
+    def require_memory(self, threads: int, allowed: int | None, remedy: str = "a larger --memory-limit") -> None:
+        """Raise ResourceError if a worker of `threads` threads cannot stay within `allowed` bytes.
+
+        remedy: what would allow more.
+        """
         projected = self.process_bytes(threads)
         if allowed is not None and projected > allowed:
+            fewer = "fewer --threads-per-worker, " if threads > 1 else ""
             raise ResourceError(
-                f"a worker needs up to {_megabytes(projected)} for {threads} threads, but is allowed "
-                f"{_megabytes(allowed)}; "
-                f"use fewer --threads-per-worker, a larger --memory-limit or a smaller --shard than {self.grid.shard}"
+                f"a worker needs up to {_megabytes(projected + 999_999)} for {threads} thread{'s' * (threads > 1)}, "
+                f"but is allowed {_megabytes(allowed)}; "
+                f"use {fewer}{remedy} or a smaller --shard than {self.grid.shard}"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -148,7 +152,7 @@ class Plan:
 
 
 def _megabytes(value: int) -> str:
-    return f"{value / 1e6:,.0f} MB"
+    return f"{value // 1_000_000:,} MB"
 
 
 def plan(

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.cluster import (
+    MORE_MEMORY,
     ClusterOptions,
     cpu_count,
     forget_task_names,
@@ -450,7 +451,7 @@ class _Run:
     def _make_here(self, tiles: Iterator[Tile], options: ClusterOptions) -> None:
         """Make tiles in threads of this process (one, unless more were asked for), without dask."""
         threads = options.threads_per_worker or 1
-        self.plan.require_memory(threads, machine_memory())
+        self.plan.require_memory(threads, machine_memory(), MORE_MEMORY)
         prepare_process()
         pool = ThreadPoolExecutor(threads, "tile")
         try:
@@ -538,8 +539,12 @@ class _Run:
         # Workers without a limit of their own share this machine's memory, where they are on it.
         sharing = [address for address, worker in workers.items() if not worker["memory_limit"] and _is_here(address)]
         for address, worker in workers.items():
-            shared = machine_memory() // len(sharing) if address in sharing else None
-            self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or shared)
+            if address in sharing:
+                fewer = "fewer --workers, " if len(sharing) > 1 else ""
+                shared = machine_memory() // len(sharing)
+                self.plan.require_memory(worker["nthreads"], shared, fewer + MORE_MEMORY)
+            else:
+                self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or None)
 
     def _take(self, result: TileResult) -> None:
         forget_task_names()

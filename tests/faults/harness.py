@@ -282,7 +282,9 @@ class Lab:
         running.require_no_process_left()
         tiles = _tiles(case.out)
         assert len(tiles) == ended.report["tiles"]
-        return Undisturbed(case.objects(), tiles, case.pixels(), seconds)
+        made = Undisturbed(case.objects(), tiles, case.pixels(), seconds)
+        case.remove()
+        return made
 
     def case(self, size: JobSize = MEDIUM, **options: Any) -> Case:
         """A new case in a folder of its own."""
