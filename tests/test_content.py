@@ -130,3 +130,50 @@ def test_the_digest_does_not_depend_on_order_threads_or_blocks(tmp_path: Path, m
         path.write_bytes(data)
         assert content_digest(objects, threads=2) != digest
         data[at] ^= 16
+
+
+@pytest.mark.parametrize("how", ["plain", "sharded", "v2"])
+def test_a_zarr_behind_a_web_server_has_the_digest_of_its_copy(tmp_path: Path, how: str) -> None:
+    """Nothing can be listed there: every object that there may be is asked for. Chunks that were never written, objects
+    of other planes and other files are not counted."""
+    pytest.importorskip("obstore")
+    from range_server import range_server
+
+    shape, kind = (4, 150, 130), {"plain": {}, "sharded": {"shards": (2, 64, 64)}, "v2": {"zarr_format": 2}}[how]
+    chunks = (1, 32, 32) if how == "sharded" else (2, 64, 64)
+    names = None if how == "v2" else ["z", "y", "x"]
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=shape, dtype="uint8", chunks=chunks, dimension_names=names, **kind
+    )
+    array[:, :100] = np.random.default_rng(7).integers(1, 256, (4, 100, 130), np.uint8)
+    if how == "v2":
+        array.attrs["_ARRAY_DIMENSIONS"] = ["z", "y", "x"]
+    (tmp_path / "a.zarr" / "notes.txt").write_text("no chunk")
+
+    def digest(path: str, z: int) -> str:
+        return content_digest(open_source(path, plane=(("z", z),)).contents(), threads=2)
+
+    local = [digest(str(tmp_path / "a.zarr"), z) for z in (0, 3)]
+    assert local[0] != local[1]
+    with range_server(tmp_path) as address:
+        assert [digest(f"{address}/a.zarr", z) for z in (0, 3)] == local
+
+
+def test_a_run_goes_on_from_a_web_servers_copy(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    from range_server import range_server
+
+    base, over, mask = inputs(tmp_path / "in")
+    begun(command, base, over, mask, tmp_path / "out.ome.zarr", "--deep-fingerprint")
+    chunk = over / "c/1/2/0"
+    sound = chunk.read_bytes()
+    with range_server(tmp_path / "in") as address:
+        again = ["blend", base, f"{address}/over.zarr", "--mask", mask, "-o", tmp_path / "out.ome.zarr", *CUT]
+        chunk.write_bytes(sound[:-5] + bytes([sound[-5] ^ 1]) + sound[-4:])
+        refused = command(*again, "--resume", "--deep-fingerprint")
+        assert refused.code == 3
+        assert "content was" in refused.error
+        chunk.write_bytes(sound)
+        done = command(*again, "--resume", "--deep-fingerprint", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["resumed_tiles"] > 0

@@ -24,7 +24,7 @@ def content_digest(objects: Iterable[tuple[str, str]], *, threads: int) -> str:
     total, pending = 0, iter(objects)
     with ThreadPoolExecutor(threads, "hash") as pool:
         while batch := list(islice(pending, AHEAD)):
-            readers = [open_bytes(path) for _, path in batch]
+            readers = list(pool.map(open_bytes, [path for _, path in batch]))
             blocks = [
                 [pool.submit(_block_digest, reader, start) for start in range(0, max(1, reader.size), BLOCK_BYTES)]
                 for reader in readers

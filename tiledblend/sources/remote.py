@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tiledblend.buckets import (
@@ -33,6 +34,7 @@ SMALL_BYTES = BLOCK_BYTES * BLOCKS // 2
 EXPECTED_BYTES = 1 << 26
 MERGE_GAP_BYTES = 1 << 18
 MERGED_BYTES = 1 << 24
+ASKED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,14 @@ def stored_state(uri: str) -> StoredState | None:
             if is_missing(error):
                 return None
             raise
+
+
+def only_stored(folder: str, keys: Iterable[str]) -> Iterator[str]:
+    """Those keys below a folder that name an object, in their order: a HEAD for each, many at a time."""
+    pending = iter(keys)
+    while batch := list(islice(pending, ASKED_AT_ONCE)):
+        states = connections().map(stored_state, [f"{folder}/{key}" for key in batch])
+        yield from (key for key, state in zip(batch, states, strict=True) if state is not None)
 
 
 def read_object(uri: str, limit: int) -> bytes | None:

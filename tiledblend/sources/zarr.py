@@ -410,11 +410,9 @@ class ZarrSource(RasterSource):
         for path in self._image.documents:
             yield os.path.relpath(path, self.spec.path), path
         for node, grid in zip(self._image.arrays, self._grids, strict=True):
-            keys = grid.keys(node.path)
-            if keys is None:
-                raise BadInputError(f"{self.name}: the server does not list objects, so their content cannot be hashed")
             folder = node.path.rstrip("/")
-            yield from ((os.path.relpath(f"{folder}/{key}", self.spec.path), f"{folder}/{key}") for key in keys)
+            for key in grid.keys(folder):
+                yield os.path.relpath(f"{folder}/{key}", self.spec.path), f"{folder}/{key}"
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of the metadata documents, the latest time that one of them was changed, and what a listing of the

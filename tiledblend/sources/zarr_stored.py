@@ -184,10 +184,22 @@ class ObjectGrid:
             newest = max(newest, version if isinstance(version, int) else 0)
         return Listing(size, newest, f"{total % (1 << 128):032x}", present)
 
-    def keys(self, path: str) -> Iterator[str] | None:
-        """Keys of the plane's objects below an array's folder, however many; None where a server cannot list."""
+    def keys(self, path: str) -> Iterator[str]:
+        """Keys of the plane's objects that are stored below an array's folder, however many.
+
+        Where a server cannot list, it is asked for every object that there may be.
+        """
         entries = _entries(path, len(self._whole) + 1)
-        return None if entries is None else (key for key, *_ in entries if self.coords(key) is not None)
+        if entries is None:
+            from tiledblend.sources.remote import only_stored
+
+            return only_stored(path, self._possible_keys())
+        return (key for key, *_ in entries if self.coords(key) is not None)
+
+    def _possible_keys(self) -> Iterator[str]:
+        along = (range(count) for count in self.counts)
+        for place in product(*along):
+            yield self.key(tuple(self._fixed.get(axis, c) for axis, c in enumerate(place)))
 
     def missing_in(self, listing: Listing) -> tuple[int, Coords | None]:
         """(chunks in objects that are not stored, the first such object)."""
