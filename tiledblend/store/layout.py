@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from tiledblend.encoding import CRC_BYTES, ChunkEncoding
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
-from tiledblend.store.objects import ObjectStore
+from tiledblend.store.objects import Data, ObjectStore
 from tiledblend.store.spec import OutputSpec
+from tiledblend.store.spool import Spool
 
 Array = NDArray[Any]
 _ABSENT = np.iinfo(np.uint64).max
@@ -267,7 +268,9 @@ class TileWriter:
 
         self.layout, self.store, self.tile = layout, store, tile
         self._encode = encoder(layout.output.compressor)
-        self._levels = {level: _LevelChunks(layout, tile, level) for level in layout.grid.stage_levels(tile.stage)}
+        self._spool = Spool()
+        levels = layout.grid.stage_levels(tile.stage)
+        self._levels = {level: _LevelChunks(layout, tile, level, self._spool) for level in levels}
         shape = (layout.chunk_channels, layout.grid.chunk, layout.grid.chunk)
         self._buffer = np.empty((*shape[1:], shape[0]) if layout.interleaved else shape, layout.dtype)
         self._planes = self._buffer.transpose(2, 0, 1) if layout.interleaved else self._buffer
@@ -330,6 +333,7 @@ class TileWriter:
         assert tuple(receipt.key for receipt in receipts) == self.layout.tile_objects(self.tile)
         self.store.put_many(blobs)
         self._levels.clear()
+        self._spool.release()
         return receipts
 
     def _compressed(self, block: Array, group: int) -> bytes:
@@ -358,12 +362,11 @@ class TileWriter:
 class _LevelChunks:
     """The compressed chunks of a tile on one level, and how they become objects."""
 
-    def __init__(self, layout: ArrayLayout, tile: Tile, level: int) -> None:
-        self.layout, self.tile, self.level = layout, tile, level
+    def __init__(self, layout: ArrayLayout, tile: Tile, level: int, spool: Spool) -> None:
+        self.layout, self.tile, self.level, self.spool = layout, tile, level, spool
         self.region = layout.grid.tile_region(tile, level)
         self.rows, self.columns = layout.tile_chunks(tile, level)
-        self.encoded: dict[tuple[int, int, int], bytes] = {}
-        self.checksums: set[tuple[int, int, int]] = set()
+        self.encoded: dict[tuple[int, int, int], list[memoryview]] = {}
 
     def chunk_shape(self, row: int, column: int) -> tuple[int, int]:
         """(height, width) of the pixels of a chunk that lie on the canvas."""
@@ -380,18 +383,20 @@ class _LevelChunks:
             )
 
     def add(self, row: int, column: int, group: int, data: bytes, *, has_checksum: bool = False) -> None:
+        from tiledblend.store.codecs import crc32c
+
         place = row, column, group
         inside = 0 <= row < self.rows and 0 <= column < self.columns and 0 <= group < self.layout.channel_groups
         if not inside or place in self.encoded:
             problem = "added twice" if inside else "not planned"
             raise ValueError(f"{self.tile} level {self.level}: chunk {place} {problem}")
-        if has_checksum and self.layout.sharded:
-            self.checksums.add(place)
-        elif has_checksum:
+        if has_checksum and not self.layout.sharded:
             data = data[:-CRC_BYTES]
-        self.encoded[place] = data
+        self.encoded[place] = self.spool.keep(data)
+        if self.layout.sharded and not has_checksum:
+            self.encoded[place] += self.spool.keep(crc32c(data))
 
-    def objects(self) -> Iterator[tuple[str, list[bytes]]]:
+    def objects(self) -> Iterator[tuple[str, list[Data]]]:
         """(key, content) of each object. Raises RuntimeError if a chunk is missing."""
         planned = self.rows * self.columns * self.layout.channel_groups
         if len(self.encoded) != planned:
@@ -404,18 +409,17 @@ class _LevelChunks:
             for row in range(self.rows):
                 for column in range(self.columns):
                     place = self.tile.row * per_tile + row, self.tile.column * per_tile + column
-                    yield self.layout.key(self.level, *place, group), [self.encoded[row, column, group]]
+                    yield self.layout.key(self.level, *place, group), [*self.encoded[row, column, group]]
 
-    def _shard(self) -> list[bytes]:
+    def _shard(self) -> list[Data]:
         """Chunks with their checksums, then the index: zarr v3's sharding_indexed with the index at the end."""
         from tiledblend.store.codecs import crc32c
 
         side = self.layout.grid.level_shard(self.level) // self.layout.grid.chunk
         index = np.full((self.layout.channel_groups, side, side, 2), _ABSENT, "<u8")
-        parts, offset = list[bytes](), 0
+        parts, offset = list[Data](), 0
         for row, column, group in sorted(self.encoded):
-            data = self.encoded[row, column, group]
-            stored = [data] if (row, column, group) in self.checksums else [data, crc32c(data)]
+            stored = self.encoded[row, column, group]
             length = sum(map(len, stored))
             index[group, row, column] = offset, length
             parts += stored
@@ -445,7 +449,7 @@ class ShardIndex:
         return np.frombuffer(tail[:-CRC_BYTES], "<u8").astype(np.uint64).reshape(self.shape)
 
 
-def _receipt(key: str, parts: Sequence[bytes]) -> Receipt:
+def _receipt(key: str, parts: Sequence[Data]) -> Receipt:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

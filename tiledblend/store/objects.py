@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from tiledblend.errors import StorageError, TiledblendError, UsageError, resource_error
 
 Data = bytes | bytearray | memoryview
-Blob = Data | Sequence[bytes]
+Blob = Data | Sequence[Data]
 """An object's content: one bytes-like, or parts that are stored one after the other without being joined."""
 
 TEMPORARY_PREFIX = ".tiledblend-tmp-"
