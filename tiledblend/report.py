@@ -53,6 +53,10 @@ def start_logging(*, debug: bool = False) -> None:
     if not debug:
         # A worker's own log of a failed task is a traceback; the command tells the same in one line.
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
+        # What Python's helper process says when it tidies up after a driver that was killed.
+        quiet, filters = "ignore:resource_tracker:UserWarning", os.environ.get("PYTHONWARNINGS", "")
+        if quiet not in filters:
+            os.environ["PYTHONWARNINGS"] = f"{filters},{quiet}".lstrip(",")
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     log = logging.getLogger("tiledblend")
     log.handlers = [*(handler for handler in log.handlers if not isinstance(handler, _StderrLog)), _StderrLog()]

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tifffile
 from harness import (
     IN_FLIGHT,
     MEDIUM,
@@ -196,18 +198,20 @@ def stopped(lab: Lab, delay: float, name: str, from_the_start: bool) -> str:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A situation and the command that is hit in it. goes_on: the commands by which the work goes on afterwards."""
+    """A situation and the command that is hit in it. goes_on: the commands by which the work goes on afterwards.
+    visible: what must hold of whatever opens at the output before that."""
 
     prepare: Callable[[Case], None]
     hit: Callable[[Case], Running]
     goes_on: Callable[[Case], None]
+    visible: Callable[[Case], None] = Case.check_hidden_or_right
 
 
 def armed(case: Case, at: int, action: str) -> dict[str, str]:
     """Environment that lets the shim act at the call number `at`."""
     counter = case.folder / "counter"
     counter.write_bytes(bytes(16))
-    given = {"TBF_ROOT": case.given_out, "TBF_COUNT": str(counter), "TBF_AT": str(at)}
+    given = {"TBF_ROOT": case.given_out.removesuffix(".zarr"), "TBF_COUNT": str(counter), "TBF_AT": str(at)}
     if action in ("kill", "tear"):
         return given | {"TBF_ACTION": action}
     given |= {"TBF_ACTION": str(getattr(errno, action))}
@@ -277,6 +281,45 @@ def clean_up(case: Case) -> None:
     case.check_resumes()
 
 
+def assert_old_or_new(case: Case) -> None:
+    """During --replace whoever opens the path sees the older result or the new one, whole."""
+    assert (case.out / ROOT_DOCUMENT).exists(), "no result to be seen during --replace"
+    seen, new = case.objects(), case.lab.undisturbed(case.size).objects
+    assert seen == new or (seen.keys() == new.keys() and seen != new), "neither the older nor the new result"
+
+
+def tiff_of(case: Case) -> list[str]:
+    """Arguments that make the output an OME-TIFF: the last -o wins."""
+    return ["-o", case.given_out.replace(".zarr", ".tif")]
+
+
+def finished_tiff(case: Case) -> bytes:
+    """What an undisturbed run makes; made once, and read by tifffile."""
+    template = case.lab.folder / f"finished-{case.size.shape[0]}.ome.tif"
+    with case.lab.making:
+        if not template.exists():
+            with a_case(case.lab, case.size) as making:
+                ended = making.run(*tiff_of(making))
+                assert ended.code == 0, ended
+                made = making.out.with_suffix(".tif")
+                good = case.lab.undisturbed(case.size).pixels
+                assert np.array_equal(np.moveaxis(tifffile.imread(made), -1, 0), good)
+                made.rename(template)
+    return template.read_bytes()
+
+
+def tiff_is_hidden_or_right(case: Case) -> None:
+    file = case.out.with_suffix(".tif")
+    assert not file.exists() or file.read_bytes() == finished_tiff(case), "visible and wrong"
+
+
+def resume_tiff(case: Case) -> None:
+    case.check_told(case.run("--resume", *tiff_of(case)), 0)
+    tiff_is_hidden_or_right(case)
+    assert list(case.files()) == ["out.ome.tif"], sorted(case.files())
+    case.check_untouched()
+
+
 SCENARIOS = {
     "fresh": Scenario(lambda case: None, lambda case: case.start(env=case.armed), resume),
     "resumed": Scenario(half_done, lambda case: case.start("--resume", env=case.armed), resume),
@@ -285,6 +328,7 @@ SCENARIOS = {
         of_another_job,
         lambda case: case.start("--replace", env=case.armed),
         go_on_with(["--replace", "--resume"]),
+        assert_old_or_new,
     ),
     "part": Scenario(
         lambda case: None,
@@ -293,6 +337,12 @@ SCENARIOS = {
     ),
     "finish": Scenario(both_parts, lambda case: case.start("--finish", env=case.armed), go_on_with(["--finish"])),
     "clean": Scenario(half_done, lambda case: case.start_verb("clean", case.given_out, env=case.armed), clean_up),
+    "ometiff": Scenario(
+        lambda case: None,
+        lambda case: case.start(*tiff_of(case), env=case.armed),
+        resume_tiff,
+        tiff_is_hidden_or_right,
+    ),
 }
 
 
@@ -328,10 +378,8 @@ def at_call(lab: Lab, scenario: str, action: str, number: int) -> str:
         deadly = action in ("kill", "tear")
         case.check_told(ended, *((-signal.SIGKILL, 0) if deadly else (0, 5, 6)))
         assert ended.code >= 0 or calls >= number
-        if scenario == "replace":
-            assert_old_or_new(case)
-        elif not (scenario == "repair" and ended.code):
-            case.check_hidden_or_right()
+        if not (scenario == "repair" and ended.code):
+            situation.visible(case)
         if not deadly and letter != "u":
             # Who fails before it holds the lock may not touch what a dead run left; who goes on after it must.
             case.check_no_temporaries(but=left_before if ended.code else ())
@@ -342,13 +390,6 @@ def at_call(lab: Lab, scenario: str, action: str, number: int) -> str:
         return "died" if ended.code < 0 else "told" if ended.code else "came through"
 
 
-def assert_old_or_new(case: Case) -> None:
-    """During --replace whoever opens the path sees the older result or the new one, whole."""
-    assert (case.out / ROOT_DOCUMENT).exists(), "no result to be seen during --replace"
-    seen, new = case.objects(), case.lab.undisturbed(case.size).objects
-    assert seen == new or (seen.keys() == new.keys() and seen != new), "neither the older nor the new result"
-
-
 for _name, _what in {
     "fresh": "a new run",
     "resumed": "a resumed run",
@@ -357,6 +398,7 @@ for _name, _what in {
     "part": "`--part 1/2`",
     "finish": "`--finish`",
     "clean": "`clean`",
+    "ometiff": "a new run that makes an OME-TIFF",
 }.items():
     EXPERIMENTS[f"killed-at-call-{_name}"] = Experiment(
         f"killed-at-call-{_name}",
@@ -895,8 +937,9 @@ def local_workers(lab: Lab, delay: float, how: int) -> str:
         elif workers := spawned(running.pid):
             with suppress(ProcessLookupError):
                 os.kill(workers[how % len(workers)], signal.SIGKILL)
-        ended = running.wait()
+        running.wait()
         running.require_no_process_left()
+        ended = running.wait()  # with what the last of its processes said
         case.check_told(ended, *{"all": (75, 0), "driver": (-signal.SIGKILL, 0), "worker": (0,)}[what])
         case.check_hidden_or_right()
         if ended.code == 0:

@@ -58,6 +58,7 @@ def blend_ometiff(
     if (share.resume or share.finish) and work.ended:
         made_of = identity_of(composite, deep=share.deep_fingerprint)
         require_finished(target, job_digest(file_job(layout, made_of)))
+        work.remove()
         return nothing_done(planned, target), export_report(work, layout, layout.block_count, started)
     work.begin(resume=share.resume, shared=share.part is not None or share.finish)
     steps = _Steps(planned, layout, running.progress)

@@ -134,6 +134,7 @@ def export_ometiff(
     work, job = WorkFolder(target), file_job(layout, source.fingerprint())
     if resume and work.ended:
         require_finished(target, job_digest(job))
+        work.remove()
         return export_report(work, layout, layout.block_count, started)
     work.begin(resume=resume)
     return write_tiff(source, layout, work, running or Running(), job)

@@ -16,7 +16,7 @@ from tiledblend.errors import RefusedError, StorageError
 from tiledblend.export import refuse_existing
 from tiledblend.store import commit, ledger
 from tiledblend.store.lock import Lock, refuse_living
-from tiledblend.store.objects import DirectoryStore, mapped_errors, storage_error, sync_folder
+from tiledblend.store.objects import TEMPORARY_PREFIX, DirectoryStore, mapped_errors, storage_error, sync_folder
 
 SUFFIX = ".unfinished"
 LOCK = "lock."
@@ -53,8 +53,10 @@ class WorkFolder:
 
     @property
     def ended(self) -> bool:
-        """True when something has the target's name and no run is unfinished."""
-        return os.path.lexists(self.target) and not self.exists
+        """True when something has the target's name and no run is unfinished: at most a removal is."""
+        if not os.path.lexists(self.target):
+            return False
+        return not self.exists or self.published or next(self.store.list(), None) is None
 
     @property
     def published(self) -> bool:
@@ -141,8 +143,8 @@ class WorkFolder:
 
         The tiles go last: until then a removal that was cut off after `publish` is known by them.
         """
-        locks = [key for key, _ in self.store.list(LOCK)]
-        for name in (*locks, _JOURNAL, _JOB, _TILES):
+        others = [key for key, _ in self.store.list() if key.startswith((LOCK, TEMPORARY_PREFIX))]
+        for name in (*others, _JOURNAL, _JOB, _TILES):
             self.store.delete(name)
         self.remove_if_empty()
 

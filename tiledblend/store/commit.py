@@ -261,17 +261,24 @@ def clean(uri: str | os.PathLike[str]) -> CleanReport:
 
 
 def remove_result(uri: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Remove a complete result that served its purpose, its root first; returns the keys that are not its own and stay.
+    """Remove a complete result that served its purpose; returns the keys that are not its own and stay.
 
-    Nothing happens where there is no result of tiledblend.
+    Its manifest and its root go last, so that a removal that was cut off can be repeated.
     """
     store = open_store(uri)
     result = read_result(store)
-    if result is None:
-        return ()
-    kept = _remove_objects(store, result.layout)[1]
+    found = [key for key, _ in store.list()]
+    own = [key for key in found if key in ROOT_KEYS or (result is not None and _is_own(key, result.layout))]
+    kept = tuple(sorted(set(found) - set(own)))
+    if result is None and kept:
+        return kept
+    for key in sorted(set(own) - set(ROOT_KEYS)):
+        store.delete(key)
     parent, name = split_parent(store)
     parent.delete(name + SUFFIX)
+    _hide(store)
+    if (root := store.local_path()) is not None:
+        _prune(root)
     return kept
 
 
@@ -534,8 +541,14 @@ def _make_new_folder(folder: Path, *, shared: bool) -> None:
         made = [parent for parent in folder.parents if not parent.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=shared)
-        for parent in [folder.parent, *(parent.parent for parent in made)]:
-            sync_folder(parent)
+        try:
+            for parent in [folder.parent, *(parent.parent for parent in made)]:
+                sync_folder(parent)
+        except OSError:
+            if not shared:
+                # It would be in the next run's way.
+                folder.rmdir()
+            raise
     except FileExistsError as error:
         raise RefusedError(f"{folder}: output exists; use another path, --resume or --replace") from error
     except OSError as error:
