@@ -320,6 +320,19 @@ def resume_tiff(case: Case) -> None:
     case.check_untouched()
 
 
+def half_done_tiff(case: Case) -> None:
+    running = case.start(*tiff_of(case), env=armed(case, 150, "kill"))
+    assert running.wait().code == -signal.SIGKILL
+
+
+def clean_up_tiff(case: Case) -> None:
+    work = case.out.with_suffix(".tif.unfinished")
+    if work.exists():
+        case.check_told(case.run_verb("clean", tiff_of(case)[1]), 0)
+    assert not work.exists(), f"clean left the work folder: {sorted(path.name for path in work.rglob('*'))}"
+    resume_tiff(case)
+
+
 SCENARIOS = {
     "fresh": Scenario(lambda case: None, lambda case: case.start(env=case.armed), resume),
     "resumed": Scenario(half_done, lambda case: case.start("--resume", env=case.armed), resume),
@@ -341,6 +354,12 @@ SCENARIOS = {
         lambda case: None,
         lambda case: case.start(*tiff_of(case), env=case.armed),
         resume_tiff,
+        tiff_is_hidden_or_right,
+    ),
+    "clean-ometiff": Scenario(
+        half_done_tiff,
+        lambda case: case.start_verb("clean", tiff_of(case)[1], env=case.armed),
+        clean_up_tiff,
         tiff_is_hidden_or_right,
     ),
 }
@@ -399,6 +418,7 @@ for _name, _what in {
     "finish": "`--finish`",
     "clean": "`clean`",
     "ometiff": "a new run that makes an OME-TIFF",
+    "clean-ometiff": "`clean` of an OME-TIFF's dead run",
 }.items():
     EXPERIMENTS[f"killed-at-call-{_name}"] = Experiment(
         f"killed-at-call-{_name}",

@@ -137,6 +137,8 @@ class WorkFolder:
         if ledger.exists(DirectoryStore(self.pixels)):
             commit.clean(self.pixels)
         commit.remove_result(self.pixels)
+        # What is left of one after a removal that was cut off.
+        ledger.remove_ledger(DirectoryStore(f"{self.pixels}{ledger.SUFFIX}"))
 
     def remove_tiles(self) -> None:
         """Remove the growing file and what belongs to it, then the folder if that leaves it empty.
