@@ -47,11 +47,13 @@ MISSED: list[Any] = []
 
 @dataclass
 class Tally:
-    """outcomes: of every mutant. by_base: the same for each base. failures: (number, base, verdict, details)."""
+    """outcomes: of every mutant. by_base: the same for each base. failures: (number, base, verdict, details).
+    kept: refused jobs that keep finished tiles."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     by_base: dict[str, Counter[str]] = field(default_factory=dict)
     failures: list[tuple[int, str, str, str]] = field(default_factory=list)
+    kept: int = 0
 
     def add(self, number: int, base: str, verdict: str, detail: str) -> None:
         self.outcomes[verdict] += 1

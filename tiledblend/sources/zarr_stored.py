@@ -284,7 +284,18 @@ def _files(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int
 
 
 def note(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, found: Buffer | None) -> None:
-    """Note, for the read that runs, an object that is not stored, or a shard's index that lacks chunks."""
+    """Note, for the read that runs, an object that is not stored, or a shard's index that lacks chunks.
+
+    Raises ValueError for bytes that an object does not have: zarr-python takes an empty answer for a missing chunk.
+    """
+    if (
+        isinstance(byte_range, RangeByteRequest)
+        and found is not None
+        and byte_range.start + len(found) < byte_range.end
+    ):
+        raise ValueError(
+            f"{key}: bytes {byte_range.start} to {byte_range.end} are not in it; it is damaged or truncated"
+        )
     seen = SEEN.get()
     if seen is None:
         return
