@@ -25,6 +25,7 @@ from conftest import Command
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources import open_source
+from tiledblend.sources.tiff import list_series
 
 BOMB = 1 << 26
 MOST_BYTES = 24 << 20
@@ -287,3 +288,18 @@ def test_jobs_that_explode(command: Command, tmp_path: Path, text: str) -> None:
 
 def test_the_bombs_are_bombs() -> None:
     assert len(gzip.decompress(BOMBS["gzip"][1]())) == BOMB
+
+
+@pytest.mark.parametrize("opened", [open_source, lambda path: list_series(str(path))], ids=["open", "list"])
+def test_entities_in_ome_xml_are_refused(tmp_path: Path, opened: Callable[[Path], object]) -> None:
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(np.ones((32, 32), np.uint8))
+    with tifffile.TiffFile(path) as file:
+        text = file.ome_metadata or ""
+    bomb = '<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;">]>'
+    declared = bomb + text[text.index("<OME") :].replace('Type="uint8"', 'Type="uint8" Name="&b;"')
+    tifffile.tiffcomment(path, declared.encode())
+    with pytest.raises(BadInputError, match="declares a document type") as caught:
+        opened(path)
+    assert str(path) in str(caught.value)

@@ -238,6 +238,9 @@ def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]
     try:
         # A multi-file OME-TIFF would make tifffile open other paths, named by the file.
         with tifffile.TiffFile(SeekableBytes(reader), _multifile=False, **flags) as tiff:  # type: ignore[arg-type]
+            if tiff.is_ome and "<!DOCTYPE" in tiff.pages.first.description:
+                # No OME-XML has one, and what its entities stand for is a parser's to expand.
+                raise BadInputError(f"{reader.uri}: its OME-XML declares a document type; remove it from the file")
             yield tiff, structure
     except TiledblendError:
         raise
