@@ -17,11 +17,12 @@ from scipy.special import erf
 import tiledblend as tb
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
+from tiledblend.kernels.cells import ENLARGED_FULL, averaged_over, enlarge, enlarged_from
 from tiledblend.kernels.feather import (
-    CELL_FULL,
+    TAP_SUM,
     FeatheredMask,
     FeatherKernel,
-    average_cells,
+    average_units,
     border_bounds,
     border_weight,
     feather_tile,
@@ -33,7 +34,33 @@ from tiledblend.kernels.feather import (
 )
 
 Array = NDArray[Any]
-SIGMAS = (0.5, 0.8, 1, 2, 3.3, 3.99, 4, 5.9, 8, 11.9, 12, 12.1, 16, 17.9, 18, 25, 40, 64, 100, 150, 300)
+SIGMAS = (
+    0.5,
+    0.8,
+    1,
+    2,
+    3.12,
+    3.125,
+    3.3,
+    3.49,
+    3.5,
+    4,
+    5.9,
+    6.99,
+    7,
+    8,
+    11.9,
+    13.9,
+    14,
+    18,
+    27.9,
+    28,
+    40,
+    64,
+    111,
+    150,
+    300,
+)
 UNLIKE_SIGMAS = ((0.6, 1.5), (2, 5), (9, 3), (0, 20), (7.9, 8), (12, 31.2), (150, 40), (4, 100), (300, 240), (256, 3))
 SNAP = 2.0**-12
 
@@ -111,7 +138,9 @@ def test_ksize_5_is_sigma_1_1_and_radius_2() -> None:
 @given(
     seed=st.integers(0, 9999),
     shape=st.tuples(st.integers(1, 160), st.integers(1, 160)),
-    sigma=st.sampled_from([0.0, 0.7, 2.5, 11.9, 12.0, 19.0, 50.0, 260.0, (2.5, 0.9), (5.0, 12.5), (260.0, 50.0)]),
+    sigma=st.sampled_from(
+        [0.0, 0.7, 2.5, 3.2, 4.0, 11.9, 19.0, 50.0, 260.0, (2.5, 0.9), (5.0, 12.5), (0, 9), (260.0, 50.0), (40, 3)]
+    ),
     dtype=st.sampled_from([np.uint8, np.uint16]),
     data=st.data(),
 )
@@ -180,26 +209,75 @@ def test_inside_only_leaves_nothing_outside_the_mask() -> None:
     assert np.abs(weight - expected).max() <= 0.004
 
 
-@pytest.mark.parametrize("cell", [(2, 2), (3, 3), (4, 4), (7, 7), (16, 16), (1, 5), (6, 1), (3, 16)])
-def test_average_cells_against_numpy(cell: tuple[int, int]) -> None:
-    """A triangle two cells wide around each cell's centre: the box of d pixels twice, for even d once more by two."""
-    vertical, horizontal = (_triangle(d) for d in cell)
-    (dy, dx), (over_y, over_x) = cell, (d // 2 * 2 for d in cell)
+@pytest.mark.parametrize("side", [(2, 2), (4, 4), (8, 8), (16, 16), (1, 4), (8, 1), (2, 16), (32, 4)])
+def test_average_units_against_numpy(side: tuple[int, int]) -> None:
+    """Around each cell's centre (1, 4, 6, 4, 1) / 16 again and again, each time on a grid twice as coarse."""
+    (dy, dx), (vertical, horizontal) = side, (_binomials(d) for d in side)
     rng = np.random.default_rng(dx)
+    where = averaged_over(Region(3, -2, 8, 2), side)
+    assert (where.y0, where.x0) == (3 * dy - len(vertical) // 2, -2 * dx - len(horizontal) // 2)
     for dtype in (np.uint8, np.uint16):
-        units = rng.integers(0, np.iinfo(dtype).max + 1, (5 * dy + over_y, 4 * dx + over_x), dtype)
+        units = rng.integers(0, np.iinfo(dtype).max + 1, where.shape, dtype)
         expected = np.empty((5, 4))
         for y, x in np.ndindex(5, 4):
             rows, columns = slice(y * dy, y * dy + len(vertical)), slice(x * dx, x * dx + len(horizontal))
             expected[y, x] = vertical @ (units[rows, columns] / np.iinfo(dtype).max) @ horizontal
-        assert np.abs(average_cells(units, cell) - expected * CELL_FULL).max() <= 0.55
+        assert np.abs(average_units(units, side) - expected * 65535).max() <= 2
 
 
-def _triangle(d: int) -> Array:
-    taps = np.convolve(np.ones(d), np.ones(d))
-    if d % 2 == 0:
-        taps = np.convolve(taps, np.ones(2))
-    return taps / taps.sum()
+def _binomials(d: int) -> Array:
+    taps, step = np.ones(1), 1
+    while step < d:
+        spread = np.zeros(4 * step + 1)
+        spread[::step] = np.array([1, 4, 6, 4, 1]) / 16
+        taps, step = np.convolve(taps, spread), 2 * step
+    return taps
+
+
+@pytest.mark.parametrize("side", [(2, 2), (4, 4), (8, 8), (1, 4), (8, 1), (2, 16), (32, 4)])
+def test_enlarging_against_numpy(side: tuple[int, int]) -> None:
+    """Each cell weighs on the pixels around its centre as the pixels weigh on it, d times as much."""
+    (dy, dx), (vertical, horizontal) = side, (_binomials(d) * d for d in side)
+    cells = np.random.default_rng(dx).integers(0, ENLARGED_FULL + 1, (9, 11), np.uint16)
+    whole = np.zeros((8 * dy + len(vertical), 10 * dx + len(horizontal)))
+    for y, x in np.ndindex(cells.shape):
+        part = whole[y * dy : y * dy + len(vertical), x * dx : x * dx + len(horizontal)]
+        part += np.outer(vertical, horizontal) * cells[y, x]
+    # Cell (0, 0) of the array is (-1, 5) of the grid.
+    where, region = Region(-1, 5, 8, 16), Region(2 * dy - 1, 8 * dx, 4 * dy, 11 * dx + 1)
+    assert where.contains(enlarged_from(region, side))
+    in_whole = region.shift(dy + len(vertical) // 2, len(horizontal) // 2 - 5 * dx)
+    got = enlarge(cells, where, side, (1, 1), region)
+    assert np.abs(got - whole[in_whole.slices] / ENLARGED_FULL).max() <= 2 / ENLARGED_FULL
+
+
+@pytest.mark.parametrize("sigma", [3.125, 3.49, 3.5, 6.99, 7, 9, 13.99, 14, 20, 27.99, 28, 111])
+def test_no_mask_whatever_is_off_by_more(sigma: float) -> None:
+    """Half the sum of what a pixel's weights and the Gaussian's differ by is the most that a mask can be off by.
+
+    The weights of one pixel: averaging, taps and enlarging together, along both axes, before anything is rounded.
+    """
+    kernel = FeatherKernel(sigma)
+    d, taps, one = kernel.cell_px[1], kernel.taps()[1] / TAP_SUM, _binomials(kernel.cell_px[1])
+    assert taps.min() >= 0
+    reach, half = kernel.halo_px[1], len(one) // 2
+    exact = np.zeros(2 * reach + 1)
+    radius = int(4 * sigma + 0.5)
+    exact[reach - radius : reach + radius + 1] = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    exact /= exact.sum()
+    weights = []
+    for phase in {0, d // 4, d // 2, d - 1}:
+        combined = np.zeros(2 * reach + 1)
+        for cell in range(-4, 6):
+            if abs(phase - cell * d) > half:
+                continue
+            for i, tap in enumerate(taps):
+                start = (cell + i - len(taps) // 2) * d - phase + reach - half
+                combined[start : start + len(one)] += one[phase - cell * d + half] * d * tap * one
+        assert combined.sum() == pytest.approx(1)
+        weights.append(combined)
+    both = np.outer(exact, exact)
+    assert max(np.abs(np.outer(a, b) - both).sum() for a in weights for b in weights) / 2 <= 0.002
 
 
 def test_mirror_index_is_numpys_reflect_padding() -> None:
@@ -290,12 +368,12 @@ def test_refused_kernels(options: dict[str, Any]) -> None:
         tb.feather(np.zeros((4, 4), bool), **options)
 
 
-@pytest.mark.parametrize("sigma", [4, 6, 12, 18, 30, 60, 150, 300])
+@pytest.mark.parametrize("sigma", [3.125, 3.5, 4, 6, 7, 12, 14, 18, 28, 30, 60, 150, 300])
 def test_stripes_as_wide_as_the_averaged_cells(sigma: float) -> None:
     """A grating near the cells' own frequency would alias to a slow wave; the triangle of the averaging removes it."""
     d = FeatherKernel(sigma).cell_px[1]
     x = np.arange(1500)
-    for period in d * np.linspace(0.9, 1.1, 9):
+    for period in d * np.concatenate([np.linspace(0.8, 1.2, 9), np.linspace(3.2, 4.8, 5)]):
         units = np.tile(((x / period) % 1 < 0.5).astype(np.uint8) * 255, (d, 1))
         assert np.abs(whole(FeatherKernel(sigma), units) - reference.feather(units / 255, sigma)).max() <= 0.002
 

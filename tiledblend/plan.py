@@ -284,14 +284,16 @@ def _mask_bytes(reader: LayerReader, tile: tuple[int, int]) -> tuple[int, int]:
         return 0, 0
     (height, width), (halo_y, halo_x) = tile, reader.kernel.halo_px
     high, wide = height + 2 * halo_y, width + 2 * halo_x
-    strip_y, strip_x = reader.kernel.strip_px
+    strip_y, _ = reader.kernel.strip_px
     if reader.kernel.is_direct:
         units = high * wide * 2
         return units + _growing_bytes(reader, height, width) + wide * STRIP_ROWS * 8, units
-    cell_y, cell_x = reader.kernel.cell_px
-    cells = ceil_div(high, cell_y) * ceil_div(wide, cell_x)
-    made = strip_y * wide * 4 + strip_y * strip_x * 12 + cells * 24 + _growing_bytes(reader, strip_y, width)
-    return made, cells * 8
+    (small_y, small_x), (kept_y, kept_x) = reader.kernel.strip_cell_px, reader.kernel.kept_px
+    small = ceil_div(high, small_y) * ceil_div(wide, small_x)
+    kept = 2 * ceil_div(high, kept_y) * ceil_div(wide, kept_x)
+    # A strip as stored, as uint16 and a quarter of it; cells as integers, as float32, filtered, enlarged.
+    made = strip_y * wide * 6 + small * 8 + 2 * kept + _growing_bytes(reader, strip_y, width)
+    return made, kept
 
 
 def _image_bytes(reader: LayerReader, row: int, item: int) -> int:

@@ -5,13 +5,10 @@ Three ideas make it exact and keep its cost from growing with sigma:
 - Mask values are integers (full scale at most 2048) and so are the filter's taps (they sum to 2**13); the rows' sums
   are rounded to full scale 2048 again before the columns are summed. All sums stay within 2**24, where float32
   addition is exact, so neither the order of summation nor the processor's vector width can change a bit.
-- From sigma 4 on the mask is first averaged into cells of d x d pixels (d = floor(sigma / 4), at least 2) by a triangle
-  two cells wide, which keeps patterns as fine as the cells from aliasing to coarse ones, then filtered on that small
-  grid and enlarged by a quadratic B-spline. The grid starts at the mask's pixel (0, 0), wherever a tile starts.
-  Where sigma differs by axis, so do d and the taps; along an axis of d = 1 nothing is averaged or enlarged.
-  The variance that the triangle (about 1/6 cell) and the spline (1/4 cell) add is taken off the filter's own. Cells of
-  64 px and more (sigma 256) average exact sums over boxes of 4 x 4 px, which keeps their cost down.
-- What remains per pixel (the spline's polynomial, the final scaling) is elementwise float32, in one fixed order.
+- From sigma 3.125 on the mask is first averaged into cells of d x d pixels, d a power of 2, then filtered on that small
+  grid and enlarged again (`cells`). The filter's spectrum is the Gaussian's divided by what averaging and enlarging
+  leave. Where sigma differs by axis, so do d and the taps; along an axis of d = 1 nothing is averaged or enlarged.
+- Filtering goes by blocks that stay in the processor's cache.
 
 The reference is `scipy.ndimage.gaussian_filter(mask, sigma, mode="mirror", truncate=4)` in float64; the error is below
 0.002 of full scale (tests/test_feather.py).
@@ -31,6 +28,21 @@ from numpy.typing import NDArray
 
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
+from tiledblend.kernels.cells import (
+    ENLARGED_FULL,
+    PIXEL,
+    UNIT_FULL,
+    Side,
+    average,
+    averaged_over,
+    capped,
+    columns_of,
+    enlarge,
+    enlarged_from,
+    response,
+    rows_of,
+    variance,
+)
 
 SNAP = np.float32(2.0**-12)
 ONE_MINUS_SNAP = np.float32(1 - 2.0**-12)
@@ -38,17 +50,17 @@ _BELOW_SNAP = np.nextafter(SNAP, np.float32(0))
 TAP_SUM = 1 << 13
 KSIZE_TAP_SUM = 1 << 18
 CELL_FULL = 2048
-ROW_FULL = 65535
-CELLS_PER_SIGMA = 4
-SMALLEST_AVERAGED = 4.0
-BOX = 4
-COARSE_CELL = 64
-FEW_ROWS = 8
+CELLS_PER_SIGMA = 1.75
+CELLS_PER_WIDE_SIGMA = 7.0
+SMALLEST_AVERAGED = 3.125
+WIDE_CELL = 16
+KEPT_CELL = 4
+STRIP_CELL = 8
 STRIP_ROWS = 512
 SPARSE = 61
-BLOCK_CELLS = 256
+BLOCK = 256
 ROUNDING = 1 / CELL_FULL
-EXACT_FLOAT32 = 1 << 24
+FREQUENCIES = 256
 SNAP_STRIP = 32_768
 
 # cv2.getGaussianKernel(n, 0): OpenCV takes these fixed binomial-like taps for small kernels, not a sampled Gaussian.
@@ -72,7 +84,7 @@ class FeatherKernel:
     """A Gaussian on the pixel grid: `sigma` in pixels, one or (y, x) (0: none), or OpenCV's `ksize` x `ksize` kernel.
 
     >>> FeatherKernel(16).cell_px, FeatherKernel(16).halo_px, FeatherKernel((0, 16)).halo_px
-    ((4, 4), (73, 73), (0, 73))
+    ((8, 8), (84, 84), (0, 84))
     """
 
     sigma: float | Sigmas = 0.0
@@ -104,27 +116,33 @@ class FeatherKernel:
 
     @property
     def cell_px(self) -> tuple[int, int]:
-        """(y, x) sides in pixels of the cells that the mask is averaged over (1: none)."""
+        """(y, x) sides in pixels, powers of 2, of the cells that the mask is averaged over (1: none)."""
         if self.ksize is not None:
-            return 1, 1
+            return PIXEL
         y, x = self.sigmas
         return _cell_side(y), _cell_side(x)
 
     @property
+    def kept_px(self) -> Side:
+        """(y, x) sides of the cells that are kept: finer ones than are filtered bound the weights more closely."""
+        return capped(self.cell_px, KEPT_CELL)
+
+    @property
+    def strip_cell_px(self) -> Side:
+        """(y, x) sides of the cells that strips of the mask are averaged into, before all of these are further."""
+        return capped(self.cell_px, max(STRIP_CELL, max(self.cell_px) // WIDE_CELL))
+
+    @property
     def strip_px(self) -> tuple[int, int]:
         """(y, x) of the mask pixels that are averaged into cells at once."""
-        y, x = (_cells_per_block(d) * d + 2 * (d // 2) for d in self.cell_px)
+        y, x = (_cells_per_strip(d) * d + 3 * (d - 1) for d in self.strip_cell_px)
         return y, x
 
     @property
     def halo_px(self) -> tuple[int, int]:
         """(y, x) pixels around a region that its feather can depend on."""
-        if self.is_direct:
-            return self._reaches
-        y, x = (
-            reach if d == 1 else (reach + 2) * d - 1 + d // 2
-            for reach, d in zip(self._reaches, self.cell_px, strict=True)
-        )
+        # Averaging and enlarging reach 2 (d - 1) pixels each.
+        y, x = (reach * d + 4 * (d - 1) for reach, d in zip(self._reaches, self.cell_px, strict=True))
         return y, x
 
     @property
@@ -140,9 +158,16 @@ class FeatherKernel:
 
 
 def _cell_side(sigma: float) -> int:
-    """Pixels; from COARSE_CELL on a multiple of two boxes, so that cells and their centres lie on whole boxes."""
-    d = max(2 if sigma >= SMALLEST_AVERAGED else 1, int(sigma / CELLS_PER_SIGMA))
-    return d - d % (2 * BOX) if d >= COARSE_CELL else d
+    """Pixels: as large as the error allows; wide Gaussians cost little on finer cells too, which reach less far."""
+    if sigma < SMALLEST_AVERAGED:
+        return 1
+    side = max(2, _power_of_2(sigma / CELLS_PER_SIGMA))
+    return min(side, max(WIDE_CELL, _power_of_2(sigma / CELLS_PER_WIDE_SIGMA)))
+
+
+def _power_of_2(value: float) -> int:
+    """The largest one that is not above `value`; 1 at least."""
+    return 1 << max(0, math.floor(math.log2(value)))
 
 
 @lru_cache(maxsize=64)
@@ -152,19 +177,34 @@ def _taps(sigma: float, ksize: int | None) -> Taps:
         small = np.array(_OPENCV_SMALL_TAPS[ksize], np.float64)
         return small * (total / small.sum())
     if ksize is not None:
-        sigma, radius = 0.3 * ((ksize - 1) * 0.5 - 1) + 0.8, ksize // 2
+        sigma = 0.3 * ((ksize - 1) * 0.5 - 1) + 0.8
+        half = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(ksize // 2 + 1)]
+    elif sigma == 0:
+        half = [1.0]
     elif (d := _cell_side(sigma)) > 1:
-        radius = int(4 * sigma / d + 0.5)
-        sigma = math.sqrt((sigma / d) ** 2 - _averaging_variance(d) / d**2 - 1 / 4)
+        half = _cell_taps(sigma / d, d)
     else:
-        radius = int(4 * sigma + 0.5)
-    if sigma == 0 or radius == 0:
-        return np.array([total], np.float64)
-    half = np.array([math.exp(-0.5 * (i / sigma) ** 2) for i in range(radius + 1)])
-    tail = half[:0:-1] / (half[0] + 2 * half[1:].sum()) * total
+        half = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(int(4 * sigma + 0.5) + 1)]
+    tail = np.array(half[:0:-1]) / (half[0] + 2 * sum(half[1:])) * total
     # The running sum is rounded, not each tap: a step edge is then off by half a unit at most.
     rounded = np.diff(np.rint(np.cumsum(tail)), prepend=0.0)
     return np.concatenate([rounded, [total - 2 * rounded.sum()], rounded[::-1]])
+
+
+def _cell_taps(sigma: float, d: int) -> list[float]:
+    """From the middle on: with averaging over cells of d pixels and enlarging a Gaussian of `sigma` cells.
+
+    The inverse Fourier transform of the Gaussian's spectrum, divided by what averaging and enlarging leave.
+    """
+    spectrum = [
+        math.exp(-2 * (math.pi * sigma * f) ** 2) / response(f, d)
+        for f in ((i + 0.5) / (2 * FREQUENCIES) for i in range(FREQUENCIES))
+    ]
+    reach = int(4 * math.sqrt(sigma**2 - variance(d)) + 0.5)
+    return [
+        sum(part * math.cos(math.pi * (i + 0.5) / FREQUENCIES * n) for i, part in enumerate(spectrum))
+        for n in range(reach + 1)
+    ]
 
 
 def mirror_index(start: int, stop: int, size: int) -> NDArray[np.int64]:
@@ -221,18 +261,22 @@ def snap(weight: NDArray[np.float32]) -> NDArray[np.float32]:
         weight[weight < SNAP] = 0
         weight[weight > ONE_MINUS_SNAP] = 1
         return weight
-    rows = max(1, SNAP_STRIP // weight.shape[1])
-    for y in range(0, weight.shape[0], rows):
-        _snap_strip(weight[y : y + rows])
+    _snap_into(weight, weight)
     return weight
 
 
-def _snap_strip(weight: NDArray[np.float32]) -> None:
-    """Whole passes of OpenCV over a strip in the cache: their speed does not depend on how much is snapped."""
-    cv2.threshold(weight, float(_BELOW_SNAP), 0, cv2.THRESH_TOZERO, dst=weight)
-    ones = cv2.threshold(weight, float(ONE_MINUS_SNAP), 1, cv2.THRESH_BINARY)[1]
-    np.maximum(weight, ones, out=weight)
-    np.minimum(weight, np.float32(1), out=weight)
+def _snap_into(weight: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """`snap`, written to `out`, which may be `weight`.
+
+    Whole passes of OpenCV over strips in the cache: their speed does not depend on how much is snapped.
+    """
+    rows = max(1, SNAP_STRIP // weight.shape[1])
+    for y in range(0, weight.shape[0], rows):
+        strip = out[y : y + rows]
+        cv2.threshold(weight[y : y + rows], float(_BELOW_SNAP), 0, cv2.THRESH_TOZERO, dst=strip)
+        ones = cv2.threshold(strip, float(ONE_MINUS_SNAP), 1, cv2.THRESH_BINARY)[1]
+        cv2.max(strip, ones, dst=strip)
+        cv2.threshold(strip, 1, 1, cv2.THRESH_TRUNC, dst=strip)
 
 
 def units_to_weight(units: Units) -> NDArray[np.float32]:
@@ -255,7 +299,7 @@ class FeatheredMask:
 
     kernel: the Gaussian. region: what will be asked for, in the mask's frame. shape: (y, x) of the whole mask.
     read: yields uint8/uint16 units of a region inside the mask. Preparing reads the region with its halo, in strips;
-    for sigma >= 4 only the averaged cells are kept, and what `known` answers is not read.
+    for sigma >= 3.125 only the filtered cells are kept, and what `known` answers is not read.
     """
 
     def __init__(
@@ -272,7 +316,7 @@ class FeatheredMask:
             self._reach = region.grow(*kernel.halo_px)
             self._units = read_mirrored(read, self._reach, shape)
         else:
-            self._origin, self._cells = _filtered_cells(kernel, region, _Mask(shape, read, known))
+            self._kept, self._cells = _filtered_cells(kernel, region, _Mask(shape, read, known))
 
     def bounds(self, region: Region) -> tuple[float, float]:
         """(lower, upper) bound of the weight inside `region`; (0, 0) and (1, 1) are exact statements."""
@@ -284,8 +328,9 @@ class FeatheredMask:
                 # Rounding to full scale 2048, at most twice, by half a unit each.
                 low, high = (b if b in (0, 1) else b + margin for b, margin in ((low, -ROUNDING), (high, ROUNDING)))
         else:
-            cells = self._cells_of(region)
-            low, high = float(cells.min()), float(cells.max())
+            needed = enlarged_from(region, self.kernel.kept_px).shift(-self._kept.y0, -self._kept.x0)
+            cells = self._cells[needed.slices]
+            low, high = float(cells.min()) / ENLARGED_FULL, float(cells.max()) / ENLARGED_FULL
         # A pixel's float32 rounding may cross the snap; the margin keeps such chunks on the per-pixel path.
         low = 1.0 if low > 1 - 2.0**-12 + 1e-6 else low
         return max(low, 0.0), (0.0 if high < 2.0**-12 - 1e-6 else min(high, 1.0))
@@ -296,17 +341,13 @@ class FeatheredMask:
             return units_to_weight(self._reach_of(region))
         if self.kernel.is_direct:
             return _filter_direct(self._reach_of(region), self.kernel)
-        cells = self._cells_of(region)
-        return snap(_enlarge(cells, self.kernel.cell_px, region))
+        weight = np.empty(region.shape, np.float32)
+        _snap_into(enlarge(self._cells, self._kept, self.kernel.kept_px, PIXEL, region), weight)
+        return weight
 
     def _reach_of(self, region: Region) -> Units:
         grown = region.grow(*self.kernel.halo_px).shift(-self._reach.y0, -self._reach.x0)
         part: Units = self._units[grown.slices]
-        return part
-
-    def _cells_of(self, region: Region) -> NDArray[np.float32]:
-        needed = _spline_cells(region, self.kernel.cell_px).shift(-self._origin[0], -self._origin[1])
-        part: NDArray[np.float32] = self._cells[needed.slices]
         return part
 
 
@@ -327,9 +368,12 @@ def _filter_direct(units: Units, kernel: FeatherKernel) -> NDArray[np.float32]:
     if kernel.ksize is not None:
         return _filter_ksize(units, kernel.taps())
     full = int(np.iinfo(units.dtype).max)
-    if full > CELL_FULL:
-        units, full = _to_cell_scale(units.astype(np.float32), full), CELL_FULL
-    return snap(_filter_exact(units, full, kernel.taps()))
+    values = _to_cell_scale(units, full) if full > CELL_FULL else units
+    y, x = (len(axis) - 1 for axis in kernel.taps())
+    out = np.empty((units.shape[0] - y, units.shape[1] - x), np.float32)
+    for where, part in _filtered_blocks(values, min(full, CELL_FULL), kernel.taps()):
+        _snap_into(part, out[where.slices])
+    return out
 
 
 def _filter_ksize(units: Units, taps: tuple[Taps, Taps]) -> NDArray[np.float32]:
@@ -345,36 +389,48 @@ def _filter_ksize(units: Units, taps: tuple[Taps, Taps]) -> NDArray[np.float32]:
 _ONE = np.ones(1, np.float32)
 
 
+def _filtered_blocks(
+    values: NDArray[Any], full: int, taps: tuple[Taps, Taps]
+) -> Iterator[tuple[Region, NDArray[np.float32]]]:
+    """(block of the array without its halo, its values by `_filter_exact`); 0 or full, halo and all, it stays."""
+    over_y, over_x = (len(axis) - 1 for axis in taps)
+    whole = Region(0, 0, values.shape[0] - over_y, values.shape[1] - over_x)
+    for strip in rows_of(whole, BLOCK):
+        for block in columns_of(strip, BLOCK):
+            part = values[block.y0 : block.y1 + over_y, block.x0 : block.x1 + over_x]
+            value = int(part[0, 0])
+            if value in (0, full) and _is_all(part, value):
+                yield block, np.full(block.shape, value // full, np.float32)
+            else:
+                yield block, _filter_exact(part, full, taps)
+
+
 def _filter_exact(values: NDArray[Any], full: int, taps: tuple[Taps, Taps]) -> NDArray[np.float32]:
     """Both axes of a filter, taps (y, x) of sum TAP_SUM, over integers (uint8 or float32) up to `full` <= CELL_FULL.
 
-    Returns the part without the halo, as float32 of full scale 1. No sum exceeds full * TAP_SUM <= 2**24: exact.
+    Returns the part without the halo, as float32 of full scale 1. No sum exceeds full * TAP_SUM <= 2**24: exact, also
+    where the taps are multiplied by a power of 2 first.
     """
     y, x = (axis.astype(np.float32) for axis in taps)
     over_y, over_x = len(y) // 2, len(x) // 2
     border = cv2.BORDER_CONSTANT
+    if full == CELL_FULL:
+        x *= np.float32(1 / TAP_SUM)
+    y *= np.float32(1 / (CELL_FULL * TAP_SUM))
     rows: NDArray[Any] = cv2.sepFilter2D(values, cv2.CV_32F, x, _ONE, borderType=border)
-    rows = np.multiply(rows[:, over_x : rows.shape[1] - over_x], np.float32(CELL_FULL / (full * TAP_SUM)))
-    np.rint(rows, out=rows)
+    rows = rows[:, over_x : rows.shape[1] - over_x]
+    if full != CELL_FULL:
+        rows = np.multiply(rows, np.float32(CELL_FULL / (full * TAP_SUM)))
+    rows = np.rint(rows, out=rows)
     sums: NDArray[Any] = cv2.sepFilter2D(rows, cv2.CV_32F, _ONE, y, borderType=border)
-    sums = sums[over_y : rows.shape[0] - over_y]
-    # A power of two: exact.
-    sums *= np.float32(1 / (CELL_FULL * TAP_SUM))
-    return sums
+    return sums[over_y : sums.shape[0] - over_y]
 
 
-def _to_cell_scale(sums: NDArray[Any], full: float) -> NDArray[np.float32]:
-    """Sums of full scale `full` as whole numbers of full scale CELL_FULL; in the array's own precision."""
-    scaled = sums * sums.dtype.type(CELL_FULL / full)
-    np.rint(scaled, out=scaled)
-    return scaled.astype(np.float32, copy=False)
-
-
-def _spline_cells(region: Region, cell: tuple[int, int]) -> Region:
-    """The cells that the spline needs for a region of pixels: its own, and one around where a cell is not a pixel."""
-    y, x = cell
-    own = Region(region.y0 // y, region.x0 // x, (region.y1 - 1) // y + 1, (region.x1 - 1) // x + 1)
-    return own.grow(int(y > 1), int(x > 1))
+def _to_cell_scale(units: Units, full: int) -> NDArray[np.float32]:
+    """Units of full scale `full` as whole numbers of full scale CELL_FULL."""
+    scaled = units.astype(np.float32)
+    scaled *= np.float32(CELL_FULL / full)
+    return np.rint(scaled, out=scaled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,53 +442,69 @@ class _Mask:
     known: KnowUnits
 
     def full_or_empty(self, region: Region) -> int | None:
-        """CELL_FULL or 0 where that is known of all pixels of a region, mirrored ones included."""
+        """UNIT_FULL or 0 where that is known of all pixels of a region, mirrored ones included."""
         units = self.known(mirrored(region, self.shape))
         if units is None or units.dtype == np.float32:
             return None
-        return {0: 0, int(np.iinfo(units.dtype).max): CELL_FULL}.get(int(units[0, 0]))
+        return {0: 0, int(np.iinfo(units.dtype).max): UNIT_FULL}.get(int(units[0, 0]))
 
 
-def _filtered_cells(kernel: FeatherKernel, region: Region, mask: _Mask) -> tuple[tuple[int, int], NDArray[np.float32]]:
-    """((y, x) index of the first cell, filtered cells as float32 of full scale 1) for a region of pixels."""
-    (y, x), taps = kernel.cell_px, kernel.taps()
-    kept = _spline_cells(region, (y, x))
-    needed = kept.grow(*(len(axis) // 2 for axis in taps))
-    value = mask.full_or_empty(_pixels_of_cells(needed, (y, x)))
+def _filtered_cells(kernel: FeatherKernel, region: Region, mask: _Mask) -> tuple[Region, NDArray[np.uint16]]:
+    """(the cells of side `kept_px` that a region of pixels is enlarged from; they, filtered, of ENLARGED_FULL)."""
+    side, kept_px, taps = kernel.cell_px, kernel.kept_px, kernel.taps()
+    kept = enlarged_from(region, kept_px)
+    coarse = enlarged_from(kept, side, kept_px)
+    needed = coarse.grow(*(len(axis) // 2 for axis in taps))
+    value = mask.full_or_empty(averaged_over(needed, side))
     if value is not None:
-        return (kept.y0, kept.x0), np.full(kept.shape, value / CELL_FULL, np.float32)
-    cells = np.empty(needed.shape, np.float32)
-    rows_per_strip = _cells_per_block(y)
-    for first in range(needed.y0, needed.y1, rows_per_strip):
-        strip = Region(first, needed.x0, min(first + rows_per_strip, needed.y1), needed.x1)
-        _average_strip(mask, strip, (y, x), cells[strip.shift(-needed.y0, -needed.x0).slices])
-    return (kept.y0, kept.x0), _filter_blocks(cells, taps)
+        return kept, np.full(kept.shape, ENLARGED_FULL if value else 0, np.uint16)
+    values = _to_cell_scale(_averaged(kernel, needed, mask), UNIT_FULL)
+    cells = np.empty(coarse.shape, np.uint16)
+    for where, part in _filtered_blocks(values, CELL_FULL, taps):
+        cells[where.slices] = np.rint(part * np.float32(ENLARGED_FULL))
+    return kept, enlarge(cells, coarse, side, kept_px, kept)
 
 
-def _average_strip(mask: _Mask, strip: Region, cell: tuple[int, int], out: NDArray[np.float32]) -> None:
+def _averaged(kernel: FeatherKernel, cells: Region, mask: _Mask) -> NDArray[np.uint16]:
+    """Averages over cells of side `cell_px`, of UNIT_FULL: over smaller cells strip by strip, then over these."""
+    side = kernel.strip_cell_px
+    needed = averaged_over(cells, kernel.cell_px, side)
+    small = np.empty(needed.shape, np.uint16)
+    for strip in rows_of(needed, _cells_per_strip(side[0])):
+        _average_strip(mask, strip, side, small[strip.shift(-needed.y0, -needed.x0).slices])
+    return average(small, kernel.cell_px, side)
+
+
+def _average_strip(mask: _Mask, strip: Region, side: Side, out: NDArray[np.uint16]) -> None:
     """The cells of a strip, block by block: many are 0 or full, and of those much is known without reading."""
     unknown: list[Region] = []
-    step = _cells_per_block(cell[1])
-    for x in range(strip.x0, strip.x1, step):
-        block = Region(strip.y0, x, strip.y1, min(x + step, strip.x1))
-        value = mask.full_or_empty(_pixels_of_cells(block, cell))
+    for block in columns_of(strip, _cells_per_strip(side[1])):
+        value = mask.full_or_empty(averaged_over(block, side))
         if value is None:
             unknown.append(block)
         else:
             out[:, block.x0 - strip.x0 : block.x1 - strip.x0] = value
     for run in _neighbours(unknown):
         here = Region(strip.y0, run[0].x0, strip.y1, run[-1].x1)
-        pixels = _pixels_of_cells(here, cell)
-        units = read_mirrored(mask.read, pixels, mask.shape)
-        for block in run:
-            part = _pixels_of_cells(block, cell).shift(-pixels.y0, -pixels.x0)
-            out[:, block.x0 - strip.x0 : block.x1 - strip.x0] = average_cells(units[part.slices], cell)
+        units = read_mirrored(mask.read, averaged_over(here, side), mask.shape)
+        out[:, here.x0 - strip.x0 : here.x1 - strip.x0] = average_units(units, side)
 
 
-def _pixels_of_cells(cells: Region, cell: tuple[int, int]) -> Region:
-    """The pixels that the averages over cells of (y, x) pixels depend on."""
-    y, x = cell
-    return Region(cells.y0 * y, cells.x0 * x, cells.y1 * y, cells.x1 * x).grow(y // 2, x // 2)
+def average_units(units: Units, side: Side) -> NDArray[np.uint16]:
+    """Averages over cells, of full scale UNIT_FULL, of the units that `averaged_over` names.
+
+    >>> average_units(np.full((7, 5), 255, np.uint8), (2, 2)).tolist()
+    [[65535], [65535]]
+    """
+    if units.dtype == np.uint8:
+        units = np.multiply(units, np.uint16(UNIT_FULL // 255), dtype=np.uint16)
+    return average(units, side)
+
+
+def _is_all(units: Units, value: int) -> bool:
+    """True when every unit is `value`; a few are looked at first."""
+    few = units[::SPARSE, ::SPARSE]
+    return bool((few == value).all()) and int(units.min()) == int(units.max())
 
 
 def _neighbours(blocks: list[Region]) -> Iterator[list[Region]]:
@@ -447,167 +519,9 @@ def _neighbours(blocks: list[Region]) -> Iterator[list[Region]]:
         yield run
 
 
-def _cells_per_block(d: int) -> int:
-    """Cells that are averaged together: about STRIP_ROWS pixels, twice that where cells are large: neighbours share the
-    pixels around them."""
-    return max(1, STRIP_ROWS // d, min(8, 2 * STRIP_ROWS // d))
-
-
-def _filter_blocks(cells: NDArray[np.float32], taps: tuple[Taps, Taps]) -> NDArray[np.float32]:
-    """`_filter_exact` block by block, where a block that is 0 or full with its halo stays as it is: the same bits."""
-    over_y, over_x = (len(axis) - 1 for axis in taps)
-    out = np.empty((cells.shape[0] - over_y, cells.shape[1] - over_x), np.float32)
-    for y in range(0, out.shape[0], BLOCK_CELLS):
-        for x in range(0, out.shape[1], BLOCK_CELLS):
-            part = cells[y : y + BLOCK_CELLS + over_y, x : x + BLOCK_CELLS + over_x]
-            low, high = float(part.min()), float(part.max())
-            filled = low == high and low in (0, CELL_FULL)
-            out[y : y + BLOCK_CELLS, x : x + BLOCK_CELLS] = (
-                low / CELL_FULL if filled else _filter_exact(part, CELL_FULL, taps)
-            )
-    return out
-
-
-@lru_cache(maxsize=64)
-def _averaging_taps(d: int) -> tuple[int, ...]:
-    """Integer weights of the pixels around a cell's centre: a triangle two cells wide.
-
-    It is the box of d pixels convolved with itself, and for even d with (1, 1), so that it is centred on the cell: its
-    spectrum has double zeros where patterns as fine as the cells would alias to coarse ones.
-    """
-    box = np.ones(d, np.int64)
-    taps = np.convolve(box, box)
-    return tuple(int(t) for t in (np.convolve(taps, [1, 1]) if d % 2 == 0 else taps))
-
-
-def _variance(taps: tuple[int, ...]) -> float:
-    """Of a symmetric filter, in pixels squared."""
-    centre = (len(taps) - 1) / 2
-    return sum(t * (i - centre) ** 2 for i, t in enumerate(taps)) / sum(taps)
-
-
-def _averaging_variance(d: int) -> float:
-    """What averaging into cells of d pixels adds, in pixels squared: a triangle, over boxes where cells are large."""
-    if d < COARSE_CELL:
-        return _variance(_averaging_taps(d))
-    return _variance(_averaging_taps(d // BOX)) * BOX**2 + (BOX**2 - 1) / 12
-
-
-def average_cells(units: Units, cell: tuple[int, int]) -> NDArray[np.float32]:
-    """Means over cells by a triangle two cells wide, as integers of full scale CELL_FULL in float32.
-
-    cell: (y, x) sides in pixels. units: whole cells and half a cell, rounded down, more on every side.
-
-    >>> average_cells(np.full((8, 8), 255, np.uint8), (4, 4)).tolist()
-    [[2048.0]]
-    """
-    height, width = ((n - 2 * (d // 2)) // d for n, d in zip(units.shape, cell, strict=True))
-    full = int(np.iinfo(units.dtype).max)
-    if (value := int(units[0, 0])) in (0, full) and _is_all(units, value):
-        return np.full((height, width), CELL_FULL if value else 0, np.float32)
-    y, x = (BOX if d >= COARSE_CELL else 1 for d in cell)
-    values = units if (y, x) == (1, 1) else _box_sums(units, y, x)
-    return _triangle_cells(values, full * y * x, (cell[0] // y, cell[1] // x), (height, width))
-
-
-def _is_all(units: Units, value: int) -> bool:
-    """True when every unit is `value`; a few are looked at first."""
-    few = units[::SPARSE, ::SPARSE]
-    return bool((few == value).all()) and int(units.min()) == int(units.max())
-
-
-def _box_sums(units: Units, y: int, x: int) -> NDArray[Any]:
-    """Sums over y x x pixels, exact: what a wide triangle needs of its pixels."""
-    total = np.uint16 if units.dtype == np.uint8 else np.uint32
-    rows = np.add.reduce(units.reshape(-1, y, units.shape[1]), axis=1, dtype=total)
-    if units.dtype == np.uint8 and x == BOX:
-        # Four sums of 16 bits side by side are one number, and times this their total is its highest 16 bits.
-        four: NDArray[Any] = rows.view(np.uint64) * np.uint64(0x0001_0001_0001_0001) >> np.uint64(48)
-        return four
-    columns = np.ascontiguousarray(rows.T)
-    out: NDArray[Any] = np.add.reduce(columns.reshape(-1, x, rows.shape[0]), axis=1, dtype=total).T
-    return out
-
-
-def _triangle_cells(
-    values: NDArray[Any], full: int, cell: tuple[int, int], shape: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Cells of (y, x) values, integers up to `full`, by a triangle two cells wide; of full scale CELL_FULL."""
-    y, x = _averaging_taps(cell[0]), _averaging_taps(cell[1])
-    rows = _weighted_rows(values, y, cell[0], shape[0], full)
-    # Rounded to 16 bits between the axes, so that the sums of the second are exact too.
-    rows = np.rint(rows * rows.dtype.type(ROW_FULL / (full * sum(y))))
-    sums = _weighted_rows(_turned(rows), x, cell[1], shape[1], ROW_FULL)
-    return _to_cell_scale(_turned(sums), ROW_FULL * sum(x))
-
-
-def _weighted_rows(values: NDArray[Any], taps: tuple[int, ...], d: int, count: int, full: int) -> NDArray[Any]:
-    """Sums of integers, `taps` rows each, every d rows: exact, whatever the order."""
-    dtype = np.float32 if full * sum(taps) <= EXACT_FLOAT32 else np.float64
-    if count <= FEW_ROWS:
-        # Not `@`: it would start threads of its own beside the tiles'.
-        sums: NDArray[Any] = np.einsum("ij,jk->ik", _placed_taps(taps, d, count, dtype), values.astype(dtype))
-        return sums
-    total: NDArray[Any] = np.zeros((count, values.shape[1]), dtype)
-    for offset, tap in enumerate(taps):
-        rows: NDArray[Any] = values[offset : offset + (count - 1) * d + 1 : d].astype(dtype)
-        cv2.scaleAdd(rows, tap, total, dst=total)
-    return total
-
-
-@lru_cache(maxsize=64)
-def _placed_taps(taps: tuple[int, ...], d: int, count: int, dtype: Any) -> NDArray[Any]:
-    """(count, rows): the taps of each sum at the rows it takes."""
-    placed = np.zeros((count, (count - 1) * d + len(taps)), dtype)
-    for i in range(count):
-        placed[i, i * d : i * d + len(taps)] = taps
-    return placed
-
-
-def _enlarge(cells: NDArray[np.float32], cell: tuple[int, int], region: Region) -> NDArray[np.float32]:
-    """Cells, those of `_spline_cells`, to the region's pixels; elementwise, in one order."""
-    columns = _enlarge_rows(_turned(cells), cell[1], region.x0, region.x1)
-    return _enlarge_rows(_turned(columns), cell[0], region.y0, region.y1)
-
-
-def _turned(values: NDArray[Any]) -> NDArray[Any]:
-    """Rows as columns, in C order."""
-    turned: NDArray[Any] = cv2.transpose(values)
-    return turned
-
-
-def _enlarge_rows(cells: NDArray[np.float32], d: int, start: int, stop: int) -> NDArray[np.float32]:
-    """Rows start..stop-1 of the quadratic B-spline through rows of cells, the first of which is start // d - 1.
-
-    At -t and t from the middle cell's centre (t up to 1/2 cell) it is the even part, minus and plus the odd part
-    (Unser 1999, eq. 7, for the degree 2). All rows that lie at -t and at t are made together. Cells of one pixel are
-    the rows already, without one before.
-    """
-    if d == 1:
-        return cells
-    at, both, across = cells[1:-1], cells[:-2] + cells[2:], cells[2:] - cells[:-2]
-    result = np.empty((stop - start, cells.shape[1]), np.float32)
-    for phase in range((d + 1) // 2):
-        t = (d - 1 - 2 * phase) / (2 * d)
-        (rows, own), (mirror_rows, mirror) = (_at_phase(result, start, d, p) for p in (phase, d - 1 - phase))
-        used = slice(min(own.start, mirror.start), max(own.stop, mirror.stop))
-        even, odd = both[used] * np.float32(t * t / 2 + 1 / 8), across[used] * np.float32(t / 2)
-        even += at[used] * np.float32(3 / 4 - t * t)
-        np.subtract(even[_within(own, used)], odd[_within(own, used)], out=rows)
-        np.add(even[_within(mirror, used)], odd[_within(mirror, used)], out=mirror_rows)
-    return result
-
-
-def _at_phase(rows: NDArray[np.float32], start: int, d: int, phase: int) -> tuple[NDArray[np.float32], slice]:
-    """(the rows, from row `start` of the mask on, that are the phase-th of their cells; which cells these are)."""
-    first = (phase - start) % d
-    chosen = rows[first::d]
-    cell = (start + first) // d - start // d
-    return chosen, slice(cell, cell + len(chosen))
-
-
-def _within(part: slice, whole: slice) -> slice:
-    return slice(part.start - whole.start, part.stop - whole.start)
+def _cells_per_strip(d: int) -> int:
+    """Cells that are averaged together: STRIP_ROWS pixels, more where most would be shared with neighbours."""
+    return max(STRIP_CELL, STRIP_ROWS // d)
 
 
 def border_weight(
