@@ -99,8 +99,9 @@ def test_constant_and_encoded_chunks_equal_their_pixels(tmp_path: Path) -> None:
         for row in range(2):
             for column in range(3):
                 constant.add_constant_chunk(0, row, column, colour)
-        for place, parts in constant._levels[0].encoded.items():
-            copied.add_encoded(0, *place, b"".join(parts), has_checksum=layout.sharded)
+        for place, pieces in constant._levels[0].encoded.items():
+            data = b"".join(constant._spool.parts(pieces))
+            copied.add_encoded(0, *place, data, has_checksum=layout.sharded)
         assert plain == constant.finish() == copied.finish()
 
 

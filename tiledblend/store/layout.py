@@ -16,7 +16,7 @@ from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.store.objects import Data, ObjectStore
 from tiledblend.store.spec import OutputSpec
-from tiledblend.store.spool import Spool
+from tiledblend.store.spool import Piece, Spool
 
 Array = NDArray[Any]
 _ABSENT = np.iinfo(np.uint64).max
@@ -366,7 +366,7 @@ class _LevelChunks:
         self.layout, self.tile, self.level, self.spool = layout, tile, level, spool
         self.region = layout.grid.tile_region(tile, level)
         self.rows, self.columns = layout.tile_chunks(tile, level)
-        self.encoded: dict[tuple[int, int, int], list[memoryview]] = {}
+        self.encoded: dict[tuple[int, int, int], list[Piece]] = {}
 
     def chunk_shape(self, row: int, column: int) -> tuple[int, int]:
         """(height, width) of the pixels of a chunk that lie on the canvas."""
@@ -396,7 +396,7 @@ class _LevelChunks:
         if self.layout.sharded and not has_checksum:
             self.encoded[place] += self.spool.keep(crc32c(data))
 
-    def objects(self) -> Iterator[tuple[str, list[Data]]]:
+    def objects(self) -> Iterator[tuple[str, Sequence[Data]]]:
         """(key, content) of each object. Raises RuntimeError if a chunk is missing."""
         planned = self.rows * self.columns * self.layout.channel_groups
         if len(self.encoded) != planned:
@@ -409,7 +409,8 @@ class _LevelChunks:
             for row in range(self.rows):
                 for column in range(self.columns):
                     place = self.tile.row * per_tile + row, self.tile.column * per_tile + column
-                    yield self.layout.key(self.level, *place, group), [*self.encoded[row, column, group]]
+                    parts = self.spool.parts(self.encoded[row, column, group])
+                    yield self.layout.key(self.level, *place, group), parts
 
     def _shard(self) -> list[Data]:
         """Chunks with their checksums, then the index: zarr v3's sharding_indexed with the index at the end."""
@@ -417,15 +418,15 @@ class _LevelChunks:
 
         side = self.layout.grid.level_shard(self.level) // self.layout.grid.chunk
         index = np.full((self.layout.channel_groups, side, side, 2), _ABSENT, "<u8")
-        parts, offset = list[Data](), 0
+        pieces, offset = list[Piece](), 0
         for row, column, group in sorted(self.encoded):
             stored = self.encoded[row, column, group]
-            length = sum(map(len, stored))
+            length = sum(piece.stop - piece.start for piece in stored)
             index[group, row, column] = offset, length
-            parts += stored
+            pieces += stored
             offset += length
         table = index.tobytes()
-        return [*parts, table, crc32c(table)]
+        return [*self.spool.parts(pieces), table + crc32c(table)]
 
 
 class ShardIndex:

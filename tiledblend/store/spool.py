@@ -7,7 +7,8 @@ fits into: a run of 256 tiles grew by 80 MB. Here they lie one after the other i
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from tiledblend.process import KEPT_BYTES
 
@@ -17,6 +18,14 @@ _free: list[memoryview] = []
 _OPTIONS: dict[str, Any] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 
 
+class Piece(NamedTuple):
+    """Bytes [start, stop) of a slab."""
+
+    slab: int
+    start: int
+    stop: int
+
+
 class Spool:
     """The bytes of one tile. Used by one thread."""
 
@@ -24,23 +33,33 @@ class Spool:
         self._slabs: list[memoryview] = []
         self._used = SLAB_BYTES
 
-    def keep(self, data: bytes) -> list[memoryview]:
-        """A copy of `data`, in parts that follow one another. Raises MemoryError."""
-        parts, rest = [], memoryview(data)
+    def keep(self, data: bytes) -> list[Piece]:
+        """Copy `data`: where it lies, in order. Raises MemoryError."""
+        pieces, rest = [], memoryview(data)
         while rest:
             if self._used == SLAB_BYTES:
                 self._slabs.append(_slab())
                 self._used = 0
             here = rest[: SLAB_BYTES - self._used]
-            part = self._slabs[-1][self._used : self._used + len(here)]
-            part[:] = here
-            parts.append(part)
-            self._used += len(here)
+            piece = Piece(len(self._slabs) - 1, self._used, self._used + len(here))
+            self._slabs[-1][piece.start : piece.stop] = here
+            pieces.append(piece)
+            self._used = piece.stop
             rest = rest[len(here) :]
-        return parts
+        return pieces
+
+    def parts(self, pieces: Iterable[Piece]) -> list[memoryview]:
+        """The bytes of pieces, one after the other; neighbours are one part."""
+        joined: list[Piece] = []
+        for piece in pieces:
+            if joined and joined[-1].slab == piece.slab and joined[-1].stop == piece.start:
+                joined[-1] = joined[-1]._replace(stop=piece.stop)
+            else:
+                joined.append(piece)
+        return [self._slabs[slab][start:stop] for slab, start, stop in joined]
 
     def release(self) -> None:
-        """Give the slabs to the next tile: what `keep` returned is not looked at any more."""
+        """Give the slabs to the next tile: what `parts` returned is not looked at any more."""
         _free.extend(self._slabs[: max(0, KEPT_BYTES // SLAB_BYTES - len(_free))])
         self._slabs, self._used = [], SLAB_BYTES
 
