@@ -126,7 +126,10 @@ def test_memory_counts_tiles_that_are_being_stored() -> None:
 def test_more_memory_for_larger_sigma_shard_and_layers() -> None:
     small = tb.plan(halves((4000, 4000)), OutputSpec(512, 1024)).tile_bytes
     assert tb.plan(halves((4000, 4000)), OutputSpec(512, 4096)).tile_bytes > small
-    assert tb.plan(halves((4000, 4000), feather=11), OutputSpec(512, 1024)).tile_bytes > small
+    fine, coarse = (
+        tb.plan(halves((4000, 4000), feather=sigma), OutputSpec(512, 1024)).tile_bytes for sigma in (11, 110)
+    )
+    assert coarse > fine
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
