@@ -73,6 +73,31 @@ def test_a_crash_is_one_line_and_the_rest_is_kept(
     ]  # fmt: skip
 
 
+FROM_PYTHON = """
+import tiledblend as tb
+
+if __name__ == "__main__":
+    composite = tb.Composite([tb.Layer(tb.open("base.tif")), tb.Layer(tb.open("over.tif"))])
+    try:
+        tb.write(composite, "out.ome.zarr", output=tb.OutputSpec(64, 64), cluster=tb.ClusterOptions(workers=1))
+    except tb.BadInputError as error:
+        print("still here:", error)
+"""
+
+
+def test_a_program_outlives_a_crash_in_its_worker_process(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(FROM_PYTHON)
+    path = os.pathsep.join([str(HOOK), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path, "CRASH_BY": "null", "PYTHONFAULTHANDLER": ""}
+    environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"
+    done = subprocess.run(
+        [sys.executable, "program.py"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"still here: {slides[1]}: level 0, region [192:256, 128:192]"), done.stdout
+
+
 def test_an_abort_while_planning(slides: tuple[Path, Path], tmp_path: Path) -> None:
     base, over = slides
     done = run(tmp_path, "plan", base, base, "--mask", over, "--mask-values", "0,255", by="abort")
