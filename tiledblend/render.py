@@ -371,9 +371,22 @@ def shrink_tile(grid: Grid, tile: Tile, read: ReadLevel, sink: RowSink, *, has_a
     level = tile.stage * grid.stage
     finer = Region.of_shape(grid.level_shape(level - 1))
     rows = PyramidRows(grid, tile, sink, has_alpha)
-    for part, last in chunk_rows(grid.tile_region(tile), grid.chunk):
+
+    def halved(part: Region) -> Pixels:
         source = Region(2 * part.y0, 2 * part.x0, 2 * part.y1, 2 * part.x1) & finer
-        rows.push(level, halve_tile(read(level - 1, source), has_alpha=has_alpha), last=last)
+        return halve_tile(read(level - 1, source), has_alpha=has_alpha)
+
+    for part, last in chunk_rows(grid.tile_region(tile), grid.chunk):
+        # A row has four times its pixels one level above: they are read in two halves.
+        pixels = [halved(half) for half in _halves(part)]
+        rows.push(level, pixels[0] if len(pixels) == 1 else np.concatenate(pixels, axis=0), last=last)
+
+
+def _halves(region: Region) -> list[Region]:
+    """The upper and the lower rows of a region, or the region if it has only one."""
+    middle = region.y0 + (region.shape[0] + 1) // 2
+    lower = Region(middle, region.x0, region.y1, region.x1)
+    return [Region(region.y0, region.x0, middle, region.x1), *([] if lower.is_empty else [lower])]
 
 
 def render_region(composite: Composite, rules: tuple[MaskRule | None, ...], region: Region) -> Pixels:
