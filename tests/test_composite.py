@@ -146,7 +146,7 @@ def test_frames() -> None:
 @pytest.mark.parametrize(
     ("second", "words"),
     [
-        (Layer(image((21, 30))), r"i\.tif is 21 x 30 pixels .*20 x 30.*--offset Y,X.*--fit canvas"),
+        (Layer(image((21, 30))), r"i\.tif is 21 x 30 pixels .*20 x 30, as .* is; .*--offset Y,X.*--fit canvas"),
         (Layer(image(dtype=np.uint16, name="b.tif")), r"b\.tif is uint16, but a\.tif is uint8"),
         (Layer(image(channels=4, name="b.tif")), r"b\.tif has 4 colour channels, but a\.tif has 3"),
         (Layer(image(channels=1, name="b.tif")), r"b\.tif has 1 colour channel"),

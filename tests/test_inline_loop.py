@@ -42,3 +42,24 @@ def test_a_forked_child_leaves_the_loop_of_its_parent_alone() -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert run_inline(_woken_by_a_thread)
+
+
+def test_a_failed_read_leaves_no_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    """They would go on in the thread's next read, and asyncio would speak of them at the end."""
+    went_on: list[int] = []
+
+    async def slow() -> None:
+        await asyncio.sleep(0.01)
+        went_on.append(1)
+
+    async def failing() -> None:
+        waiting = [asyncio.ensure_future(slow()) for _ in range(3)]
+        await asyncio.sleep(0)
+        raise ValueError(len(waiting))
+
+    with pytest.raises(ValueError, match="3"):
+        run_inline(failing)
+    run_inline(lambda: asyncio.sleep(0.05))
+    gc.collect()
+    assert not went_on
+    assert "pending" not in caplog.text

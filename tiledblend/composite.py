@@ -577,9 +577,11 @@ FIELD_TOLERANCE = 0.01
 def _check_placement(layer: Layer, composite: Composite) -> None:
     size, canvas, name = layer.image.shape, composite.full.shape, layer.image.name
     if layer.fit is None and layer.offset is None and layer.affine is None and size != canvas:
+        base = composite.layers[0].image
+        of_base = f", as {base.name} is" if base.shape == canvas else ""
         known = layer.known_pixel_size_um is not None and composite.full.pixel_size_um is not None
         raise BadInputError(
-            f"{name} is {size[0]} x {size[1]} pixels (y x x), but the canvas is {canvas[0]} x {canvas[1]}; "
+            f"{name} is {size[0]} x {size[1]} pixels (y x x), but the canvas is {canvas[0]} x {canvas[1]}{of_base}; "
             f"give --offset Y,X to place it{', --fit physical to place it by micrometres' if known else ''} "
             "or --fit canvas to resample it"
         )

@@ -50,7 +50,19 @@ def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         owned = None
     if owned is None:
         owned = _THREAD.owned = _OwnedLoop()
-    return owned.loop.run_until_complete(make())
+    try:
+        return owned.loop.run_until_complete(make())
+    except BaseException:
+        _cancel_rest(owned.loop)
+        raise
+
+
+def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """End what a failed read has left behind: the next one would go on with it."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.wait(left) if left else asyncio.sleep(0))
 
 
 def run_inline(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
