@@ -45,6 +45,23 @@ def objects(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and p.name not in ("zarr.json", ".zarray", ".zattrs"))
 
 
+@pytest.mark.parametrize("compressors", [None, "auto"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("length", [0, 3])
+def test_an_object_that_was_cut_off_is_no_missing_one(
+    tmp_path: Path, layout: str, length: int, compressors: Any
+) -> None:
+    """zarr-python gives the fill value for a shard of no bytes, as a copy that broke off may leave it."""
+    path = store(tmp_path / "a.zarr", IMAGE, compressors=compressors, **LAYOUTS[layout])
+    first = objects(path)[0]
+    first.write_bytes(first.read_bytes()[:length])
+    source = open_source(path)
+    for region in (Region(0, 0, 300, 400), Region(3, 5, 20, 30)):
+        with pytest.raises(BadInputError, match=r"a\.zarr: level 0, region .*; it is damaged|cannot be read"):
+            source.read(region)
+    assert source.read(Region(70, 70, 100, 110)).any()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_lost_objects_are_counted_and_told(command: Command, tmp_path: Path, layout: str) -> None:
     path = store(tmp_path / "a.zarr", IMAGE, **LAYOUTS[layout])

@@ -286,16 +286,10 @@ def _files(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int
 def note(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, found: Buffer | None) -> None:
     """Note, for the read that runs, an object that is not stored, or a shard's index that lacks chunks.
 
-    Raises ValueError for bytes that an object does not have: zarr-python takes an empty answer for a missing chunk.
+    Raises ValueError for bytes that an object does not have.
     """
-    if (
-        isinstance(byte_range, RangeByteRequest)
-        and found is not None
-        and byte_range.start + len(found) < byte_range.end
-    ):
-        raise ValueError(
-            f"{key}: bytes {byte_range.start} to {byte_range.end} are not in it; it is damaged or truncated"
-        )
+    if found is not None and grid.coords(key) is not None:
+        _require_whole_answer(grid, key, byte_range, len(found))
     seen = SEEN.get()
     if seen is None:
         return
@@ -316,6 +310,18 @@ def note(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, found: Buff
     stored = index.to_bytes()
     if len(stored) == size and _ABSENT in stored:
         seen.append(Seen(key, stored))
+
+
+def _require_whole_answer(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, length: int) -> None:
+    """zarr-python takes an empty answer for a missing chunk: of an empty file, or of a place beyond a shard's end."""
+    if isinstance(byte_range, RangeByteRequest):
+        asked = byte_range.end - byte_range.start
+    elif isinstance(byte_range, SuffixByteRequest):
+        asked = byte_range.suffix
+    else:
+        asked = grid.index[0] if grid.index is not None and byte_range is None else 1
+    if length < asked:
+        raise ValueError(f"{key} has {length} of {asked} bytes that must be there; it is damaged or truncated")
 
 
 class WatchedStore(LocalStore):
