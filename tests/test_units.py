@@ -148,7 +148,7 @@ def test_unknown_pixel_sizes_are_refused_until_stated() -> None:
 
 
 def test_other_sizes_without_offset_or_fit_name_the_way_out() -> None:
-    with pytest.raises(BadInputError, match=r"200 x 240 .* 100 x 120, as base is; .*--fit physical to place it by micrometres"):
+    with pytest.raises(BadInputError, match=r"200 x 240 .* 100 x 120, as base is; .*--fit physical to place it by"):
         placed(slide((200, 240), (0.25, 0.25)))
 
 
