@@ -22,7 +22,7 @@ from ndpi import ndpi_bytes, restart_jpeg
 
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
-from tiledblend.sources import tiff_structure
+from tiledblend.sources import open_source, tiff_structure
 from tiledblend.sources.base import Alpha, SourceSpec
 from tiledblend.sources.bytes import LocalFile, SeekableBytes, open_bytes
 from tiledblend.sources.tiff import TiffSource, list_series, open_tiff
@@ -945,3 +945,16 @@ def test_unlike_pages_by_the_thousand(tmp_path: Path) -> None:
         parts.append(struct.pack("<H", 5) + b"".join(struct.pack("<HHII", *t) for t in tags) + struct.pack("<I", after))
     path.write_bytes(b"".join(parts))
     assert "more than 512 TIFF pages that are unlike" in refused(path)
+
+
+def test_a_raw_strip_that_states_too_few_bytes_is_refused(tmp_path: Path) -> None:
+    """The bytes after it are another strip's: a tiled file that lost its TileWidth gave those as pixels."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((3, 64, 96), np.uint8), photometric="rgb", planarconfig="separate", tile=(32, 32))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        entry = file.pages[0].tags["TileWidth"].offset
+    data = bytearray(path.read_bytes())
+    data[entry + 2 : entry + 4] = b"\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match=r"a\.tif"):
+        open_source(path).read(Region(0, 0, 64, 96))

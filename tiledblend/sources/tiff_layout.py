@@ -167,7 +167,8 @@ def store_level(series: tifffile.TiffPageSeries, numbers: list[int], name: str, 
         pages = tuple(
             _merge_rows(table, separate, height, tile[0], width * contiguous * raw.itemsize) for table in pages
         )
-        if any(len(table.offsets) != separate for table in pages):
+        plane = height * width * contiguous * raw.itemsize
+        if any(len(table.offsets) != separate or (table.counts < plane).any() for table in pages):
             raw = None
             pages = _page_tables(series, numbers, name)
         else:
