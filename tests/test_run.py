@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -210,6 +212,26 @@ def test_tiles_in_flight_at_a_stop_are_waited_for_and_kept(tmp_path: Path, monke
     report = tb.write(composite(), str(path), output=SMALL, resume=True)
     assert report.resumed_tiles == kept[-1]
     np.testing.assert_array_equal(stored(path), tb.to_array(composite()))
+
+
+TWICE = """
+import os, signal, time
+from tiledblend.cli import _stoppable
+
+with _stoppable():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+print("still here")
+"""
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (75, "")
+    first, second = done.stderr.splitlines()
+    assert "waiting for the tiles in flight" in first
+    assert second == "tiledblend: error: stopped at once; continue with --resume"
 
 
 def test_a_finished_result_is_found_so(client: Client, tmp_path: Path) -> None:

@@ -62,6 +62,21 @@ def test_an_object_that_was_cut_off_is_no_missing_one(
     assert source.read(Region(70, 70, 100, 110)).any()
 
 
+def test_a_place_that_overflows_is_damage_and_no_warning_of_numpys(tmp_path: Path) -> None:
+    import google_crc32c
+
+    path = store(tmp_path / "a.zarr", IMAGE, **LAYOUTS["sharded"])
+    first = objects(path)[0]
+    content = first.read_bytes()
+    index = np.frombuffer(content[-4 * 16 - 4 : -4], "<u8").copy()
+    index[2] = 2**64 - 10
+    checksum = int(google_crc32c.value(index.tobytes())).to_bytes(4, "little")
+    first.write_bytes(content[: -4 * 16 - 4] + index.tobytes() + checksum)
+    with pytest.raises(BadInputError) as caught:
+        open_source(path).read(Region(0, 0, 300, 400))
+    assert "overflow encountered" not in str(caught.value)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_lost_objects_are_counted_and_told(command: Command, tmp_path: Path, layout: str) -> None:
     path = store(tmp_path / "a.zarr", IMAGE, **LAYOUTS[layout])

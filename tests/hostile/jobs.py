@@ -8,10 +8,7 @@ process of its own, forked from one that has imported everything, with the embed
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -25,7 +22,7 @@ import numpy as np
 import tifffile
 import zarr
 from corpus import Base, make_corpus
-from mutants import GOOD, Tally, _has_empty_block, _is_zeroed_by_hand, _suffix, make_mutant, write_files
+from mutants import GOOD, Tally, _has_empty_block, _is_zeroed_by_hand, _suffix, long_form, make_mutant, write_files
 from mutate import Mutant
 
 sys.path += [str(Path(__file__).parents[1] / "faults"), str(Path(__file__).parents[1])]
@@ -323,29 +320,7 @@ def run(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=1e9)
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--json", type=Path, help="add the outcome to this file, a line a run")
-    options = parser.parse_args()
-    started = time.monotonic()
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        numbers = range(options.first, options.first + options.count)
-        tally, _ = run(options.seed, numbers, Path(folder), options.keep, options.seconds)
-    for number, base, verdict, detail in tally.failures:
-        print(f"{options.seed}:{number} {base} {verdict}: {detail}")
-    total = sum(tally.outcomes.values())
-    print(f"{total} jobs in {time.monotonic() - started:.0f} s: {dict(tally.outcomes)}, {tally.kept} with tiles kept")
-    if options.json:
-        document = {"seed": options.seed, "first": options.first, "total": total, "outcomes": tally.outcomes,
-                    "kept": tally.kept, "by_base": tally.by_base, "failures": tally.failures}  # fmt: skip
-        with open(options.json, "a") as file:
-            file.write(json.dumps(document) + "\n")
-    return 1 if tally.failures else 0
+    return long_form("jobs", 200, lambda *given: run(*given)[0], __doc__)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -273,11 +274,15 @@ def _judge_all(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+def long_form(what: str, count: int, trial: Callable[..., Tally], about: str | None) -> int:
+    """The command of a long form: `count` numbers of a seed through `trial`; prints what failed and the outcomes.
+
+    trial: takes (seed, numbers, folder, keep, seconds).
+    """
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--json", type=Path, help="add the outcome to this file, a line a run")
@@ -286,17 +291,22 @@ def main() -> int:
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=place) as folder:
         numbers = range(options.first, options.first + options.count)
-        tally = run(options.seed, numbers, Path(folder), options.keep, options.seconds)
+        tally = trial(options.seed, numbers, Path(folder), options.keep, options.seconds)
     for number, base, verdict, detail in tally.failures:
         print(f"{options.seed}:{number} {base} {verdict}: {detail}")
     total = sum(tally.outcomes.values())
-    print(f"{total} mutants in {time.monotonic() - started:.0f} s: {dict(tally.outcomes)}")
+    kept = f", {tally.kept} with tiles kept" if tally.kept else ""
+    print(f"{total} {what} in {time.monotonic() - started:.0f} s: {dict(tally.outcomes)}{kept}")
     if options.json:
         document = {"seed": options.seed, "first": options.first, "total": total, "outcomes": tally.outcomes,
-                    "by_base": tally.by_base, "failures": tally.failures}  # fmt: skip
+                    "kept": tally.kept, "by_base": tally.by_base, "failures": tally.failures}  # fmt: skip
         with open(options.json, "a") as file:
             file.write(json.dumps(document) + "\n")
     return 1 if tally.failures else 0
+
+
+def main() -> int:
+    return long_form("mutants", 1000, run, __doc__)
 
 
 if __name__ == "__main__":
