@@ -52,7 +52,8 @@ def main() -> None:
     timed("halve", render, "halve_tile")
     timed("encode", layout.TileWriter, "add_chunk_row")
     timed("checksum", layout, "_receipt")
-    timed("write", objects.DirectoryStore, "put_many")
+    timed("write", objects.FileDraft, "append")
+    timed("write", objects.DirectoryStore, "put_drafts")
     base, overlay, mask = (tb.open(str(folder / f"{name}.tif")) for name in ("base", "overlay", "mask"))
     composite = tb.Composite([tb.Layer(base), tb.Layer(overlay, mask=mask, feather=tb.Feather.px(sigma))])
     out = folder / "profiled.zarr"

@@ -113,14 +113,20 @@ def test_memory_is_refused_before_it_is_used() -> None:
         planned.require_memory(4, needed - 1)
 
 
-def test_memory_counts_tiles_that_are_being_stored() -> None:
-    """Two beside those that the threads render, and never more tiles than there are."""
-    composite = halves((4000, 4000))
+def test_memory_counts_what_is_compressed_where_no_file_takes_it() -> None:
+    """For a bucket: of the tiles that the threads render and two that are stored, never more tiles than there are."""
+    composite, bucket = halves((4000, 4000)), "s3://bucket/out.ome.zarr"
     several, one = (tb.plan(composite, OutputSpec(512, shard)) for shard in (1024, 4096))
     encoded = 1024 * 1024 * composite.channels * 4 // 3
-    assert several.process_bytes(1) == PROCESS_BYTES + several.tile_bytes + 2 * encoded
-    assert several.process_bytes(15) == PROCESS_BYTES + 15 * several.tile_bytes + encoded
-    assert one.process_bytes(1) == one.process_bytes(8) == PROCESS_BYTES + one.tile_bytes
+    for uri in (None, "/data/out.ome.zarr", "file:///data/out.ome.zarr"):
+        assert several.process_bytes(3, uri) == PROCESS_BYTES + 3 * several.tile_bytes
+        assert one.process_bytes(1, uri) == one.process_bytes(8, uri) == PROCESS_BYTES + one.tile_bytes
+    assert several.process_bytes(1, bucket) == several.process_bytes(1) + 3 * encoded
+    assert several.process_bytes(15, bucket) == several.process_bytes(15) + 16 * encoded
+    chunks = tb.plan(composite, OutputSpec(512, 1024, ome_zarr="0.4"))
+    assert chunks.process_bytes(1) == PROCESS_BYTES + chunks.tile_bytes + 3 * encoded
+    with pytest.raises(ResourceError, match="needs up to"):
+        several.require_memory(1, several.process_bytes(1), uri=bucket)
 
 
 def test_more_memory_for_larger_sigma_shard_and_layers() -> None:

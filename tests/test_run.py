@@ -327,7 +327,8 @@ def test_an_input_that_changes_while_a_tile_reads_it(tmp_path: Path) -> None:
     made = Composite([Layer(Changing(SHAPE))])
     with pytest.raises(BadInputError, match=r"broken\.svs: the input changed while the run was using it"):
         tb.write(made, str(tmp_path / "x.zarr"), output=SMALL, part=(1, 1))
-    assert sorted(p.name for p in (tmp_path / "x.zarr/0/c/0").iterdir()) == ["0", "1", "2"]
+    stored = (path for path in (tmp_path / "x.zarr/0/c/0").rglob("*") if path.is_file())
+    assert {path.parent.name for path in stored} == {"0", "1", "2"}
 
 
 @pytest.mark.parametrize("part", [(0, 2), (3, 2), (1, 0)])

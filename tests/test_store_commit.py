@@ -17,7 +17,7 @@ from tiledblend.store import commit as commits
 from tiledblend.store import exchange as exchanges
 from tiledblend.store import lock as locks
 from tiledblend.store.commit import begin, clean, commit
-from tiledblend.store.layout import Receipt
+from tiledblend.store.layout import Receipt, TileWriter
 from tiledblend.store.ledger import Ledger, Part
 from tiledblend.store.objects import TEMPORARY_PREFIX
 from tiledblend.store.ome import ImageMetadata
@@ -142,11 +142,39 @@ def test_resume_computes_only_what_is_missing(tmp_path: Path, undisturbed: dict[
     output.close()
     (tmp_path / "o/0/c/0/0/0").unlink()
     (tmp_path / "o/0/c/0/0/1").write_bytes(b"short")
-    (tmp_path / f"o/0/c/0/0/{TEMPORARY_PREFIX}dead").write_bytes(b"half")
+    drafts = tmp_path / "o.ledger/drafts.000001"
+    drafts.mkdir()
+    (drafts / f"{TEMPORARY_PREFIX}dead").write_bytes(b"half")
     resumed = begin(str(tmp_path / "o"), LAYOUT, job=JOB, resume=True)
+    assert not drafts.exists()
     tiles = sum(1 for stage in range(LAYOUT.grid.stages) for _ in LAYOUT.grid.tiles(stage))
     assert write_missing(resumed, LEVELS) == tiles - 5 + 2
     commit(resumed, IMAGE)
+    assert tree(tmp_path) == undisturbed
+
+
+def test_a_driver_that_was_taken_over_leaves_nothing(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """A worker that was thought dead and wakes up in the middle of a tile, or before one, writes nothing any more."""
+    slept = begin(str(tmp_path / "o"), LAYOUT, job=JOB)
+    write_missing(slept, LEVELS, stop_after=3)
+    writer, tile = TileWriter(LAYOUT, slept.store, Tile(0, 1, 0)), LAYOUT.grid.tile_region(Tile(0, 1, 0))
+    side = LAYOUT.grid.chunk
+    writer.add_chunk_row(0, 0, LEVELS[0][tile.slices][:side])
+    assert list((tmp_path / "o.ledger/drafts.000001").iterdir())
+    assert slept.ledger is not None
+    slept.ledger.lock.forget()
+    resumed = begin(str(tmp_path / "o"), LAYOUT, job=JOB, resume=True)
+    for row in range(1, LAYOUT.tile_chunks(Tile(0, 1, 0), 0)[0]):
+        writer.add_chunk_row(0, row, LEVELS[0][tile.slices][row * side : (row + 1) * side])
+    with pytest.raises(StorageError, match="cannot write"):
+        write_tile(slept.store, LAYOUT, Tile(0, 1, 0), LEVELS)
+    write_missing(resumed, LEVELS)
+    commit(resumed, IMAGE)
+    assert tree(tmp_path) == undisturbed
+    with pytest.raises((StorageError, RuntimeError)):
+        writer.finish()
+    with pytest.raises(StorageError, match="cannot write"):
+        write_tile(slept.store, LAYOUT, Tile(0, 1, 0), LEVELS)
     assert tree(tmp_path) == undisturbed
 
 
@@ -326,7 +354,8 @@ def test_clean_removes_only_its_own(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="is writing this output"):
         clean(str(tmp_path / "o"))
     output.close()
-    (tmp_path / f"o/0/c/0/0/{TEMPORARY_PREFIX}dead").write_bytes(b"half")
+    (tmp_path / "o.ledger/drafts.000001").mkdir()
+    (tmp_path / f"o.ledger/drafts.000001/{TEMPORARY_PREFIX}dead").write_bytes(b"half")
     (tmp_path / "o/0/c/0/0/99").write_text("not planned")
     (tmp_path / "o.txt").write_text("neighbour")
     report = clean(str(tmp_path / "o"))

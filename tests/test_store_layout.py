@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from store_pixels import make_layout, random_pyramid, write_result, write_tile
 
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Tile
-from tiledblend.store.layout import ArrayLayout, TileWriter
+from tiledblend.store.layout import ArrayLayout, ShardIndex, TileWriter
 from tiledblend.store.objects import DirectoryStore
 from tiledblend.store.spec import Codec, OutputSpec
 
@@ -99,10 +100,26 @@ def test_constant_and_encoded_chunks_equal_their_pixels(tmp_path: Path) -> None:
         for row in range(2):
             for column in range(3):
                 constant.add_constant_chunk(0, row, column, colour)
-        for place, pieces in constant._levels[0].encoded.items():
-            data = b"".join(constant._spool.parts(pieces))
+        receipts = constant.finish()
+        for place, data in encoded_chunks(layout, tmp_path / "b"):
             copied.add_encoded(0, *place, data, has_checksum=layout.sharded)
-        assert plain == constant.finish() == copied.finish()
+        assert plain == receipts == copied.finish()
+
+
+def encoded_chunks(layout: ArrayLayout, stored: Path) -> Iterator[tuple[tuple[int, int, int], bytes]]:
+    """((row, column, group), bytes with their checksum where there is one) of the only tile's level 0."""
+    rows, columns = layout.tile_chunks(Tile(0, 0, 0), 0)
+    places = list(np.ndindex(rows, columns, layout.channel_groups))
+    if not layout.sharded:
+        for row, column, group in places:
+            yield (row, column, group), (stored / layout.key(0, row, column, group)).read_bytes()
+        return
+    shard, index = (stored / layout.key(0, 0, 0)).read_bytes(), ShardIndex(layout, 0)
+    table = index.parse(shard[-index.nbytes :])
+    assert table is not None
+    for row, column, group in places:
+        start, length = table[group, row, column].tolist()
+        yield (row, column, group), shard[start : start + length]
 
 
 def test_every_chunk_exactly_once(tmp_path: Path) -> None:

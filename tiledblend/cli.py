@@ -512,7 +512,7 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     cluster = _cluster(flags)
     job = _built(flags)
     planned = plan(job.composite, job.output, exact=exact)
-    document = planned.as_dict() | {"requests": planned.requests(job.path)}
+    document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)
     if job.path is not None and is_ometiff_path(job.path):
         layout = planned_layout(planned, job.path, job.compression or "deflate")

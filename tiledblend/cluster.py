@@ -176,20 +176,27 @@ def require_addresses() -> None:
         )
 
 
-def require_open_files(workers: int | None) -> None:
+def require_open_files(options: ClusterOptions) -> None:
     """Raise this process's limit of open files where it may, or ResourceError if a local cluster cannot fit in it.
 
-    Measured: an embedded cluster has 21 open with three inputs, a driver of 1, 2 and 4 local workers 38, 50 and 71.
+    Its worker processes have the same limit. Measured: an embedded cluster has 21 open with three inputs, a driver of
+    1, 2 and 4 local workers 38, 50 and 71; a tile in the making has one of each of its levels (four by default).
     """
     import resource
 
-    needed = 32 + 12 * (workers or 0)
+    workers = options.workers or 0
+    needed = 32 + 12 * workers + 4 * _threads(options)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         remedy = "raise `ulimit -n`" + (" or use fewer --workers" if workers else "")
         raise ResourceError(f"too few open files are allowed: {hard}, a run needs up to {needed}; {remedy}")
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _threads(options: ClusterOptions) -> int:
+    """Of each worker of a cluster here."""
+    return options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
 
 
 def forget_task_names() -> None:
@@ -206,7 +213,8 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
     An embedded cluster listens on 127.0.0.1 only.
     """
     scheduler = running_scheduler(options)
-    require_open_files(options.workers if scheduler is None else None)
+    if scheduler is None:
+        require_open_files(options)
     require_addresses()
     if os.environ.get("DASK_LOGGING__DISTRIBUTED") == "critical":
         # Its import sets this logger's level apart from the others': a lost link is told in our own words.
@@ -387,7 +395,7 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         def observe_tasks(self, tss: Any, code: Any, span_metadata: Any) -> Any:
             return super().observe_tasks(tss, code, {"collections": []})
 
-    threads = options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
+    threads = _threads(options)
     steals = dask.config.get("distributed.scheduler.work-stealing")
     extensions = {name: made for name, made in DEFAULT_EXTENSIONS.items() if steals or name != "stealing"}
     how: dict[str, Any] = {

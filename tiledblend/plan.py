@@ -26,8 +26,8 @@ from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
 
 SAMPLED_TILES = 12
-PROCESS_BYTES = 140_000_000
-"""An idle process with every library loaded and a cluster in it (measured: 116 MB)."""
+PROCESS_BYTES = 160_000_000
+"""A process with every library and a cluster (116 MB when idle), and what its heap cannot use again."""
 MOST_STORING = 2
 """Tiles of a process that are being stored while its threads render others."""
 MAX_TILES = 50_000_000
@@ -42,7 +42,8 @@ class Plan:
     (0..1), from
     `sampled_tiles` tiles. read_bytes: decoded bytes that the sources must yield (estimated from the classes).
     raw_bytes: the result's, uncompressed.
-    tile_bytes: most memory that one tile's task holds. tile_requests: GETs of inputs for one tile, on average.
+    tile_bytes: most memory that one tile's task holds besides what it has compressed.
+    tile_requests: GETs of inputs for one tile, on average.
     unstored: chunks that are missing in an input, by (index in `sources_of`, level).
     """
 
@@ -105,20 +106,26 @@ class Plan:
         documents = self.grid.levels + (1 if self.layout.sharded else 2) + 1
         return {"get": get, "put": self.layout.object_count() + documents + 2}
 
-    def process_bytes(self, threads: int) -> int:
-        """Projected peak of one worker process with `threads` threads."""
+    def process_bytes(self, threads: int, uri: str | None = None) -> int:
+        """Projected peak of one worker process with `threads` threads. uri: of the result (None: a local path).
+
+        Where an object is a file, what is compressed lies in it and not in memory; a bucket takes whole objects.
+        """
         rows, columns = self.grid.tile_counts()
         rendered = min(threads, rows * columns)
         stored = min(MOST_STORING, rows * columns - rendered)
-        tiles = rendered * self.tile_bytes + stored * _encoded_bytes(self.layout)
-        return PROCESS_BYTES + tiles + _whole_images(self.composite)
+        in_files = self.layout.sharded and (uri is None or scheme_of(uri) not in BUCKET_SCHEMES)
+        compressed = 0 if in_files else (rendered + stored) * _encoded_bytes(self.layout)
+        return PROCESS_BYTES + rendered * self.tile_bytes + compressed + _whole_images(self.composite)
 
-    def require_memory(self, threads: int, allowed: int | None, remedy: str = "a larger --memory-limit") -> None:
+    def require_memory(
+        self, threads: int, allowed: int | None, remedy: str = "a larger --memory-limit", uri: str | None = None
+    ) -> None:
         """Raise ResourceError if a worker of `threads` threads cannot stay within `allowed` bytes.
 
-        remedy: what would allow more.
+        remedy: what would allow more. uri: as of `process_bytes`.
         """
-        projected = self.process_bytes(threads)
+        projected = self.process_bytes(threads, uri)
         if allowed is not None and projected > allowed:
             fewer = "fewer --threads-per-worker, " if threads > 1 else ""
             raise ResourceError(
@@ -127,8 +134,8 @@ class Plan:
                 f"use {fewer}{remedy} or a smaller --shard than {self.grid.shard}"
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+    def as_dict(self, uri: str | None = None) -> dict[str, Any]:
+        """For `--json`. uri: as of `process_bytes`."""
         return {
             "shape": list(self.grid.shape),
             "channels": self.composite.channels,
@@ -145,7 +152,7 @@ class Plan:
             "read_bytes": self.read_bytes,
             "raw_bytes": self.raw_bytes,
             "tile_bytes": self.tile_bytes,
-            "memory_bytes": {f"{threads}_threads": self.process_bytes(threads) for threads in (1, 2, 4, 8)},
+            "memory_bytes": {f"{threads}_threads": self.process_bytes(threads, uri) for threads in (1, 2, 4, 8)},
             "notes": list(self.notes),
             "unstored": [asdict(found) for found in self.unstored.values()],
         }
@@ -258,8 +265,8 @@ def _encoded_bytes(layout: ArrayLayout) -> int:
 
 
 def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: ArrayLayout) -> int:
-    """Most that one task holds at once: first its masks are made ready, then the tile fills up with compressed chunks
-    while a row of chunks is read, blended and halved, band by band."""
+    """Most that one task holds at once besides compressed chunks: first its masks are made ready, then a row of chunks
+    at a time is read, blended and halved, band by band."""
     grid, item = layout.grid, composite.dtype.itemsize
     height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
     row, band = min(grid.chunk, height) * width, min(block_side(readers), grid.chunk, height) * width
@@ -275,7 +282,7 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
         made, left = _mask_bytes(reader, (height, width))
         shared = _kept_bytes(composite, reader, (height, width))
         preparing, kept = max(preparing, made) + shared, kept + left
-    return kept + max(preparing, _encoded_bytes(layout) + working)
+    return kept + max(preparing, working)
 
 
 def _mask_bytes(reader: LayerReader, tile: tuple[int, int]) -> tuple[int, int]:

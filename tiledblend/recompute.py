@@ -17,7 +17,8 @@ from tiledblend.geometry import Tile
 from tiledblend.reading import decide_rules
 from tiledblend.run import TileJob
 from tiledblend.store.layout import ArrayLayout
-from tiledblend.store.objects import Blob, ObjectStore, parts_of
+from tiledblend.store.objects import Blob, Draft, ObjectStore, parts_of
+from tiledblend.store.spool import SpooledDraft
 from tiledblend.store.stored import read_region
 
 
@@ -82,6 +83,12 @@ class _WithoutWriting:
     def put_many(self, items: Iterable[tuple[str, Blob]]) -> None:
         for key, data in items:
             self.put(key, data)
+
+    def draft(self, key: str) -> SpooledDraft:
+        return SpooledDraft(key)
+
+    def put_drafts(self, drafts: Iterable[Draft]) -> None:
+        self.put_many((draft.key, draft.parts()) for draft in drafts if isinstance(draft, SpooledDraft))
 
     def put_new(self, key: str, data: Blob) -> bool:
         self.put(key, data)

@@ -232,7 +232,7 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
         f"chunks   {classes} (from {how})",
         f"reads    about {amount(facts['read_bytes'])} of pixels",
         f"writes   {amount(facts['raw_bytes'])} before compression",
-        f"memory   up to {amount(planned.process_bytes(threads))} in {where}",
+        f"memory   up to {amount(planned.process_bytes(threads, out))} in {where}",
     ]
     requests = planned.requests(out)
     if any(requests.values()):

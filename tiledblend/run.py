@@ -12,7 +12,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -138,8 +138,7 @@ class TileJob:
 
     def run(self, tile: Tile, storing: Callable[[], AbstractContextManager[None]] = nullcontext) -> TileResult:
         """Render a tile and store its objects; `storing` is entered for the second part."""
-        sink = TileWriter(self.layout, self.store, tile)
-        with _memory_told(tile):
+        with _memory_told(tile), closing(TileWriter(self.layout, self.store, tile)) as sink:
             if tile.stage == 0:
                 stats = self._render(tile, sink)
             else:
@@ -451,7 +450,7 @@ class _Run:
     def _make_here(self, tiles: Iterator[Tile], options: ClusterOptions) -> None:
         """Make tiles in threads of this process (one, unless more were asked for), without dask."""
         threads = options.threads_per_worker or 1
-        self.plan.require_memory(threads, machine_memory(), MORE_MEMORY)
+        self.plan.require_memory(threads, machine_memory(), MORE_MEMORY, self.output.uri)
         prepare_process()
         pool = ThreadPoolExecutor(threads, "tile")
         try:
@@ -538,13 +537,14 @@ class _Run:
     def _require_memory(self, workers: dict[str, Any]) -> None:
         # Workers without a limit of their own share this machine's memory, where they are on it.
         sharing = [address for address, worker in workers.items() if not worker["memory_limit"] and _is_here(address)]
+        uri = self.output.uri
         for address, worker in workers.items():
             if address in sharing:
                 fewer = "fewer --workers, " if len(sharing) > 1 else ""
                 shared = machine_memory() // len(sharing)
-                self.plan.require_memory(worker["nthreads"], shared, fewer + MORE_MEMORY)
+                self.plan.require_memory(worker["nthreads"], shared, fewer + MORE_MEMORY, uri)
             else:
-                self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or None)
+                self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or None, uri=uri)
 
     def _take(self, result: TileResult) -> None:
         forget_task_names()

@@ -241,7 +241,9 @@ def half_done(case: Case) -> None:
     """A run that died in its middle and left half an object, as it may."""
     running = case.start(env=armed(case, 100, "kill"))
     assert running.wait().code == -signal.SIGKILL
-    (case.out / f"0/{TEMPORARY}of-the-dead").write_bytes(b"half")
+    drafts = case.ledger / "drafts.000001"
+    drafts.mkdir(exist_ok=True)
+    (drafts / f"{TEMPORARY}of-the-dead").write_bytes(b"half")
 
 
 def of_another_job(case: Case) -> None:
@@ -502,7 +504,7 @@ def damaged_unfinished(lab: Lab, how: str, seed: int) -> str:
     rng = random.Random(seed)
     with a_case(lab, SMALL) as case:
         half_done(case)
-        there = sorted(key for key in case.objects() if "/c/" in key and TEMPORARY not in key)
+        there = sorted(key for key in case.objects() if "/c/" in key)
         damage(case.out / rng.choice(there), how, rng)
         case.check_resumes()
         return how

@@ -22,7 +22,17 @@ import numpy as np
 import tifffile
 import zarr
 from corpus import Base, make_corpus
-from mutants import GOOD, Tally, _has_empty_block, _is_zeroed_by_hand, _suffix, long_form, make_mutant, write_files
+from mutants import (
+    BLOCK,
+    GOOD,
+    Tally,
+    _has_empty_block,
+    _is_zeroed_by_hand,
+    _suffix,
+    long_form,
+    make_mutant,
+    write_files,
+)
 from mutate import Mutant
 
 sys.path += [str(Path(__file__).parents[1] / "faults"), str(Path(__file__).parents[1])]
@@ -32,6 +42,7 @@ from reference import Picture, composite
 SLOW_SECONDS = 15.0
 ADDRESS_SPACE = 4 << 30
 MOST_READ = 1 << 24
+MOST_CHUNKS = 4096
 ROLES = ("base", "overlay", "overlay", "mask", "alone", "twice")
 """What a mutant is in its job: also the only image, or overlay and mask at once."""
 CUTS = ((16, 32), (16, 16), (32, 32), (16, 64))
@@ -87,23 +98,52 @@ def make_case(seed: int, number: int, bases: list[Base]) -> JobCase:
 # --- what an independent reader sees
 
 
-def readings(path: Path) -> Iterator[Any]:
-    """Every image (y, x, channel) that tifffile or zarr-python reads in a file, finest first."""
+FILLS = (37, 201)
+"""What is put where a chunk cannot be decoded, one after the other: a right result shows neither."""
+
+
+def readings(path: Path) -> Iterator[tuple[Any, ...]]:
+    """Every image (y, x, channel) that tifffile or zarr-python reads in a file, finest first.
+
+    Each is one array, or one for each of FILLS where some of its chunks cannot be decoded.
+    """
     yield from _tiff_readings(path) if path.is_file() else _zarr_readings(path)
 
 
-def _tiff_readings(path: Path) -> Iterator[Any]:
+def _tiff_readings(path: Path) -> Iterator[tuple[Any, ...]]:
     with tifffile.TiffFile(path) as file:
         for level in [level for series in file.series for level in series.levels]:
             page = level.keyframe
             if level.size > MOST_READ:
                 continue
             try:
-                pixels = _last_channel(level.asarray(maxworkers=1), level.axes)
+                found = [level.asarray(maxworkers=1)]
             except Exception:  # whatever an independent reader thinks of a damaged file
-                continue
-            if pixels is not None:
-                yield from _turned(pixels, page)
+                found = _decodable(level)
+            pictures = [_last_channel(pixels, level.axes) for pixels in found]
+            if pictures and pictures[0] is not None:
+                yield from zip(*(_turned(pixels, page) for pixels in pictures), strict=True)
+
+
+def _decodable(level: Any) -> list[Any]:
+    """A level of one page, FILLS where a segment cannot be decoded; [] where none can, or there are more pages."""
+    page = level.keyframe
+    if len(level.pages) != 1 or len(page.shape) not in (2, 3):
+        return []
+    found, decoded = [np.full(page.shaped, fill, page.dtype) for fill in FILLS], 0
+    handle = page.parent.filehandle
+    for number, (offset, size) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=False)):
+        try:
+            handle.seek(offset)
+            data, place, shape = page.decode(handle.read(size), number, jpegtables=page.jpegtables)
+            frame, _, y, x, _ = place
+            for image in found:
+                part = image[frame, 0, y : y + shape[1], x : x + shape[2]]
+                part[...] = data[0, : part.shape[0], : part.shape[1]]
+            decoded += 1
+        except Exception:  # as above
+            continue
+    return [image.reshape(level.shape) for image in found] if decoded else []
 
 
 def _turned(pixels: Any, page: Any) -> Iterator[Any]:
@@ -134,21 +174,41 @@ def _last_channel(pixels: Any, axes: str) -> Any:
     return pixels.transpose(order)
 
 
-def _zarr_readings(path: Path) -> Iterator[Any]:
+def _zarr_readings(path: Path) -> Iterator[tuple[Any, ...]]:
     for place in [path, *sorted(child for child in path.iterdir() if child.is_dir())]:
         try:
             array = zarr.open_array(place, mode="r")
             if array.size > MOST_READ:
                 continue
-            pixels = np.asarray(array[:])
         except Exception:  # as above
             continue
-        pixels = pixels.reshape([size for size in pixels.shape if size != 1])
-        if pixels.ndim == 2:
-            yield pixels[:, :, None]
-        elif pixels.ndim == 3:
+        try:
+            found = [np.asarray(array[:])]
+        except Exception:  # as above
+            found = _readable(array)
+        found = [pixels.reshape([size for size in pixels.shape if size != 1]) for pixels in found]
+        if found and found[0].ndim == 2:
+            yield tuple(pixels[:, :, None] for pixels in found)
+        elif found and found[0].ndim == 3:
             for axis in range(3):
-                yield np.moveaxis(pixels, axis, 2)
+                yield tuple(np.moveaxis(pixels, axis, 2) for pixels in found)
+
+
+def _readable(array: Any) -> list[Any]:
+    """An array, FILLS where a chunk cannot be read; [] where none can."""
+    if array.size // max(1, int(np.prod(array.chunks))) > MOST_CHUNKS:
+        return []
+    found, read = [np.full(array.shape, fill, array.dtype) for fill in FILLS], 0
+    for place in np.ndindex(*(-(-size // side) for size, side in zip(array.shape, array.chunks, strict=True))):
+        where = tuple(slice(at * side, (at + 1) * side) for at, side in zip(place, array.chunks, strict=True))
+        try:
+            pixels = np.asarray(array[where])
+        except Exception:  # as above
+            continue
+        read += 1
+        for image in found:
+            image[where] = pixels
+    return found if read else []
 
 
 def is_right(case: JobCase, out: Path, seen: Any, partner: Any, top: Any, mask: Any) -> bool:
@@ -189,7 +249,7 @@ class Laboratory:
         """(pixels, partner, top image, mask) of a base's shape and dtype; the last three are written, too."""
         path = self.folder / f"base{_suffix(base)}"
         write_files(base.files, path)
-        pixels = next(readings(path))
+        (pixels,) = next(readings(path))
         if path.is_dir():
             shutil.rmtree(path)
         y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
@@ -216,6 +276,16 @@ class Laboratory:
             return "broken", str(error)[:9000]
         finally:
             shutil.rmtree(place)
+
+
+def _filled(pixels: Any, fill: int) -> Any:
+    """An image without its empty blocks: where a result is right with any fill, it shows none of them."""
+    found, blocks = pixels.copy(), (pixels == 0).all(axis=2)
+    for y in range(0, blocks.shape[0], BLOCK):
+        for x in range(0, blocks.shape[1], BLOCK):
+            if blocks[y : y + BLOCK, x : x + BLOCK].all():
+                found[y : y + BLOCK, x : x + BLOCK] = fill
+    return found
 
 
 class _JobRun:
@@ -286,11 +356,13 @@ class _JobRun:
             return "same", ""
         case, mutant, told = self.case, self.case.mutant, bool(ended.report["unstored"])
         for seen in readings(self.path):
-            if not is_right(case, self.out, seen, partner, top, mask):
+            if not all(is_right(case, self.out, pixels, partner, top, mask) for pixels in seen):
                 continue
             if told:
                 return "reported", ""
-            if _has_empty_block(seen) and not _is_zeroed_by_hand(case.base, mutant):
+            filled = [_filled(seen[0], fill) for fill in FILLS]
+            shows_empty = not all(is_right(case, self.out, pixels, partner, top, mask) for pixels in filled)
+            if _has_empty_block(seen[0]) and shows_empty and not _is_zeroed_by_hand(case.base, mutant):
                 return "zeros", ended.err[-300:]
             if mutant.meaning:
                 return "meaning", ""

@@ -41,6 +41,7 @@ WHOLE_PIXELS = 1 << 20
 BLOCK = 8
 MANY_CHANNELS = 4096
 
+ZEROS_BY_HAND = ("zero_run", "table_value", "tag_value", "replace_chunk")
 GOOD = ("refused", "same", "payload", "meaning", "reported")
 MISSED: list[Any] = []
 """Chunks that the last mutant was said not to store: a run counts and tells them."""
@@ -135,7 +136,7 @@ def _has_empty_block(pixels: Any) -> bool:
 
 def _is_zeroed_by_hand(base: Base, mutant: Mutant) -> bool:
     """Zeros written over pixels that are stored as they are: a sound file may hold exactly those bytes."""
-    return "raw" in base.name and any(name in ("zero_run", "table_value", "tag_value") for name in mutant.what)
+    return "raw" in base.name and any(name in ZEROS_BY_HAND for name in mutant.what)
 
 
 def _peak_mib() -> float:

@@ -28,7 +28,8 @@ from tiledblend.buckets import (
     split_url,
 )
 from tiledblend.errors import StorageError, TiledblendError, UsageError
-from tiledblend.store.objects import Blob, checked_key
+from tiledblend.store.objects import Blob, Draft, checked_key
+from tiledblend.store.spool import SpooledDraft
 
 # Azure takes names that are identifiers only: no hyphen.
 TOKEN = "tiledblendtoken"
@@ -75,6 +76,15 @@ class CloudStore:
             wait(futures)
             for future in futures:
                 future.result()
+
+    def draft(self, key: str) -> SpooledDraft:
+        """An object in memory: a bucket takes it whole."""
+        return SpooledDraft(checked_key(key))
+
+    def put_drafts(self, drafts: Iterable[Draft]) -> None:
+        """As `put_many`."""
+        whole = [draft for draft in drafts if isinstance(draft, SpooledDraft)]
+        self.put_many((draft.key, draft.parts()) for draft in whole)
 
     def put_new(self, key: str, data: Blob) -> bool:
         """Create an object; False if there is one that this very call did not make.

@@ -29,7 +29,7 @@ from tiledblend.store.ledger import Ledger, Part
 from tiledblend.store.lock import refuse_living
 from tiledblend.store.manifest import SUFFIX, digest, dump_manifest, parse_manifest
 from tiledblend.store.objects import (
-    TEMPORARY_PREFIX,
+    DirectoryStore,
     ObjectStore,
     beside,
     mapped_errors,
@@ -178,7 +178,6 @@ def commit(output: Output, image: ImageMetadata) -> str:
     ledger.flush()
     require_agreement(output)
     _require_complete(output)
-    _remove_temporary(output.store)
     documents = array_documents(output.layout)
     output.store.put_many(documents.items())
     attributes = root_attributes(output.layout, _described(output, image))
@@ -298,14 +297,14 @@ def _start(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], pa
         # Another part may be using the ledger already.
         ledger.close() if part else ledger.remove()
         raise
-    return Output(final.uri, layout, final, building, ledger, fresh=part is None)
+    return Output(final.uri, layout, final, _drafting(building, ledger), ledger, fresh=part is None)
 
 
 def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], part: Part | None) -> Output:
     ledger = Ledger.resume(final, document, part)
     try:
         building = _building(final, document)
-        output = Output(final.uri, layout, final, building, ledger)
+        output = Output(final.uri, layout, final, _drafting(building, ledger), ledger)
         if output.replaces and _settle(final, building, ledger):
             output.warnings += _warn_kept(_discard_old(building, ledger), building)
             ledger.remove()
@@ -315,8 +314,6 @@ def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any],
             output.ledger = None
         else:
             _hide(building)
-            if part is None:
-                _remove_temporary(building)
             _discard_unsound(output, by_hash=part is None)
     except BaseException:
         ledger.close()
@@ -339,6 +336,7 @@ def _repair(final: ObjectStore, result: StoredResult, layout: ArrayLayout, docum
         output.found = sound
         return output
     output.ledger = Ledger.create(final, document)
+    output.store = _drafting(final, output.ledger)
     for tile, receipts in sound.items():
         output.ledger.record(tile, receipts)
     output.ledger.flush()
@@ -468,8 +466,7 @@ def _prune(root: Path) -> None:
 
 
 def _is_own(key: str, layout: ArrayLayout) -> bool:
-    temporary = key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
-    return temporary or key in ROOT_KEYS or layout.owns(key)
+    return key in ROOT_KEYS or layout.owns(key)
 
 
 def _hide(store: ObjectStore) -> None:
@@ -494,14 +491,13 @@ def _discard_unsound(output: Output, *, by_hash: bool) -> None:
     ledger.discard(unsound | {conflict.tile for conflict in ledger.conflicts})
 
 
-def _remove_temporary(store: ObjectStore) -> None:
-    leftovers = [key for key, _ in store.list() if key.rpartition("/")[2].startswith(TEMPORARY_PREFIX)]
-    for key in leftovers:
-        store.delete(key)
-
-
 def _building(final: ObjectStore, document: dict[str, Any]) -> ObjectStore:
     return beside(final, _BUILDING) if document.get("building") else final
+
+
+def _drafting(store: ObjectStore, ledger: Ledger) -> ObjectStore:
+    """The store with its half-written files outside the result."""
+    return DirectoryStore(store.path, ledger.drafts) if isinstance(store, DirectoryStore) else store
 
 
 def _local(store: ObjectStore) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tiledblend.encoding import CRC_BYTES, ChunkEncoding
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
-from tiledblend.store.objects import Data, ObjectStore
+from tiledblend.store.objects import Data, Draft, ObjectStore
 from tiledblend.store.spec import OutputSpec
 from tiledblend.store.spool import Piece, Spool
 
@@ -257,10 +257,11 @@ class ArrayLayout:
 
 
 class TileWriter:
-    """One tile's objects, built in memory chunk by chunk and put whole by `finish`. Used by one thread.
+    """One tile's objects, drafted chunk by chunk and put whole by `finish`. Used by one thread.
 
-    Each chunk is compressed when it is added, so that a tile costs its compressed size, not its pixels. Every chunk of
-    the tile that holds pixels is added exactly once, which `finish` asserts.
+    Each chunk is compressed when it is added and goes to its shard's draft: a tile costs no memory where objects are
+    files, and its compressed size in a bucket. Every chunk of the tile that holds pixels is added exactly once, which
+    `finish` asserts. `close` leaves nothing of a tile that was not finished.
     """
 
     def __init__(self, layout: ArrayLayout, store: ObjectStore, tile: Tile) -> None:
@@ -268,9 +269,9 @@ class TileWriter:
 
         self.layout, self.store, self.tile = layout, store, tile
         self._encode = encoder(layout.output.compressor)
-        self._spool = Spool()
         levels = layout.grid.stage_levels(tile.stage)
-        self._levels = {level: _LevelChunks(layout, tile, level, self._spool) for level in levels}
+        kind = _Shard if layout.sharded else _ChunkObjects
+        self._levels: dict[int, _Shard | _ChunkObjects] = {level: kind(layout, store, tile, level) for level in levels}
         shape = (layout.chunk_channels, layout.grid.chunk, layout.grid.chunk)
         self._buffer = np.empty((*shape[1:], shape[0]) if layout.interleaved else shape, layout.dtype)
         self._planes = self._buffer.transpose(2, 0, 1) if layout.interleaved else self._buffer
@@ -328,13 +329,24 @@ class TileWriter:
 
         Raises RuntimeError if a chunk is missing (a programming error), StorageError, ResourceError.
         """
-        blobs = [item for chunks in self._levels.values() for item in chunks.objects()]
-        receipts = tuple(_receipt(key, parts) for key, parts in blobs)
-        assert tuple(receipt.key for receipt in receipts) == self.layout.tile_objects(self.tile)
-        self.store.put_many(blobs)
-        self._levels.clear()
-        self._spool.release()
+        try:
+            for chunks in self._levels.values():
+                chunks.require_all()
+            receipts = tuple(receipt for chunks in self._levels.values() for receipt in chunks.receipts())
+            assert tuple(receipt.key for receipt in receipts) == self.layout.tile_objects(self.tile)
+            shards = [chunks for chunks in self._levels.values() if isinstance(chunks, _Shard)]
+            objects = [chunks for chunks in self._levels.values() if isinstance(chunks, _ChunkObjects)]
+            self.store.put_drafts(shard.draft for shard in shards)
+            self.store.put_many(item for chunks in objects for item in chunks.objects())
+        finally:
+            self.close()
         return receipts
+
+    def close(self) -> None:
+        """Discard what was not put."""
+        for chunks in self._levels.values():
+            chunks.close()
+        self._levels.clear()
 
     def _compressed(self, block: Array, group: int) -> bytes:
         """One chunk of `block` (h, w, channels), padded with zeros and compressed."""
@@ -360,13 +372,13 @@ class TileWriter:
 
 
 class _LevelChunks:
-    """The compressed chunks of a tile on one level, and how they become objects."""
+    """The chunks of a tile on one level: which there are, and that each is added once."""
 
-    def __init__(self, layout: ArrayLayout, tile: Tile, level: int, spool: Spool) -> None:
-        self.layout, self.tile, self.level, self.spool = layout, tile, level, spool
+    def __init__(self, layout: ArrayLayout, store: ObjectStore, tile: Tile, level: int) -> None:
+        self.layout, self.store, self.tile, self.level = layout, store, tile, level
         self.region = layout.grid.tile_region(tile, level)
         self.rows, self.columns = layout.tile_chunks(tile, level)
-        self.encoded: dict[tuple[int, int, int], list[Piece]] = {}
+        self._added = np.zeros((layout.channel_groups, self.rows, self.columns), bool)
 
     def chunk_shape(self, row: int, column: int) -> tuple[int, int]:
         """(height, width) of the pixels of a chunk that lie on the canvas."""
@@ -382,51 +394,98 @@ class _LevelChunks:
                 f"needs {expected} {self.layout.dtype}"
             )
 
+    def claim(self, row: int, column: int, group: int) -> None:
+        """Raise ValueError unless the chunk is a planned one and is added for the first time."""
+        inside = 0 <= row < self.rows and 0 <= column < self.columns and 0 <= group < self.layout.channel_groups
+        if not inside or self._added[group, row, column]:
+            problem = "added twice" if inside else "not planned"
+            raise ValueError(f"{self.tile} level {self.level}: chunk {(row, column, group)} {problem}")
+        self._added[group, row, column] = True
+
+    def require_all(self) -> None:
+        """Raise RuntimeError if a chunk is missing."""
+        if not self._added.all():
+            added, planned = int(self._added.sum()), self._added.size
+            raise RuntimeError(f"{self.tile} level {self.level}: {added} of {planned} chunks were added")
+
+
+class _Shard(_LevelChunks):
+    """Chunks with their checksums, then the index: zarr v3's sharding_indexed with the index at the end."""
+
+    def __init__(self, layout: ArrayLayout, store: ObjectStore, tile: Tile, level: int) -> None:
+        super().__init__(layout, store, tile, level)
+        side = layout.grid.level_shard(level) // layout.grid.chunk
+        self._index = np.full((layout.channel_groups, side, side, 2), _ABSENT, "<u8")
+        self._key = layout.key(level, tile.row, tile.column)
+        self._digest, self._size = hashlib.sha256(), 0
+
+    @cached_property
+    def draft(self) -> Draft:
+        """Begun with the first chunk."""
+        return self.store.draft(self._key)
+
     def add(self, row: int, column: int, group: int, data: bytes, *, has_checksum: bool = False) -> None:
+        """Write one compressed chunk. has_checksum: its crc32c is its end already."""
         from tiledblend.store.codecs import crc32c
 
-        place = row, column, group
-        inside = 0 <= row < self.rows and 0 <= column < self.columns and 0 <= group < self.layout.channel_groups
-        if not inside or place in self.encoded:
-            problem = "added twice" if inside else "not planned"
-            raise ValueError(f"{self.tile} level {self.level}: chunk {place} {problem}")
-        if has_checksum and not self.layout.sharded:
-            data = data[:-CRC_BYTES]
-        self.encoded[place] = self.spool.keep(data)
-        if self.layout.sharded and not has_checksum:
-            self.encoded[place] += self.spool.keep(crc32c(data))
+        self.claim(row, column, group)
+        start = self._size
+        self._append(data)
+        if not has_checksum:
+            self._append(crc32c(data))
+        self._index[group, row, column] = start, self._size - start
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Write the index; the shard is whole then."""
+        from tiledblend.store.codecs import crc32c
+
+        table = self._index.tobytes()
+        self._append(table + crc32c(table))
+        yield Receipt(self._key, self._size, self._digest.hexdigest())
+
+    def close(self) -> None:
+        """Discard a draft that was not put."""
+        if "draft" in self.__dict__:
+            self.draft.discard()
+
+    def _append(self, data: bytes) -> None:
+        self._digest.update(data)
+        self.draft.append(data)
+        self._size += len(data)
+
+
+class _ChunkObjects(_LevelChunks):
+    """Chunks that are objects of their own, kept in memory until the tile is whole: zarr v2."""
+
+    def __init__(self, layout: ArrayLayout, store: ObjectStore, tile: Tile, level: int) -> None:
+        super().__init__(layout, store, tile, level)
+        self._spool = Spool()
+        self._pieces: dict[tuple[int, int, int], list[Piece]] = {}
+
+    def add(self, row: int, column: int, group: int, data: bytes, *, has_checksum: bool = False) -> None:
+        """Keep one compressed chunk; its crc32c, where it has one, is not stored."""
+        self.claim(row, column, group)
+        self._pieces[group, row, column] = self._spool.keep(data[:-CRC_BYTES] if has_checksum else data)
 
     def objects(self) -> Iterator[tuple[str, Sequence[Data]]]:
-        """(key, content) of each object. Raises RuntimeError if a chunk is missing."""
-        planned = self.rows * self.columns * self.layout.channel_groups
-        if len(self.encoded) != planned:
-            raise RuntimeError(f"{self.tile} level {self.level}: {len(self.encoded)} of {planned} chunks were added")
-        if self.layout.sharded:
-            yield self.layout.key(self.level, self.tile.row, self.tile.column), self._shard()
-            return
+        """(key, content) of each chunk in the order of its key."""
         per_tile = self.layout.grid.level_shard(self.level) // self.layout.grid.chunk
-        for group in range(self.layout.channel_groups):
-            for row in range(self.rows):
-                for column in range(self.columns):
-                    place = self.tile.row * per_tile + row, self.tile.column * per_tile + column
-                    parts = self.spool.parts(self.encoded[row, column, group])
-                    yield self.layout.key(self.level, *place, group), parts
+        top, left = self.tile.row * per_tile, self.tile.column * per_tile
+        for (group, row, column), pieces in sorted(self._pieces.items()):
+            yield self.layout.key(self.level, top + row, left + column, group), self._spool.parts(pieces)
 
-    def _shard(self) -> list[Data]:
-        """Chunks with their checksums, then the index: zarr v3's sharding_indexed with the index at the end."""
-        from tiledblend.store.codecs import crc32c
+    def receipts(self) -> Iterator[Receipt]:
+        """Of every chunk."""
+        for key, parts in self.objects():
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(part)
+            yield Receipt(key, sum(map(len, parts)), digest.hexdigest())
 
-        side = self.layout.grid.level_shard(self.level) // self.layout.grid.chunk
-        index = np.full((self.layout.channel_groups, side, side, 2), _ABSENT, "<u8")
-        pieces, offset = list[Piece](), 0
-        for row, column, group in sorted(self.encoded):
-            stored = self.encoded[row, column, group]
-            length = sum(piece.stop - piece.start for piece in stored)
-            index[group, row, column] = offset, length
-            pieces += stored
-            offset += length
-        table = index.tobytes()
-        return [*self.spool.parts(pieces), table + crc32c(table)]
+    def close(self) -> None:
+        """Give the memory to the next tile."""
+        self._pieces.clear()
+        self._spool.release()
 
 
 class ShardIndex:
@@ -448,13 +507,6 @@ class ShardIndex:
         if len(tail) != self.nbytes or crc32c(tail[:-CRC_BYTES]) != tail[-CRC_BYTES:]:
             return None
         return np.frombuffer(tail[:-CRC_BYTES], "<u8").astype(np.uint64).reshape(self.shape)
-
-
-def _receipt(key: str, parts: Sequence[Data]) -> Receipt:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return Receipt(key, sum(map(len, parts)), digest.hexdigest())
 
 
 def _deinterleave() -> Callable[[Array, list[Array]], object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ from tiledblend.store.receipts import Receipts, ReceiptTable
 
 SUFFIX = ".ledger"
 _JOB = "job.json"
+_DRAFTS = re.compile(r"drafts\.\d{6,}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Ledger:
         self.conflicts: list[Conflict] = []
         self.damaged_lines = 0
         self._rounds: dict[Tile, int] = {}
+        self.drafts = _drafts_folder(store, prefix, lock.generation)
         self._log = _open_log(store, f"{prefix}receipts.{lock.generation:06d}")
         self._flushed = time.monotonic()
 
@@ -162,6 +165,9 @@ class Ledger:
         finally:
             self.lock.forget()
             self._log.close()
+            if self.drafts is not None:
+                with suppress(OSError):
+                    self.drafts.rmdir()
 
     def remove(self) -> None:
         """Delete the ledger: the run is finished, or thrown away."""
@@ -271,7 +277,7 @@ def remove_ledger(store: ObjectStore) -> None:
         store.delete(key)
     root = store.local_path()
     if root is not None:
-        for folder in sorted({root, *(root / Path(key).parent for key in keys)}, reverse=True):
+        for folder in sorted({root, *(root / Path(key).parent for key in keys), *_drafts_folders(root)}, reverse=True):
             with suppress(OSError):
                 folder.rmdir()
 
@@ -284,8 +290,35 @@ def _removal_rank(key: str) -> int:
 def is_ledger_key(key: str) -> bool:
     """True for the names that a ledger uses."""
     folder, _, name = key.rpartition("/")
+    if _DRAFTS.fullmatch(folder.rpartition("/")[2]):
+        return name.startswith(TEMPORARY_PREFIX)
     known = name in (_JOB, "staged") or name.startswith(("lock.", "receipts.", "note.", TEMPORARY_PREFIX))
     return known and (not folder or folder.startswith("part-"))
+
+
+def _drafts_folders(root: Path, prefix: str = "") -> list[Path]:
+    """Folders for drafts of any generation, all parts' own too unless a part is asked for."""
+    places = [root / prefix] if prefix else [root, *root.glob("part-*")]
+    return [folder for place in places for folder in place.glob("drafts.*") if _DRAFTS.fullmatch(folder.name)]
+
+
+def _drafts_folder(store: ObjectStore, prefix: str, generation: int) -> Path | None:
+    """An empty folder for this driver's half-written files; those of the drivers before go, with what is in them.
+
+    One that was thought dead can begin no file any more, nor finish one. None where objects are no files.
+    """
+    root = store.local_path()
+    if root is None:
+        return None
+    folder = root / prefix / f"drafts.{generation:06d}"
+    with mapped_errors("create", folder):
+        for older in _drafts_folders(root, prefix):
+            for file in older.glob(f"{TEMPORARY_PREFIX}*"):
+                file.unlink(missing_ok=True)
+            with suppress(OSError):
+                older.rmdir()
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def differences(stored: Any, given: Any, where: str = "") -> list[str]:

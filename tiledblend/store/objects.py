@@ -9,7 +9,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
@@ -21,6 +21,16 @@ Blob = Data | Sequence[Data]
 """An object's content: one bytes-like, or parts that are stored one after the other without being joined."""
 
 TEMPORARY_PREFIX = ".tiledblend-tmp-"
+
+
+class Draft(Protocol):
+    """An object that is being written, piece by piece; nobody sees it before it is put. Used by one thread."""
+
+    def append(self, data: Data) -> None:
+        """Write at the end. Raises StorageError, ResourceError."""
+
+    def discard(self) -> None:
+        """Give it up and leave nothing of it; nothing happens to one that was put."""
 
 
 @runtime_checkable
@@ -36,6 +46,12 @@ class ObjectStore(Protocol):
 
     def put_many(self, items: Iterable[tuple[str, Blob]]) -> None:
         """As `put` for each; durable when it returns, not before. Each object is atomic, the set is not."""
+
+    def draft(self, key: str) -> Draft:
+        """An empty object to fill. Whoever asks puts it here or discards it. Raises StorageError, ResourceError."""
+
+    def put_drafts(self, drafts: Iterable[Draft]) -> None:
+        """As `put_many` of finished drafts of this store. Those that fail are still to be discarded."""
 
     def put_new(self, key: str, data: Blob) -> bool:
         """Store an object only if there is none under `key`; False if there is. Atomic and durable."""
@@ -127,12 +143,13 @@ def storage_error(error: OSError, doing: str, path: str | os.PathLike[str]) -> T
 class DirectoryStore:
     """Objects as files under a directory, which is made when the first one is put.
 
-    A file is written under a temporary name in its own folder, synced, renamed, and its folder synced: a crash leaves
-    the old file, the new file, or a file whose name starts with `.tiledblend-tmp-`.
+    A file is written under a temporary name, synced, renamed, and its folder synced: a crash leaves the old file, the
+    new file, or a file whose name starts with `.tiledblend-tmp-`. That one lies in its own folder, or in `drafts`, an
+    existing folder of the same file system: where that is gone, nothing can be written any more.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(os.path.abspath(path))
+    def __init__(self, path: str | os.PathLike[str], drafts: Path | None = None) -> None:
+        self.path, self.drafts = Path(os.path.abspath(path)), drafts
         self._durable: set[Path] = set()
 
     @property
@@ -143,8 +160,8 @@ class DirectoryStore:
     def __repr__(self) -> str:
         return f"DirectoryStore({str(self.path)!r})"
 
-    def __reduce__(self) -> tuple[type[DirectoryStore], tuple[str]]:
-        return DirectoryStore, (str(self.path),)
+    def __reduce__(self) -> tuple[type[DirectoryStore], tuple[str, Path | None]]:
+        return DirectoryStore, (str(self.path), self.drafts)
 
     def local_path(self, key: str = "") -> Path:
         """The file of a key; the directory itself for ""."""
@@ -156,17 +173,22 @@ class DirectoryStore:
 
     def put_many(self, items: Iterable[tuple[str, Blob]]) -> None:
         """Store files; each folder is synced once, at the end."""
+        self.put_drafts(self._filled(key, data) for key, data in items)
+
+    def draft(self, key: str) -> FileDraft:
+        """An empty file on the same file system as the one that it is to become."""
+        path = self._file(key)
+        with mapped_errors("write", path):
+            self._make_folder(path.parent)
+            return FileDraft(path, self.drafts or path.parent)
+
+    def put_drafts(self, drafts: Iterable[Draft]) -> None:
+        """Rename the files; each folder is synced once, at the end."""
         folders = dict[Path, None]()
-        for key, data in items:
-            path = self._file(key)
-            with mapped_errors("write", path):
-                temporary = self._write_temporary(path, data)
-                try:
-                    os.rename(temporary, path)
-                except BaseException:
-                    _remove_quietly(temporary)
-                    raise
-            folders[path.parent] = None
+        for draft in drafts:
+            assert isinstance(draft, FileDraft)
+            draft.put()
+            folders[draft.path.parent] = None
         for folder in folders:
             with mapped_errors("sync", folder):
                 sync_folder(folder)
@@ -177,11 +199,12 @@ class DirectoryStore:
         with mapped_errors("create", path):
             if os.path.lexists(path):
                 return False
-            temporary = self._write_temporary(path, data)
+            draft = self._filled(key, data)
             try:
-                created = _link_new(temporary, path)
+                draft.sync()
+                created = _link_new(draft.temporary, path)
             finally:
-                _remove_quietly(temporary)
+                draft.discard()
             sync_folder(path.parent)
         return created
 
@@ -227,20 +250,11 @@ class DirectoryStore:
     def _file(self, key: str) -> Path:
         return self.path / checked_key(key)
 
-    def _write_temporary(self, path: Path, data: Blob) -> Path:
-        self._make_folder(path.parent)
-        temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            try:
-                write_fully(descriptor, parts_of(data))
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except BaseException:
-            _remove_quietly(temporary)
-            raise
-        return temporary
+    def _filled(self, key: str, data: Blob) -> FileDraft:
+        draft = self.draft(key)
+        for part in parts_of(data):
+            draft.append(part)
+        return draft
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder whose own entry is durable: another process may have made it and not yet have synced it."""
@@ -251,6 +265,56 @@ class DirectoryStore:
             sync_folder(folder.parent)
             self._durable.add(folder)
             folder = folder.parent
+
+
+class FileDraft:
+    """A file under a temporary name in `folder`, later `path`. A failure removes it."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path, self.temporary = path, folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        self._descriptor: int | None = os.open(self.temporary, flags, 0o666)
+        self._is_put = False
+
+    def append(self, data: Data) -> None:
+        """Write at the end."""
+        assert self._descriptor is not None
+        with mapped_errors("write", self.path), self._discarded_on_error():
+            write_fully(self._descriptor, [data])
+
+    def sync(self) -> None:
+        """Make the content durable; nothing can be appended any more."""
+        assert self._descriptor is not None
+        with mapped_errors("write", self.path), self._discarded_on_error():
+            os.fsync(self._descriptor)
+            self._close()
+
+    def put(self) -> None:
+        """Sync and rename: the entry in the folder is not durable yet."""
+        self.sync()
+        with mapped_errors("write", self.path), self._discarded_on_error():
+            os.rename(self.temporary, self.path)
+            self._is_put = True
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        with suppress(OSError):
+            self._close()
+        if not self._is_put:
+            _remove_quietly(self.temporary)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    @contextmanager
+    def _discarded_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.discard()
+            raise
 
 
 class mapped_errors:  # noqa: N801 - reads as a verb in `with`

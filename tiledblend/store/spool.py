@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from tiledblend.process import KEPT_BYTES
+from tiledblend.store.objects import Data
 
 SLAB_BYTES = 1 << 20
 _free: list[memoryview] = []
@@ -33,7 +34,7 @@ class Spool:
         self._slabs: list[memoryview] = []
         self._used = SLAB_BYTES
 
-    def keep(self, data: bytes) -> list[Piece]:
+    def keep(self, data: Data) -> list[Piece]:
         """Copy `data`: where it lies, in order. Raises MemoryError."""
         pieces, rest = [], memoryview(data)
         while rest:
@@ -62,6 +63,27 @@ class Spool:
         """Give the slabs to the next tile: what `parts` returned is not looked at any more."""
         _free.extend(self._slabs[: max(0, KEPT_BYTES // SLAB_BYTES - len(_free))])
         self._slabs, self._used = [], SLAB_BYTES
+
+
+class SpooledDraft:
+    """An object for a store that takes whole objects only: kept in memory until it is put."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._spool, self._pieces = Spool(), list[Piece]()
+
+    def append(self, data: Data) -> None:
+        """Keep a copy. Raises MemoryError."""
+        self._pieces += self._spool.keep(data)
+
+    def parts(self) -> list[memoryview]:
+        """The content; valid until `discard`."""
+        return self._spool.parts(self._pieces)
+
+    def discard(self) -> None:
+        """Give the memory to the next one."""
+        self._pieces.clear()
+        self._spool.release()
 
 
 def _slab() -> memoryview:
