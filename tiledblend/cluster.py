@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -420,7 +420,21 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         how |= {"processes": True, "n_workers": options.workers, "host": "127.0.0.1", "preload": IGNORE_CTRL_C}
         how |= {"memory_limit": options.memory_limit or 0}
     with _started(partial(LocalCluster, **how)) as cluster:
-        yield cluster
+        folders = {worker.local_directory for worker in cluster.workers.values()} if options.workers else set[str]()
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+            _purge_scratch(folders)
+
+
+def _purge_scratch(folders: Iterable[str]) -> None:
+    """Remove what workers that were killed left in dask's folders: dask looks only when it starts another one there."""
+    from distributed.diskutils import WorkSpace
+
+    for folder in folders:
+        with suppress(OSError):
+            WorkSpace(folder).new_work_dir(prefix="purge-").release()
 
 
 def _dashboard_address() -> str:
