@@ -16,6 +16,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+
+
+class NoDigest:
+    """In the place of SHA-256."""
+
+    def update(self, data: object) -> None:
+        """Nothing."""
+
+    def hexdigest(self) -> str:
+        return "0" * 64
 
 
 def switch_off() -> None:
@@ -30,7 +41,7 @@ def switch_off() -> None:
 
     os.fsync = nothing
     objects.sync_folder = ledger.sync_folder = nothing
-    layout._receipt = lambda key, parts: layout.Receipt(key, sum(map(len, parts)), "0" * 64)
+    layout.hashlib = SimpleNamespace(sha256=NoDigest)
     ledger._FileLog.append = nothing
     for kind in (RasterSource, *RasterSource.__subclasses__()):
         kind.require_unchanged = nothing
