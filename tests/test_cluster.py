@@ -337,3 +337,14 @@ def test_an_embedded_cluster_where_dask_wants_encryption() -> None:
             assert client.submit(int, "7").result() == 7
         with pytest.raises(ResourceError, match=r"the local dask workers do not start: .*TLS"):
             open_client(ClusterOptions(workers=1)).__enter__()
+
+
+def test_what_a_killed_worker_left_goes_with_the_cluster(tmp_path: Path) -> None:
+    """dask looks for it only when it starts another worker in the same folder."""
+    with open_client(ClusterOptions(workers=1, local_directory=str(tmp_path))):
+        (lock,) = tmp_path.rglob("worker-*.dirlock")
+        dead = lock.with_name("worker-dead")
+        dead.mkdir()
+        (dead / "spilled").write_bytes(b"x")
+        lock.with_name("worker-dead.dirlock").touch()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []

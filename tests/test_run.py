@@ -28,6 +28,7 @@ from tiledblend.geometry import Region, Tile
 from tiledblend.report import run_text
 from tiledblend.run import TileJob
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.store.objects import TEMPORARY_PREFIX
 from tiledblend.store.spec import OutputSpec
 
 Array = NDArray[Any]
@@ -329,6 +330,7 @@ def test_an_input_that_changes_while_a_tile_reads_it(tmp_path: Path) -> None:
         tb.write(made, str(tmp_path / "x.zarr"), output=SMALL, part=(1, 1))
     stored = (path for path in (tmp_path / "x.zarr/0/c/0").rglob("*") if path.is_file())
     assert {path.parent.name for path in stored} == {"0", "1", "2"}
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(TEMPORARY_PREFIX)]
 
 
 @pytest.mark.parametrize("part", [(0, 2), (3, 2), (1, 0)])

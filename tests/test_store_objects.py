@@ -6,7 +6,9 @@ import errno
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,3 +144,45 @@ def test_open_store(tmp_path: Path) -> None:
     assert (parent.uri, name) == (str(tmp_path), "x")
     with pytest.raises(UsageError, match="give a local path"):
         open_store("ftp://host/out")
+
+
+def test_drafts_are_seen_when_they_are_put(tmp_path: Path) -> None:
+    """By nobody before, and nothing is left of one that was given up."""
+    drafts = tmp_path / "drafts"
+    drafts.mkdir()
+    store = DirectoryStore(tmp_path / "s", drafts)
+    first, second = store.draft("a/1"), store.draft("a/2")
+    for part in (b"one ", bytearray(b"two "), memoryview(b"three")):
+        first.append(part)
+    second.append(b"never")
+    assert list(store.list()) == []
+    assert len(list(drafts.iterdir())) == 2
+    store.put_drafts([first])
+    second.discard()
+    first.discard()
+    assert list(store.list()) == [("a/1", 13)]
+    assert store.get("a/1") == b"one two three"
+    assert list(drafts.iterdir()) == []
+    copy = pickle.loads(pickle.dumps(store))
+    drafts.rmdir()
+    for one in (store, copy):
+        with pytest.raises(StorageError, match=r"cannot write .*s/a/3"):
+            one.put("a/3", b"x")
+    assert list(store.list()) == [("a/1", 13)]
+
+
+def test_a_draft_that_cannot_be_written_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DirectoryStore(tmp_path)
+    draft = store.draft("a")
+    draft.append(b"x")
+    monkeypatch.setattr(os, "write", fail(errno.ENOSPC))
+    with pytest.raises(StorageError, match="no space left"):
+        draft.append(b"y")
+    assert list(tmp_path.iterdir()) == []
+
+
+def fail(number: int) -> Callable[..., Any]:
+    def failing(*_: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return failing
