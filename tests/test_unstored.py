@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -135,6 +136,26 @@ def test_chunks_that_a_shard_lacks_are_counted_as_they_are_read(command: Command
         )
         assert done.code == 0
         assert "level 0: 2 of 130 chunks are not stored" in done.err
+
+
+@pytest.mark.parametrize("cut", [("64", "128"), ("32", "64")])
+def test_a_chunk_that_a_shard_of_a_result_lacks_is_refused(command: Command, tmp_path: Path, cut: Any) -> None:
+    """Whether its neighbours are passed on as they are or decoded: no index that tiledblend wrote says so."""
+    base, result = store(tmp_path / "a.zarr", IMAGE, chunks=(3, 64, 64)), tmp_path / "in.ome.zarr"
+    assert command("blend", base, "-o", result, "--chunk", "64", "--shard", "128").code == 0
+    shard = result / "0/c/0/1/1"
+    data = bytearray(shard.read_bytes())
+    index = np.frombuffer(data[-(3 * 4 * 16 + 4) : -4], "<u8").reshape(3, 2, 2, 2).copy()
+    index[1, 1, 0] = 2**64 - 1
+    data[-(index.nbytes + 4) :] = index.tobytes() + google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+    shard.write_bytes(data)
+    assert (zarr.open_group(result, mode="r")["0"][1, 192:256, 128:192] == 0).all()
+    again = ("blend", result, "-o", tmp_path / "out.ome.zarr", "--chunk", cut[0], "--shard", cut[1])
+    refused = command(*again)
+    assert refused.code == 4
+    assert f"{result}" in refused.error
+    assert "[192:256, 128:192] is not stored" in refused.error
+    assert not (tmp_path / "out.ome.zarr/zarr.json").exists()
 
 
 def test_a_mask_may_be_sparse_and_is_counted(command: Command, tmp_path: Path) -> None:
