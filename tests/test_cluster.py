@@ -86,6 +86,24 @@ def test_a_scheduler_file_and_a_killed_worker(tmp_path: Path, slides: Slides) ->
     assert objects(out) == objects(local)
 
 
+def test_a_death_that_another_job_caused(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask blames every task of a worker that dies, here at the first death: none of these tiles harms a process."""
+    local, out, killed = tmp_path / "local" / "out.ome.zarr", tmp_path / "out.ome.zarr", list[int]()
+    write(composite(slides), str(local), output=SPEC)
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    with dask_processes(tmp_path, workers=2) as processes:
+
+        def kill_one(event: tb.ProgressEvent) -> None:
+            if not killed:
+                killed.append(event.done_tiles)
+                processes[1].kill()
+
+        options = ClusterOptions(scheduler_file=str(tmp_path / "scheduler.json"))
+        assert write(composite(slides), str(out), output=SPEC, cluster=options, progress=kill_one).complete
+    assert killed
+    assert objects(out) == objects(local)
+
+
 def test_a_lost_scheduler_is_told_and_resumed(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.ome.zarr"
     monkeypatch.setattr(connection, "RECONNECT_SECONDS", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -71,6 +72,21 @@ def test_a_crash_is_one_line_and_the_rest_is_kept(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "base.tif", "out.ome.zarr", "out.ome.zarr.manifest", "over.tif"
     ]  # fmt: skip
+
+
+def test_workers_that_are_killed_under_one_tile(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    """No decoder is to blame: the others' tiles are made, and that one is given up after it was tried again."""
+    base, over = slides
+    job = ["blend", base, over, "-o", "out.ome.zarr", *CUT, "--workers", "2"]
+    done = run(tmp_path, *job, by="kill")
+    assert done.returncode == 6, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tiledblend: error: workers died 2 times on tile-0-3-2-")
+    resumed = run(tmp_path, *job, "--resume", "--json", by=None)
+    assert resumed.returncode == 0, resumed.stderr
+    report = json.loads(resumed.stdout)
+    assert report["resumed_tiles"] > 10
+    pixels = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")["0"][0]
+    np.testing.assert_array_equal(pixels, tifffile.imread(over))
 
 
 FROM_PYTHON = """

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 FRUITLESS_LOSSES = 3
+HARMLESS_DEATHS = 2
+"""How often a run may lose workers (each time as many as the scheduler allows) under tiles that end no process here."""
 LARGE_JOB = 1_000_000
 
 
@@ -398,6 +400,10 @@ def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> Ima
     )
 
 
+class _WorkersDied(Exception):  # noqa: N818 - an event that the run deals with
+    """The tiles in question end no process when they are rendered here, and it has not happened often before."""
+
+
 class _Run:
     """One driver's work on one output."""
 
@@ -412,6 +418,7 @@ class _Run:
         self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
         self.job = TileJob(planned.composite, planned.rules, planned.layout, output.store, inputs)
         self.tally = _Tally()
+        self._deaths = 0
         self.resumed = len(output.receipts)
         self.bytes = output.receipts.stored_bytes
 
@@ -468,11 +475,17 @@ class _Run:
             pool.shutdown(cancel_futures=True)
 
     def _make_stage(self, connection: Connection, stage: int) -> None:
-        """Make a stage's tiles, and those that are still missing again whenever the scheduler was lost."""
+        """Make a stage's tiles, and those that are still missing again whenever the scheduler was lost.
+
+        Or when workers died under a tile that harms none: dask counts a death against all tasks that a worker has, and
+        another job's may have caused it.
+        """
         losses, seen = 0, self.tally.done
         while True:
             try:
                 return self._make_on(connection.client, self._missing(stage))
+            except _WorkersDied:
+                self._stop_if_asked()
             except SchedulerLost as error:
                 losses, seen = (1 if self.tally.done > seen else losses + 1), self.tally.done
                 if losses > FRUITLESS_LOSSES:
@@ -510,10 +523,13 @@ class _Run:
                         self._take(_result(future))
             except BaseException as error:
                 withdraw(client, set(running))
-                if isinstance(error, InterruptedRun):
+                if isinstance(error, InterruptedRun | KilledWorker):
                     self._take_finished(running)
                 if isinstance(error, KilledWorker):
                     self._tell_crash([tile, *running.values()], error)
+                    self._deaths += 1
+                    if self._deaths <= HARMLESS_DEATHS:
+                        raise _WorkersDied from error
                 raise
 
     def _tell_crash(self, tiles: Iterable[Tile], error: Exception) -> None:
