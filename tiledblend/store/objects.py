@@ -179,8 +179,17 @@ class DirectoryStore:
         """An empty file on the same file system as the one that it is to become."""
         path = self._file(key)
         with mapped_errors("write", path):
-            self._make_folder(path.parent)
-            return FileDraft(path, self.drafts or path.parent)
+            if self.drafts is None:
+                self._make_folder(path.parent)
+                return FileDraft(path, path.parent)
+            draft = FileDraft(path, self.drafts)
+            try:
+                # Only now: who may not write any more makes no folders either.
+                self._make_folder(path.parent)
+            except BaseException:
+                draft.discard()
+                raise
+            return draft
 
     def put_drafts(self, drafts: Iterable[Draft]) -> None:
         """Rename the files; each folder is synced once, at the end."""
