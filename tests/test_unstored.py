@@ -138,6 +138,22 @@ def test_chunks_that_a_shard_lacks_are_counted_as_they_are_read(command: Command
         assert "level 0: 2 of 130 chunks are not stored" in done.err
 
 
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_a_chunk_of_no_bytes_is_no_missing_one(tmp_path: Path, compressors: Any) -> None:
+    """A shard's index has another mark for those; zarr-python reads fill value where it reads the chunk alone."""
+    path = store(tmp_path / "a.zarr", IMAGE, **LAYOUTS["sharded"], compressors=compressors)
+    shard = path / "c/0/0/0"
+    data = bytearray(shard.read_bytes())
+    index = np.frombuffer(data[-(4 * 16 + 4) : -4], "<u8").reshape(4, 2).copy()
+    index[1] = 0
+    data[-68:] = index.tobytes() + google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+    shard.write_bytes(data)
+    for region in (Region(0, 32, 10, 64), Region(0, 0, 64, 64), Region(0, 0, 300, 400)):
+        with pytest.raises(BadInputError, match=r"a\.zarr: level 0, region .*(damaged|cannot be read)"):
+            open_source(path).read(region)
+    assert open_source(path).read(Region(0, 0, 32, 32)).any()
+
+
 @pytest.mark.parametrize("cut", [("64", "128"), ("32", "64")])
 def test_a_chunk_that_a_shard_of_a_result_lacks_is_refused(command: Command, tmp_path: Path, cut: Any) -> None:
     """Whether its neighbours are passed on as they are or decoded: no index that tiledblend wrote says so."""

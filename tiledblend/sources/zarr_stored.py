@@ -313,9 +313,12 @@ def note(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, found: Buff
 
 
 def _require_whole_answer(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, length: int) -> None:
-    """zarr-python takes an empty answer for a missing chunk: of an empty file, or of a place beyond a shard's end."""
+    """zarr-python takes an empty answer for a missing chunk: of an empty file, or of a place beyond a shard's end.
+
+    Or where a shard's index says that a chunk has no bytes: for those that are not stored it has a mark of its own.
+    """
     if isinstance(byte_range, RangeByteRequest):
-        asked = byte_range.end - byte_range.start
+        asked = max(1, byte_range.end - byte_range.start)
     elif isinstance(byte_range, SuffixByteRequest):
         asked = byte_range.suffix
     else:
