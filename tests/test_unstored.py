@@ -64,8 +64,6 @@ def test_an_object_that_was_cut_off_is_no_missing_one(
 
 
 def test_a_place_that_overflows_is_damage_and_no_warning_of_numpys(tmp_path: Path) -> None:
-    import google_crc32c
-
     path = store(tmp_path / "a.zarr", IMAGE, **LAYOUTS["sharded"])
     first = objects(path)[0]
     content = first.read_bytes()

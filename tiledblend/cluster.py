@@ -419,13 +419,14 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         # The driver takes Ctrl-C and tells the workers.
         how |= {"processes": True, "n_workers": options.workers, "host": "127.0.0.1", "preload": IGNORE_CTRL_C}
         how |= {"memory_limit": options.memory_limit or 0}
-    with _started(partial(LocalCluster, **how)) as cluster:
-        folders = {worker.local_directory for worker in cluster.workers.values()} if options.workers else set[str]()
-        try:
+    folders = set[str]()
+    try:
+        with _started(partial(LocalCluster, **how)) as cluster:
+            if options.workers:
+                folders |= {worker.local_directory for worker in cluster.workers.values()}
             yield cluster
-        finally:
-            cluster.close()
-            _purge_scratch(folders)
+    finally:
+        _purge_scratch(folders)
 
 
 def _purge_scratch(folders: Iterable[str]) -> None:

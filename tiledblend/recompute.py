@@ -18,7 +18,7 @@ from tiledblend.reading import decide_rules
 from tiledblend.run import TileJob
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.objects import Blob, Draft, ObjectStore, parts_of
-from tiledblend.store.spool import SpooledDraft
+from tiledblend.store.spool import SpooledDraft, contents
 from tiledblend.store.stored import read_region
 
 
@@ -88,7 +88,7 @@ class _WithoutWriting:
         return SpooledDraft(key)
 
     def put_drafts(self, drafts: Iterable[Draft]) -> None:
-        self.put_many((draft.key, draft.parts()) for draft in drafts if isinstance(draft, SpooledDraft))
+        self.put_many(contents(drafts))
 
     def put_new(self, key: str, data: Blob) -> bool:
         self.put(key, data)

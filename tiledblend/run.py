@@ -400,10 +400,6 @@ def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> Ima
     )
 
 
-class _WorkersDied(Exception):  # noqa: N818 - an event that the run deals with
-    """The tiles in question end no process when they are rendered here, and it has not happened often before."""
-
-
 class _Run:
     """One driver's work on one output."""
 
@@ -483,9 +479,8 @@ class _Run:
         losses, seen = 0, self.tally.done
         while True:
             try:
-                return self._make_on(connection.client, self._missing(stage))
-            except _WorkersDied:
-                self._stop_if_asked()
+                if self._make_on(connection.client, self._missing(stage)):
+                    return
             except SchedulerLost as error:
                 losses, seen = (1 if self.tally.done > seen else losses + 1), self.tally.done
                 if losses > FRUITLESS_LOSSES:
@@ -500,8 +495,11 @@ class _Run:
                         raise
                     raise InterruptedRun(f"{self.output.uri}: {given_up}") from error
 
-    def _make_on(self, client: Client, tiles: Iterator[Tile]) -> None:
-        """Hand out tiles in a bounded window: the scheduler never holds more than a few tasks per thread."""
+    def _make_on(self, client: Client, tiles: Iterator[Tile]) -> bool:
+        """Hand out tiles in a bounded window: the scheduler never holds more than a few tasks per thread.
+
+        False when workers died under tiles that end no process here, and that has not happened often before.
+        """
         from distributed import KilledWorker
 
         workers = Workforce(client, self._require_memory)
@@ -516,7 +514,7 @@ class _Run:
                         running[future] = tile
                         future.add_done_callback(finished.put)
                     if not running:
-                        return
+                        return True
                     with suppress(queue.Empty):
                         future = finished.get(timeout=0.5)
                         tile = running.pop(future)
@@ -529,7 +527,7 @@ class _Run:
                     self._tell_crash([tile, *running.values()], error)
                     self._deaths += 1
                     if self._deaths <= HARMLESS_DEATHS:
-                        raise _WorkersDied from error
+                        return False
                 raise
 
     def _tell_crash(self, tiles: Iterable[Tile], error: Exception) -> None:

@@ -29,7 +29,7 @@ from tiledblend.buckets import (
 )
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 from tiledblend.store.objects import Blob, Draft, checked_key
-from tiledblend.store.spool import SpooledDraft
+from tiledblend.store.spool import SpooledDraft, contents
 
 # Azure takes names that are identifiers only: no hyphen.
 TOKEN = "tiledblendtoken"
@@ -83,8 +83,7 @@ class CloudStore:
 
     def put_drafts(self, drafts: Iterable[Draft]) -> None:
         """As `put_many`."""
-        whole = [draft for draft in drafts if isinstance(draft, SpooledDraft)]
-        self.put_many((draft.key, draft.parts()) for draft in whole)
+        self.put_many(contents(drafts))
 
     def put_new(self, key: str, data: Blob) -> bool:
         """Create an object; False if there is one that this very call did not make.

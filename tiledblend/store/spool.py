@@ -1,17 +1,18 @@
 """Compressed chunks of tiles in the making, apart from the heap: they outlive the pixels around them.
 
 Between pixel buffers that come and go, chunks that stay until their tile is stored leave holes in the heap that nothing
-fits into: a run of 256 tiles grew by 80 MB. Here they lie one after the other in slabs that tiles pass on.
+fits into: a run of 256 tiles grew by 80 MB. Here they lie one after the other in slabs that tiles pass on. That is for
+objects that are put whole, those of buckets and of zarr v2; a shard in a directory grows in its file.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tiledblend.process import KEPT_BYTES
-from tiledblend.store.objects import Data
+from tiledblend.store.objects import Data, Draft
 
 SLAB_BYTES = 1 << 20
 _free: list[memoryview] = []
@@ -84,6 +85,13 @@ class SpooledDraft:
         """Give the memory to the next one."""
         self._pieces.clear()
         self._spool.release()
+
+
+def contents(drafts: Iterable[Draft]) -> Iterator[tuple[str, list[memoryview]]]:
+    """(key, content) of each spooled draft, for a store's `put_many`."""
+    for draft in drafts:
+        assert isinstance(draft, SpooledDraft)
+        yield draft.key, draft.parts()
 
 
 def _slab() -> memoryview:
