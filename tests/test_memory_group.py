@@ -28,6 +28,7 @@ MOUNTED = Path("/sys/fs/cgroup")
         ("0::/", {"memory.max": "max"}, []),
         ("0::/", {"memory.max": "1000"}, [1000]),
         ("0::/slurm/job_7/step_0", {"slurm/job_7/memory.max": "500", "slurm/memory.max": "max"}, [500]),
+        ("0::/a", {"a/memory.max": "700", "a/memory.high": "600", "memory.high": "max"}, [700, 600]),
         ("0::/a/b", {"a/b/memory.max": "700", "a/memory.max": "600"}, [700, 600]),
         # A container that is told its name on the host, and sees its own group as the root.
         ("0::/kubepods/pod1/c2", {"memory.max": "900"}, [900]),

@@ -15,7 +15,7 @@ from conftest import Command
 
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
-from tiledblend.sources import open_source
+from tiledblend.sources import open_source, zarr_stored
 
 IMAGE = np.random.default_rng(3).integers(1, 256, (3, 300, 400), dtype=np.uint8)
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -123,17 +123,31 @@ def test_what_tiledblend_has_stored_must_be_there(command: Command, tmp_path: Pa
     assert command(*again, "--allow-sparse").code == 0
 
 
-def test_chunks_that_a_shard_lacks_are_counted_as_they_are_read(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [True, False])
+def test_chunks_that_a_shard_lacks_are_counted(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    """By the plan where the shards are few files, else as they are read; in each case once."""
+    if not ahead:
+        monkeypatch.setattr(zarr_stored, "MOST_INDICES", 34)
     values = IMAGE.copy()
     values[:, 32:64, 64:128] = 0  # zarr-python leaves them out
     path = store(tmp_path / "a.zarr", values, **LAYOUTS["sharded"])
-    assert open_source(path).unstored() is None
-    for number, cluster in enumerate(([], ["--workers", "2"])):
+    found, line = open_source(path).unstored(), "level 0: 2 of 130 chunks are not stored"
+    if ahead:
+        assert found is not None
+        assert (found.missing, found.first) == (2, Region(32, 64, 64, 96))
+    else:
+        assert found is None
+    assert (line in command("plan", path).out) == ahead
+    # Worker processes have the limit as it is; a second run in this process counts again.
+    for number, cluster in enumerate(([], ["--workers", "2"] if ahead else [])):
         done = command(
             "blend", path, "-o", tmp_path / f"out{number}.ome.zarr", *cluster, "--chunk", "64", "--shard", "64"
         )
         assert done.code == 0
-        assert "level 0: 2 of 130 chunks are not stored" in done.err
+        assert done.err.count(line) == (2 if ahead else 1)  # at the start, and at the end
+    assert line in command("blend", path, "-o", tmp_path / "out.png").err
 
 
 @pytest.mark.parametrize("compressors", [None, "auto"])
@@ -153,7 +167,9 @@ def test_a_chunk_of_no_bytes_is_no_missing_one(tmp_path: Path, compressors: Any)
 
 
 @pytest.mark.parametrize("cut", [("64", "128"), ("32", "64")])
-def test_a_chunk_that_a_shard_of_a_result_lacks_is_refused(command: Command, tmp_path: Path, cut: Any) -> None:
+def test_a_chunk_that_a_shard_of_a_result_lacks_is_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: Any
+) -> None:
     """Whether its neighbours are passed on as they are or decoded: no index that tiledblend wrote says so."""
     base, result = store(tmp_path / "a.zarr", IMAGE, chunks=(3, 64, 64)), tmp_path / "in.ome.zarr"
     assert command("blend", base, "-o", result, "--chunk", "64", "--shard", "128").code == 0
@@ -165,6 +181,13 @@ def test_a_chunk_that_a_shard_of_a_result_lacks_is_refused(command: Command, tmp
     shard.write_bytes(data)
     assert (zarr.open_group(result, mode="r")["0"][1, 192:256, 128:192] == 0).all()
     again = ("blend", result, "-o", tmp_path / "out.ome.zarr", "--chunk", cut[0], "--shard", cut[1])
+    for verb in (("plan", result), again):
+        refused = command(*verb)
+        assert refused.code == 4
+        assert "level 0: 1 of 105 chunks are not stored" in refused.error
+        assert "the first at [192:256, 128:192]" in refused.error
+    assert not list(tmp_path.glob("out*"))
+    monkeypatch.setattr(zarr_stored, "MOST_INDICES", 0)
     refused = command(*again)
     assert refused.code == 4
     assert f"{result}" in refused.error

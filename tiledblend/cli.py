@@ -637,8 +637,9 @@ def _is_image(path: str) -> bool:
 
 def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     from tiledblend.export import check_image_output, write_image
+    from tiledblend.fingerprint import sources_of
     from tiledblend.lazy import to_array
-    from tiledblend.plan import find_unstored
+    from tiledblend.plan import find_unstored, unstored_found
     from tiledblend.reading import layer_readers
 
     composite = job.composite
@@ -646,6 +647,8 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     check_image_output(path, composite.shape, composite.channels, composite.dtype)
     started = time.perf_counter()
     size = write_image(to_array(composite), path, composite.grid.pixel_size_um)
+    sources = enumerate(sources_of(composite))
+    missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
     height, width = composite.shape
     return {
         "uri": path,
@@ -655,7 +658,7 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
         "bytes_written": size,
         "pixels": height * width,
         "seconds": round(time.perf_counter() - started, 3),
-        "warnings": [str(found) for found in lacking.values()],
+        "warnings": [str(found) for found in unstored_found(composite, lacking, missed)],
     }
 
 

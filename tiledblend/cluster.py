@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,9 +140,10 @@ def group_limits(listing: Path = Path("/proc/self/cgroup"), mounted: Path = Path
             _, controllers, group = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue
-            root, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
-            own = mounted / root / group.lstrip("/")
-            for folder in (own, *own.parents):
+            # Above memory.high nothing is killed, but everything waits for the kernel to find memory.
+            names = ["memory.limit_in_bytes"] if controllers else ["memory.max", "memory.high"]
+            own = mounted / ("memory" if controllers else "") / group.lstrip("/")
+            for folder, name in product((own, *own.parents), names):
                 with suppress(OSError, ValueError):
                     limits.append(int((folder / name).read_text()))
     return limits

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -20,7 +21,7 @@ from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import TileRenderer, block_side, chunk_rows, classify
-from tiledblend.sources.base import RasterSource, Unstored
+from tiledblend.sources.base import Missed, RasterSource, Unstored
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
@@ -223,6 +224,21 @@ def find_unstored(composite: Composite, readers: Sequence[LayerReader]) -> dict[
             if lacks is not None:
                 found[numbers[id(mask)], reader.mask_level] = lacks
     return found
+
+
+def unstored_found(
+    composite: Composite, unstored: Mapping[tuple[int, int], Unstored], missed: Iterable[tuple[int, Missed]]
+) -> list[Unstored]:
+    """What `find_unstored` found, and what reads have come upon: chunks by the index of their source, each once."""
+    found, sources = dict(unstored), sources_of(composite)
+    counts = Counter[tuple[int, int]]()
+    for number, chunks in missed:
+        counts[number, chunks.level] += chunks.chunks
+    for (number, level), count in counts.items():
+        again = sources[number].unstored(level, count)
+        if again is not None:
+            found[number, level] = again
+    return list(found.values())
 
 
 def _sample(grid: Grid, samples: int) -> Iterator[Tile]:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -44,7 +44,7 @@ from tiledblend.fingerprint import fingerprint, input_fingerprints, require_unch
 from tiledblend.geometry import Region, Tile
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.passing import ChunkSink, render_tile_passing
-from tiledblend.plan import MOST_STORING, Plan, plan
+from tiledblend.plan import MOST_STORING, Plan, plan, unstored_found
 from tiledblend.process import prepare_process
 from tiledblend.reading import MaskRule
 from tiledblend.render import TileStats, render_tile, shrink_tile
@@ -140,6 +140,7 @@ class TileJob:
 
     def run(self, tile: Tile, storing: Callable[[], AbstractContextManager[None]] = nullcontext) -> TileResult:
         """Render a tile and store its objects; `storing` is entered for the second part."""
+        self._missed()  # what a run that failed in this thread left
         with _memory_told(tile), closing(TileWriter(self.layout, self.store, tile)) as sink:
             if tile.stage == 0:
                 stats = self._render(tile, sink)
@@ -574,7 +575,8 @@ class _Run:
             self.progress(ProgressEvent(done, self.plan.tiles, self.tally.pixels, self.plan.pixels, seconds))
 
     def report(self, complete: bool) -> RunReport:
-        stats, composite, unstored = self.tally.stats, self.plan.composite, tuple(self._unstored())
+        stats, composite = self.tally.stats, self.plan.composite
+        unstored = tuple(unstored_found(composite, self.plan.unstored, self.tally.missed))
         return RunReport(
             self.output.uri,
             composite.shape,
@@ -593,18 +595,6 @@ class _Run:
             (*self.plan.notes, *map(str, unstored), *self.output.warnings),
             unstored,
         )
-
-    def _unstored(self) -> list[Unstored]:
-        """Chunks of inputs that are not stored: those of the plan's listing, and what reads have come upon."""
-        found, sources = dict(self.plan.unstored), sources_of(self.plan.composite)
-        counts = Counter[tuple[int, int]]()
-        for number, missed in self.tally.missed:
-            counts[number, missed.level] += missed.chunks
-        for (number, level), count in counts.items():
-            again = sources[number].unstored(level, count)
-            if again is not None:
-                found[number, level] = again
-        return list(found.values())
 
 
 @dataclass(frozen=True)

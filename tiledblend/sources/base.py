@@ -225,8 +225,11 @@ class RasterSource(ShownInNotebooks, ABC):
         """
         return None
 
-    def take_missed(self) -> list[Missed]:
-        """What reads have found missing and a listing does not show, since this was last asked."""
+    def take_missed(self, *, of_all_threads: bool = False) -> list[Missed]:
+        """What this thread's reads have found missing, since it last asked, and `unstored` does not count by itself.
+
+        of_all_threads: what any thread's have found; only for a process that does nothing else with the source.
+        """
         return []
 
     def require_unchanged(self) -> None:  # nothing to do for pixels in memory, or checked at every read

@@ -83,9 +83,12 @@ class SelectedSource(RasterSource):
         """As the other source's."""
         return self._source.unstored(level + self.spec.level, missed)
 
-    def take_missed(self) -> list[Missed]:
+    def take_missed(self, *, of_all_threads: bool = False) -> list[Missed]:
         """As the other source's."""
-        return [found._replace(level=found.level - self.spec.level) for found in self._source.take_missed()]
+        return [
+            found._replace(level=found.level - self.spec.level)
+            for found in self._source.take_missed(of_all_threads=of_all_threads)
+        ]
 
     def require_unchanged(self) -> None:
         """As the other source's."""

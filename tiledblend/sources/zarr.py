@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -304,9 +305,8 @@ class ZarrSource(RasterSource):
         ]
         self._listed_newest: int | None = None
         self._is_listed: dict[int, bool] = {}
-        self._missed: list[tuple[Missed, bool]] = []
-        """With them, True for those that a listing shows too."""
-        self._known_missed: set[tuple[int, str]] = set()
+        self._missed: dict[int, dict[tuple[int, str], tuple[Missed, bool]]] = {}
+        """What each thread's reads found, by (level, key); True with a whole object, False with chunks of a shard."""
 
     def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
         """As `RasterSource.expect`: in a bucket, neighbouring chunks of a shard by merged range requests."""
@@ -345,16 +345,23 @@ class ZarrSource(RasterSource):
     def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
         """As `RasterSource.unstored`."""
         grid, listing = self._grids[level], self._listing(level)
-        missing, first = grid.missing_in(listing) if listing is not None else (0, None)
-        if missing + missed == 0:
+        lacking = grid.lacking(self._image.arrays[level].path, listing) if listing is not None else None
+        missing = missed + (0 if lacking is None else lacking.chunks)
+        if missing == 0:
             return None
-        where = None if first is None else grid.needed(first, None, Region.of_shape(self.levels[level].shape))
-        return Unstored(self.name, level, missing + missed, grid.chunks, grid.fill, where, self._refuses_missing)
+        where = None if lacking is None else grid.needed(*lacking.first, Region.of_shape(self.levels[level].shape))
+        return Unstored(self.name, level, missing, grid.chunks, grid.fill, where, self._refuses_missing)
 
-    def take_missed(self) -> list[Missed]:
+    def take_missed(self, *, of_all_threads: bool = False) -> list[Missed]:
         """As `RasterSource.take_missed`."""
-        found, self._missed = self._missed, []
-        return [missed for missed, is_listed in found if not (is_listed and self._is_listed.get(missed.level, False))]
+        found = [self._missed.pop(thread, {}) for thread in (list(self._missed) if of_all_threads else [get_ident()])]
+        known = {place: entry for of_thread in found for place, entry in of_thread.items()}
+        return [missed for missed, is_object in known.values() if not self._is_counted(missed.level, is_object)]
+
+    def _is_counted(self, level: int, is_object: bool) -> bool:
+        """True for what `unstored` counts by itself: objects where there is a listing, chunks inside of some."""
+        is_seen = is_object or self._grids[level].reads_indices(self._image.arrays[level].path)
+        return is_seen and self._is_listed.get(level, False)
 
     @property
     def _refuses_missing(self) -> bool:
@@ -377,11 +384,10 @@ class ZarrSource(RasterSource):
                 f"would read as fill value {grid.fill}, but tiledblend has stored every chunk of it; copy the image "
                 "again, or pass --allow-sparse"
             )
-        place = level, missing.key
-        if place not in self._known_missed and len(self._known_missed) < MOST_MISSED:
-            self._known_missed.add(place)
+        found, place = self._missed.setdefault(get_ident(), {}), (level, missing.key)
+        if place not in found and len(found) < MOST_MISSED:
             count = int(grid.places(coords, missing.index).sum())
-            self._missed.append((Missed(level, missing.key, count), missing.index is None))
+            found[place] = Missed(level, missing.key, count), missing.index is None
 
     def _block(self, array: AsyncArray[Any], region: Region, seen: list[Seen]) -> NDArray[Any]:
         async def watched() -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import product
@@ -28,6 +28,8 @@ MOST_LISTED = 100_000
 """Objects of a directory that are listed: a second or so."""
 MOST_LISTED_REMOTE = 20_000
 """Of a bucket: twenty requests."""
+MOST_INDICES = 10_000
+"""Shards of a directory whose indices are read to count what they lack: a second or so."""
 ENTRY_BYTES = 16
 _ABSENT = b"\xff" * ENTRY_BYTES
 
@@ -56,6 +58,14 @@ class Listing:
     newest: int
     digest: str
     present: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """Chunks of one plane that are not stored. first: an object that lacks one, with its index as in `Seen`."""
+
+    chunks: int
+    first: tuple[Coords, bytes | None]
 
 
 class ObjectGrid:
@@ -201,16 +211,45 @@ class ObjectGrid:
         for place in product(*along):
             yield self.key(tuple(self._fixed.get(axis, c) for axis, c in enumerate(place)))
 
-    def missing_in(self, listing: Listing) -> tuple[int, Coords | None]:
-        """(chunks in objects that are not stored, the first such object)."""
-        if listing.present.all():
-            return 0, None
-        chunks = np.ones((), np.int64)
-        for axis, count in enumerate(self.counts):
-            chunks = np.multiply.outer(chunks, self._chunks_along(axis, count))
-        place = np.unravel_index(int(np.argmin(listing.present)), self.counts)
-        first = tuple(self._fixed.get(axis, int(c)) for axis, c in enumerate(place))
-        return int(chunks[~listing.present].sum()), first
+    def reads_indices(self, path: str) -> bool:
+        """True when `lacking` counts what stored shards lack: where that is a short read each, of not too many."""
+        return self.has_plain_index and "://" not in path and self.objects <= MOST_INDICES
+
+    def lacking(self, path: str, listing: Listing) -> Lacking | None:
+        """The chunks of a listed plane that are not stored; None: all are. path: the array's folder."""
+        missing, first = 0, list[tuple[Coords, bytes | None]]()
+        if not listing.present.all():
+            chunks = np.ones((), np.int64)
+            for axis, count in enumerate(self.counts):
+                chunks = np.multiply.outer(chunks, self._chunks_along(axis, count))
+            missing = int(chunks[~listing.present].sum())
+            first.append((self._coords(np.unravel_index(int(np.argmin(listing.present)), self.counts)), None))
+        if self.reads_indices(path):
+            for place in np.argwhere(listing.present):
+                coords = self._coords(place)
+                index = self._stored_index(os.path.join(path, self.key(coords)))
+                count = 0 if index is None or _ABSENT not in index else int(self.places(coords, index).sum())
+                if count:
+                    missing += count
+                    first.append((coords, index))
+        return Lacking(missing, min(first)) if missing else None
+
+    def _coords(self, place: Iterable[Any]) -> Coords:
+        """Of a place in `counts`."""
+        return tuple(self._fixed.get(axis, int(c)) for axis, c in enumerate(place))
+
+    def _stored_index(self, file: str) -> bytes | None:
+        """Of a shard; None where it cannot be had: whoever reads the shard tells why."""
+        assert self.index is not None
+        size, at_end = self.index
+        try:
+            with open(file, "rb", buffering=0) as shard:
+                if at_end:
+                    shard.seek(-size, os.SEEK_END)
+                index = shard.read(size)
+        except OSError:
+            return None
+        return index if len(index) == size else None
 
     def _chunks_along(self, axis: int, count: int) -> NDArray[np.int64]:
         """How many of its chunks each object has inside the array, along an axis."""
