@@ -172,6 +172,8 @@ BAD_INPUT: dict[str, tuple[int, str, Case]] = {
     "unknown job key": (2, "'layer'", lambda d, s: ["--job", job_file(d, "layer: []")]),
     "missing job": (4, "cannot be read", lambda d, s: ["--job", "none.yaml"]),
     "part": (2, "--part", lambda d, s: [s.base, "--part", "3/2"]),
+    "part of odd digits": (2, "is not of the form I/N", lambda d, s: [s.base, "--part", "²/3"]),
+    "canvas of odd digits": (4, "²,3", lambda d, s: [s.base, "--canvas", "²,3"]),
     "TLS by halves": (2, "--tls-cert", lambda d, s: [s.base, "--tls-ca-file", "ca.pem"]),
     "nothing": (2, "nothing to blend", lambda d, s: []),
     "umlaut and blanks": (4, "ä b\u00a0c.tif: no such file", lambda d, s: ["ä b\u00a0c.tif"]),

@@ -25,7 +25,7 @@ from tiledblend.composed import ComposedSource
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.halve import halve_tile
-from tiledblend.levels import at_level, at_pixel_size, level_within, reduced
+from tiledblend.levels import at_level, at_pixel_size, reduced
 from tiledblend.reading import decide_rules
 from tiledblend.tissue import Slides
 
@@ -123,7 +123,6 @@ def test_lengths_scale_with_the_canvas() -> None:
     assert at_pixel_size(composite, 2.0) == small
     assert at_level(at_level(composite, 1), 1) == small
     assert small.full == composite.full
-    assert level_within(composite, 512) == 1
     five = tb.Layer(composite.layers[0].image, feather=tb.Feather.ksize(5))
     assert at_level(tb.Composite([five]), 1).kernel(five).sigma == pytest.approx(0.55)
 

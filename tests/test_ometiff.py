@@ -275,7 +275,7 @@ def test_by_plane_is_where_blocks_put_their_tiles(planes: int, columns: int) -> 
     layout = TiffLayout(shapes, planes, "uint8", False, Alpha.NONE, TiffOptions(tile=16))
     names = []
     for block in layout.blocks():
-        first, count = block.region.x0 // 16, layout.block_tiles(block) // planes
+        first, count = block.region.x0 // 16, -(-block.region.shape[1] // 16)
         row = block.region.y0 // 16
         names += [
             (block.level, plane, row * layout.tile_counts(block.level)[1] + first + i)

@@ -150,6 +150,27 @@ def test_cache_gives_the_same_object_until_the_file_changes(tmp_path: Path) -> N
     assert open_source(path) is not second
 
 
+def test_cache_notices_a_level_that_changes_below_the_first_document(pyramid: Path) -> None:
+    first = open_source(pyramid)
+    assert open_source(pyramid) is first
+    document = json.loads((pyramid / "0/zarr.json").read_text())
+    (pyramid / "0/zarr.json").write_text(json.dumps({**document, "attributes": {"stained": "again"}}))
+    second = open_source(pyramid)
+    assert second is not first
+    second.require_unchanged()
+
+
+def test_cache_notices_chunks_that_were_written_since_they_were_listed(pyramid: Path) -> None:
+    first = open_source(pyramid)
+    first.fingerprint()
+    for path in filter(Path.is_file, (pyramid / "0/c").rglob("*")):
+        os.utime(path, ns=(path.stat().st_mtime_ns + 10**10,) * 2)
+    first.read(Region.of_shape(first.shape))
+    with pytest.raises(BadInputError, match="the input changed"):
+        first.require_unchanged()
+    open_source(pyramid).require_unchanged()
+
+
 def test_a_pickle_holds_no_pixels(pyramid: Path) -> None:
     source = open_source(pyramid, level=1, channels=(2, 0))
     whole(source)

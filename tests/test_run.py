@@ -304,6 +304,13 @@ def test_parts_without_a_cluster(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), tb.to_array(composite()))
 
 
+@pytest.mark.parametrize("part", [(0, 2), (3, 2)])
+def test_a_part_that_is_not_there_leaves_nothing(tmp_path: Path, part: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="the part must be from 1 to 2"):
+        tb.write(composite(), str(tmp_path / "x.zarr"), output=SMALL, part=part)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Changing(Breaking):
     """An image whose file changes while its last row is read."""
 

@@ -66,6 +66,26 @@ def test_put_new_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [key for key, _ in store.list()] == ["a"]
 
 
+def test_put_new_without_hard_links_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is free again: half an object under it would be what everybody finds from then on."""
+    store, write = DirectoryStore(tmp_path), objects.write_fully
+
+    def no_links(*_: object) -> None:
+        def full(descriptor: int, parts: Any) -> None:
+            write(descriptor, [part[:1] for part in parts])
+            raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr(objects, "write_fully", full)
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(StorageError, match="no space left"):
+        store.put_new("a", b"12")
+    assert list(store.list()) == []
+    monkeypatch.undo()
+    assert store.put_new("a", b"12") is True
+
+
 @pytest.mark.parametrize("key", ["", "/a", "a/../b", "..", "a//b", "a/", "./a", "a\\b", "a\0b"])
 def test_keys_stay_inside(tmp_path: Path, key: str) -> None:
     with pytest.raises(UsageError, match="not a plain relative path"):

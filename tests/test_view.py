@@ -114,6 +114,7 @@ def test_scene_and_tiles(page: str, slides: Slides) -> None:
         assert body.count(b"\n") == 1
     assert get(page + "tile/result/0/0/0.png?o=1000")[0] == 404
     assert get(page + "tile/result/0/0/0.png?o=x")[0] == 404
+    assert get(page + "tile/result/0/0/0.png?o=%C2%B2")[0] == 404
 
 
 def test_who_may_ask(page: str) -> None:

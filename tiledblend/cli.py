@@ -407,7 +407,7 @@ def _canvas(text: str) -> Any:
 
         return parse_mapping(text, where="--canvas")
     parts = text.split(",")
-    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+    if len(parts) == 2 and all(part.strip().isdecimal() for part in parts):
         return {"shape": [int(part) for part in parts]}
     return {"like": text}
 
@@ -415,7 +415,7 @@ def _canvas(text: str) -> Any:
 def _levels(text: str) -> int | str:
     if text == "auto":
         return text
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UsageError(f"--levels {text!r} must be auto or a number from 1 to 40")
     return int(text)
 
@@ -614,7 +614,7 @@ def _write_report(report_path: str | None, job: Job, uri: str, kind: str, facts:
 
 def _part(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--part {text!r} is not of the form I/N with I from 1 to N, such as 1/8")
     return int(index), int(count)
 
@@ -928,7 +928,7 @@ def verify(result: str, fast: bool, against_inputs: str | None, as_json: bool) -
 def _tile_count(text: str | None) -> int | None:
     if text is None or text == "all":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--against-inputs {text!r} must be a number of tiles or all")
     return int(text)
 

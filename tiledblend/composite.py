@@ -111,7 +111,7 @@ class Feather:
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             return cls.px(value)
         elif isinstance(value, str):
-            if value.startswith("ksize:") and value[6:].strip().isdigit():
+            if value.startswith("ksize:") and value[6:].strip().isdecimal():
                 return cls.ksize(int(value[6:]))
             try:
                 length = Length.parse(value)

@@ -12,7 +12,6 @@ import math
 
 from tiledblend.composite import Composite
 from tiledblend.errors import UsageError
-from tiledblend.geometry import Grid
 
 
 def at_level(composite: Composite, level: int) -> Composite:
@@ -57,8 +56,3 @@ def reduced(composite: Composite, factor: float) -> Composite:
     return Composite(
         composite.layers, composite.mode, composite.background, composite.canvas, composite.reduction * factor
     )
-
-
-def level_within(composite: Composite, max_size: int) -> int:
-    """The finest level whose longer side is at most `max_size` pixels."""
-    return Grid.auto_levels(composite.shape, max_size) - 1

@@ -323,12 +323,12 @@ def write(
     if uri.lower().endswith((".tif", ".tiff")):
         raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
     cluster = cluster or ClusterOptions()
+    shared = Part(*part) if part else None
     planned = planned or plan(composite, output, samples=0)
     # Before the hashing: an input that changes meanwhile is found.
     listed = input_fingerprints(composite) if deep_fingerprint else None
     identity = identity_of(composite, deep=deep_fingerprint)
     inputs = identity["inputs"] if listed is None else listed
-    shared = Part(*part) if part else None
     opened = begin(
         uri,
         planned.layout,
@@ -428,8 +428,6 @@ class _Run:
         grid = self.plan.grid
         if part is not None:
             index, count = part
-            if not 1 <= index <= count:
-                raise UsageError(f"--part {index}/{count}: the part must be from 1 to {count}")
             mine = (
                 tile for number, tile in enumerate(grid.tiles()) if number % count == index - 1 and tile not in done
             )

@@ -127,7 +127,7 @@ class _Tile(_Handler):
         try:
             channels = None if text is None else parse_channels(text)
             place = int(level), int(row), int(column)
-            px = int(overlap) if overlap.isdigit() else -1
+            px = int(overlap) if overlap.isdecimal() else -1
             # Who zoomed on has hung up: nobody waits for this tile.
             data = await self.work.run(lambda: b"" if self._gone else self.scene.tile(view, *place, channels, px))
         except UsageError as error:

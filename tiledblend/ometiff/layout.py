@@ -115,10 +115,6 @@ class TiffLayout:
         numbered = (Block(number, level, region) for number, (level, region) in enumerate(regions))
         return islice(numbered, first, None)
 
-    def block_tiles(self, block: Block) -> int:
-        """Tiles in a block, of all planes."""
-        return self.planes * ceil_div(block.region.shape[1], self.options.tile)
-
     def _regions(self, level: int) -> Iterator[Region]:
         (height, width), tile = self.shapes[level], self.options.tile
         for y in range(0, height, tile):

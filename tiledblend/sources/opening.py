@@ -137,7 +137,13 @@ class _SourceCache:
             if known is None or known[0] != state:
                 return None
             self._sources.move_to_end(key)
-            return known[1]
+        source = known[1]
+        try:
+            # Documents below the first, such as those of a zarr's levels, are no part of the state.
+            source.require_unchanged()
+        except BadInputError:
+            return None
+        return source
 
     def _keep(self, key: tuple[SourceSpec, bool], state: Any, source: RasterSource) -> None:
         with self._lock:

@@ -89,11 +89,6 @@ class PolygonSource(RasterSource):
         """Most that reading the file takes in a process: 233 bytes a corner were measured (200,000 cells of 16)."""
         return 240 * len(self._outlines.edges)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the labels from 1 on."""
-        return self.spec.classes or tuple(sorted(set(self._outlines.classes)))
-
     def with_shape(self, shape: tuple[int, int], *, labels: bool | None = None) -> PolygonSource:
         """The same outlines on a grid of `shape` (y, x). labels: as in `PolygonSpec`, None leaves it as it is.
 
@@ -103,10 +98,6 @@ class PolygonSource(RasterSource):
         placed = PolygonSource(replace(self.spec, shape=shape, labels=labels))
         placed._require_overlap()
         return placed
-
-    def with_classes(self, *classes: str) -> PolygonSource:
-        """Only the outlines of these classes, later ones over earlier ones; "Tumor" takes "Tumor: Positive" too."""
-        return PolygonSource(replace(self.spec, classes=classes))
 
     def _bounds(self) -> NDArray[np.float64]:
         """(n, 4) of x0, y0, x1, y1 of the outlines that count, in pixels of the mask."""

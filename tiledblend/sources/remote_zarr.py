@@ -34,7 +34,11 @@ class BucketStore(ObjectStore[Any]):
 
     What is not there is noted for the read that runs. Chunks of a shard that are expected come together, by merged
     range requests, and its index is asked for once.
+
+    has_changed: an object was found to be another one than before.
     """
+
+    has_changed = False
 
     def __init__(self, root: str, folder: str, grid: ObjectGrid) -> None:
         super().__init__(client_of(root), read_only=True)
@@ -43,6 +47,7 @@ class BucketStore(ObjectStore[Any]):
         self._indexes: OrderedDict[str, Buffer] = OrderedDict()
         self._expected: OrderedDict[str, Expected] = OrderedDict()
         self._versions: dict[str, str] = {}
+        self._listed: str | None = None
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """As zarr's own."""
@@ -135,8 +140,18 @@ class BucketStore(ObjectStore[Any]):
         with self._lock:
             first = self._versions.setdefault(key, state.version)
         if state.version != first:
+            self.has_changed = True
             raise BadInputError(f"{uri}: the input changed while it was read; run again on settled inputs")
         return data
+
+    def renew(self, listed: str) -> None:
+        """Keep nothing of objects that were rewritten since a listing of digest `listed` was last made."""
+        with self._lock:
+            if listed != self._listed:
+                self._listed = listed
+                self._indexes.clear()
+                self._expected.clear()
+                self._versions.clear()
 
     def _known(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         """What is kept or under way already."""

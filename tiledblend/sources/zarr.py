@@ -335,7 +335,9 @@ class ZarrSource(RasterSource):
         return EncodedImage(tuple(levels), image.halving)
 
     def require_unchanged(self) -> None:
-        """By the times of the metadata documents and of the chunks that were read."""
+        """By the times of the metadata documents and of the chunks that were read; in a bucket by what reads found."""
+        if any(store.store.has_changed for store in self._stores if not isinstance(store, WatchedStore)):
+            raise self.changed()
         if self._opened != [_modified(path) for path in self._image.documents]:
             raise self.changed()
         newest = max((store.newest for store in self._stores if isinstance(store, WatchedStore)), default=0)
@@ -441,9 +443,11 @@ class ZarrSource(RasterSource):
         if len(known) == len(listings):
             objects, size = [listing.digest for listing in known], sum(listing.size for listing in known)
             self._listed_newest = max(listing.newest for listing in known)
-        for store in self._stores:
+        for store, listing in zip(self._stores, listings, strict=True):
             if isinstance(store, WatchedStore):
                 store.newest = 0
+            elif listing is not None:
+                store.store.renew(listing.digest)
         times = {"documents": modified, "objects": objects}
         return {"uri": self.spec.path, "size": size, "modified": times, "structure": digest.hexdigest()}
 

@@ -171,7 +171,7 @@ def _check_sizes(facts: ArrayFacts, where: str) -> None:
 
 
 def _item_bytes(dtype: str) -> int:
-    digits = "".join(ch for ch in dtype if ch.isdigit())
+    digits = "".join(ch for ch in dtype if ch.isdecimal())
     return max(1, int(digits[:6]) // 8) if digits else 1
 
 

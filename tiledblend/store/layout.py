@@ -275,7 +275,6 @@ class TileWriter:
         shape = (layout.chunk_channels, layout.grid.chunk, layout.grid.chunk)
         self._buffer = np.empty((*shape[1:], shape[0]) if layout.interleaved else shape, layout.dtype)
         self._planes = self._buffer.transpose(2, 0, 1) if layout.interleaved else self._buffer
-        self._constants: dict[tuple[int, int, tuple[Any, ...]], bytes] = {}
 
     def add_chunk_row(self, level: int, row_in_tile: int, pixels: Array) -> None:
         """Add all chunks of one row of chunks.
@@ -299,20 +298,6 @@ class TileWriter:
     def _add_block(self, level: int, row: int, column: int, block: Array) -> None:
         for group in range(self.layout.channel_groups):
             self._levels[level].add(row, column, group, self._compressed(block, group))
-
-    def add_constant_chunk(self, level: int, chunk_row: int, chunk_col: int, value: Sequence[float]) -> None:
-        """Add a chunk of one colour, `value` per channel: the same bytes as from its pixels, compressed only once."""
-        chunks = self._levels[level]
-        height, width = chunks.chunk_shape(chunk_row, chunk_col)
-        for group in range(self.layout.channel_groups):
-            first = group * self.layout.chunk_channels
-            colour = tuple(value[first : first + self.layout.chunk_channels])
-            known = self._constants.get((height, width, colour))
-            if known is None:
-                self._planes[...] = 0
-                self._planes[:, :height, :width] = np.asarray(colour, self.layout.dtype)[:, None, None]
-                known = self._constants[height, width, colour] = self._encode(self._buffer)
-            chunks.add(chunk_row, chunk_col, group, known)
 
     def add_encoded(
         self, level: int, chunk_row: int, chunk_col: int, group: int, data: bytes, *, has_checksum: bool = False

@@ -56,10 +56,17 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Part:
-    """Part `index` (from 1) of `count` drivers that share one output and its ledger, each with a lock of its own."""
+    """Part `index` (from 1) of `count` drivers that share one output and its ledger, each with a lock of its own.
+
+    Raises UsageError for one that is not there.
+    """
 
     index: int
     count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise UsageError(f"--part {self.index}/{self.count}: the part must be from 1 to {self.count}")
 
     @property
     def prefix(self) -> str:
@@ -248,9 +255,11 @@ def stored_job(output: ObjectStore) -> dict[str, Any] | None:
     if data is None:
         return None
     try:
-        document: dict[str, Any] = json.loads(data)
+        document = json.loads(data)
     except ValueError as error:
         raise _damaged(output) from error
+    if not isinstance(document, dict):
+        raise _damaged(output)
     return document
 
 
@@ -262,8 +271,9 @@ def _layout_of(job: dict[str, Any], output: ObjectStore) -> ArrayLayout:
 
 
 def _damaged(output: ObjectStore) -> StorageError:
+    # Without the job's layout nobody knows which objects are the run's own: `clean` cannot help.
     uri = beside(output, SUFFIX).uri
-    return StorageError(f"{uri}/{_JOB} is damaged; `tiledblend clean {output.uri}` and run again")
+    return StorageError(f"{uri}/{_JOB} is damaged: remove {output.uri} and {uri}, or use another output path")
 
 
 def remove_ledger(store: ObjectStore) -> None:

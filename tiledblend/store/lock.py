@@ -124,7 +124,7 @@ def _key(prefix: str, generation: int) -> str:
 
 def _latest(store: ObjectStore, prefix: str) -> int:
     names = (key.removeprefix(prefix).split(".")[0] for key, _ in store.list(prefix))
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _read(store: ObjectStore, key: str) -> Holder | None:

@@ -385,6 +385,10 @@ def _create_new(path: Path, data: bytes) -> bool:
     try:
         write_fully(descriptor, [data])
         os.fsync(descriptor)
+    except BaseException:
+        # Half an object would keep its name from everybody, for good.
+        _remove_quietly(path)
+        raise
     finally:
         os.close(descriptor)
     return True
