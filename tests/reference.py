@@ -181,7 +181,11 @@ def _colour_and_alpha(layer: Picture, shape: tuple[int, int]) -> tuple[Array, We
         return resized(image, shape), None
     full = full_scale(layer.image.dtype)
     alpha = image[..., -1] / full
-    premultiplied = image[..., :-1] * (alpha[..., None] if layer.alpha == "straight" else 1.0)
+    if layer.alpha == "straight":
+        premultiplied = image[..., :-1] * alpha[..., None]
+    else:  # un-multiplied, cut at full, and weighted by alpha again
+        premultiplied = np.minimum(image[..., :-1], image[..., -1:]) if full > 1 else image[..., :-1]
+        premultiplied = np.where(alpha[..., None] > 0, premultiplied, 0)
     if image.shape[:2] == shape and layer.alpha == "straight":
         return image[..., :-1], alpha
     premultiplied, alpha = resized(premultiplied, shape), resized(alpha, shape)

@@ -288,6 +288,27 @@ def test_premultiplied_colours_are_divided() -> None:
     assert np.abs(got[0] - expected).max() <= 0.5 + 1e-3
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_premultiplied_pixels_hide_does_not_bleed_in_when_resampled(dtype: type) -> None:
+    # The whole image un-multiplied, then resampled weighted by alpha: a hidden pixel is nothing, whatever it holds.
+    full = 255 if dtype is np.uint8 else 1
+    hidden = 200 if dtype is np.uint8 else np.nan
+    pixels = np.array([[[hidden] * 3 + [0], [full / 5] * 3 + [full * 2 / 5]]] * 2).astype(dtype)
+    for alpha in (tb.Alpha.PREMULTIPLIED, tb.Alpha.STRAIGHT):
+        colour = full / 2 if alpha is tb.Alpha.PREMULTIPLIED else full / 5
+        layer = tb.Layer(tb.from_array(pixels, axes="yxc", alpha=alpha), fit="canvas")
+        got = tb.to_array(Composite([layer], canvas=tb.Canvas((1, 1), channels=4)))
+        assert np.allclose(got[0, 0, :3].astype(float), colour, atol=0.6 if full == 255 else 1e-6), alpha
+        assert np.allclose(float(got[0, 0, 3]), full / 5, atol=0.6 if full == 255 else 1e-6)
+
+
+def test_premultiplied_colours_beyond_their_alpha_are_cut_when_resampled() -> None:
+    pixels = np.array([[[200, 0, 0, 100], [0, 0, 0, 100]]], np.uint8)
+    layer = tb.Layer(tb.from_array(pixels, axes="yxc", alpha=tb.Alpha.PREMULTIPLIED), fit="canvas")
+    got = tb.to_array(Composite([layer], canvas=tb.Canvas((1, 1), channels=4)))
+    assert got[0, 0].tolist() == [128, 0, 0, 100]  # (255 x 100 + 0 x 100) / 200, not 255
+
+
 def test_alpha_without_an_alpha_channel() -> None:
     with pytest.raises(BadInputError, match="mask is alpha, but the image has 3 channels"):
         tb.Layer(image((2, 2)), "alpha")

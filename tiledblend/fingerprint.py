@@ -13,7 +13,7 @@ from tiledblend.sources.content import content_digest
 
 log = logging.getLogger(__name__)
 
-ALGORITHM_REVISION = 4
+ALGORITHM_REVISION = 5
 LIBRARIES = (
     *("numpy", "opencv-python-headless", "imagecodecs", "simplejpeg", "tifffile"),
     *("zarr", "numcodecs", "zstandard"),

@@ -565,6 +565,11 @@ def _resampled(
     if alpha is Alpha.STRAIGHT:
         # Not 0 x infinity: a hidden colour is nothing, whatever it holds.
         colour = np.where(opacity[:, :, None] == 0, np.float32(0), colour) * opacity[:, :, None]
+    else:
+        # What _unmultiplied makes of each pixel, weighted by alpha again: it cuts a colour beyond its alpha.
+        if full > 1:
+            colour = np.minimum(colour, pixels[:, :, -1:].astype(np.float32))
+        colour = np.where(opacity[:, :, None] == 0, np.float32(0), colour)
     smooth_alpha = sampling.resample(opacity, region)
     smooth = sampling.resample(colour, region)
     return _unmultiplied(smooth, smooth_alpha, full), smooth_alpha
