@@ -133,12 +133,21 @@ def test_small_results_as_one_image(ending: str, slides: Slides, command: Comman
     assert command("blend", slides.base, "-o", out).code == 3
 
 
+@pytest.mark.parametrize("offset", ["1.5,2", "2,-.5", "3.,1"])
+def test_a_bare_fraction_of_a_pixel_is_no_offset(command: Command, slides: Slides, offset: str) -> None:
+    ran = command("plan", slides.base, slides.overlay, f"--offset={offset}")
+    assert ran.code == 2
+    assert "whole pixels or lengths" in ran.error
+    assert command("plan", slides.base, slides.overlay, "--offset=1.5px,2").code == 0
+
+
 def test_formats_that_cannot_hold_the_result(command: Command, tmp_path: Path) -> None:
     deep = tmp_path / "deep.tif"
     tifffile.imwrite(deep, np.zeros((8, 8), np.float32))
     assert "PNG holds" in command("blend", deep, "-o", "o.png").error
     assert "JPEG holds" in command("blend", deep, "-o", "o.jpg").error
-    assert "cannot be written in this format" in command("blend", deep, "-o", "o.svs").error
+    for name in ("o.svs", "o.jp2"):
+        assert "cannot be written in this format" in command("blend", deep, "-o", name).error
     assert command("blend", deep, "-o", "o.tif").code == 0
     assert tifffile.imread(tmp_path / "o.tif").dtype == np.float32
 

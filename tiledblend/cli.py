@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tiledblend.sources.base import Unstored
 
 COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
-NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".yaml", ".yml", ".json")
+NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".yaml", ".yml", ".json")
 
 
 def main() -> None:
@@ -355,7 +355,8 @@ def _state_pixel_sizes(layers: list[dict[str, Any]], text: str) -> None:
 
 def _offset(text: str) -> list[int | str]:
     parts = [part.strip() for part in text.strip("[] ").split(",")]
-    if len(parts) != 2 or not all(parts):
+    # A bare 1.5 is refused as in a job file; 1.5px says that it is meant.
+    if len(parts) != 2 or not all(parts) or any(re.fullmatch(r"[-+]?(\d+\.\d*|\.\d+)", part) for part in parts):
         raise UsageError(f"--offset {text!r} is not of the form Y,X in whole pixels or lengths such as 12um,30um")
     return [int(part) if re.fullmatch(r"[-+]?\d+", part) else part for part in parts]
 
