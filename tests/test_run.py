@@ -295,7 +295,7 @@ def test_parts_without_a_cluster(tmp_path: Path) -> None:
     path = str(tmp_path / "x.zarr")
     first = tb.write(composite(), path, output=SMALL, part=(1, 2))
     assert not first.complete
-    with pytest.raises(ResourceError, match="10 tiles are not made yet"):
+    with pytest.raises(RefusedError, match="10 tiles are not made yet"):
         tb.write(composite(), path, output=SMALL, finish=True)
     assert not opens(tmp_path / "x.zarr")
     second = tb.write(composite(), path, output=SMALL, part=(2, 2))

@@ -47,7 +47,8 @@ class UsageError(TiledblendError, ValueError):
 
 
 class RefusedError(TiledblendError):
-    """Doing it would touch something of the user's: the output exists, or a resume does not match."""
+    """Doing it would touch something of the user's, or end what is not whole: the output exists, a resume does not
+    match, parts are missing."""
 
     exit_code = 3
 

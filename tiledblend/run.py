@@ -434,7 +434,7 @@ class _Run:
             self._make_here(mine, options)
             return
         if finish and (missing := sum(tile not in done for tile in grid.tiles())):
-            raise ResourceError(
+            raise RefusedError(
                 f"{self.output.uri}: {missing} tiles are not made yet; run their parts first, then --finish"
             )
         if finish:

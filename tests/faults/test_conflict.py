@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiledblend as tb
-from tiledblend.errors import ResourceError, VerificationError
+from tiledblend.errors import RefusedError, VerificationError
 from tiledblend.geometry import Tile
 from tiledblend.store.layout import Receipt
 from tiledblend.store.ledger import Ledger, Part
@@ -51,7 +51,7 @@ def test_differing_attempts_in_a_part_are_settled_by_running_it_again(tmp_path: 
         tile, receipts = next(iter(ledger.receipts.items()))
         ledger.record(tile, (receipts[0]._replace(sha256="0" * 64), *receipts[1:]))
     tb.write(composite, target, output=spec, part=(2, 2))
-    with pytest.raises(ResourceError, match="1 tiles are not made yet"):
+    with pytest.raises(RefusedError, match="1 tiles are not made yet"):
         tb.write(composite, target, output=spec, finish=True)
     assert tb.write(composite, target, output=spec, part=(1, 2)).tiles == 1
     assert tb.write(composite, target, output=spec, finish=True).complete
