@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tiledblend.sources.base import Unstored
 
 COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
-NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".yaml", ".yml", ".json")
+NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".zip", ".yaml", ".yml", ".json")
 
 
 def main() -> None:
@@ -511,6 +511,8 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     report.start_logging(debug=_is_debugging())
     cluster = _cluster(flags)
     job = _built(flags)
+    if job.path is not None:
+        _checked_output(job.path)
     planned = plan(job.composite, job.output, exact=exact)
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)

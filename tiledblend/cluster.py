@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -78,6 +79,7 @@ class ClusterOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{_flag(name)} {value} must be at least 1")
+        self._require_memory_limit()
         self._require_whole_tls()
         if self.scheduler and self.scheduler_file:
             raise UsageError("--scheduler and --scheduler-file name the cluster twice; give one of them")
@@ -86,6 +88,8 @@ class ClusterOptions:
                 f"{_flag(self.local[0])} is for a cluster that is started here; a running scheduler has its workers"
                 " already"
             )
+        if self.memory_limit is not None and self.workers is None:
+            raise UsageError("--memory-limit is of each worker process; give --workers N as well")
         if (self.dashboard or self.performance_report) and not _has_bokeh():
             flag = "--dashboard" if self.dashboard else "--performance-report"
             raise UsageError(f"{flag} needs the dashboard extra: pip install 'tiledblend[dashboard]'")
@@ -97,6 +101,18 @@ class ClusterOptions:
         """Names of the given options that only a cluster of this process has."""
         return [name for name in _OF_A_LOCAL_CLUSTER if getattr(self, name)]
 
+    def _require_memory_limit(self) -> None:
+        if self.memory_limit is None or self.memory_limit == "auto":
+            return
+        from dask.utils import parse_bytes
+
+        try:
+            known = parse_bytes(self.memory_limit) >= 0
+        except ValueError:
+            known = False
+        if not known:
+            raise UsageError(f"--memory-limit {self.memory_limit!r} is not understood; give a size such as 4GiB")
+
     def _require_whole_tls(self) -> None:
         given = {name: getattr(self, name) for name in ("tls_ca_file", "tls_cert", "tls_key")}
         if any(given.values()) and not all(given.values()):
@@ -104,6 +120,31 @@ class ClusterOptions:
         for name, path in given.items():
             if path and not os.access(path, os.R_OK):
                 raise UsageError(f"{_flag(name)} {path}: there is no such file, or it may not be read")
+        if self.tls_ca_file and self.tls_cert and self.tls_key:
+            _require_pem(self.tls_ca_file, self.tls_cert, self.tls_key)
+
+
+def _require_pem(ca_file: str, cert: str, key: str) -> None:
+    """Raises UsageError for files that hold no certificate or key, or not of one another: dask would blame the
+    scheduler."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:
+        raise UsageError(f"--tls-ca-file {ca_file}: holds no certificate in PEM form ({_reason(error)})") from None
+    if b"ENCRYPTED" in Path(key).read_bytes():
+        # OpenSSL would ask for the password here and once more when it connects.
+        return
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as error:
+        raise UsageError(
+            f"--tls-cert {cert} and --tls-key {key}: not a certificate in PEM form and its key ({_reason(error)})"
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or type(error).__name__
 
 
 def _flag(name: str) -> str:
