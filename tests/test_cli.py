@@ -143,6 +143,8 @@ def test_formats_that_cannot_hold_the_result(command: Command, tmp_path: Path) -
     for verb, name in (("blend", "o.svs"), ("plan", "o.svs"), ("blend", "o.ome.zarr.zip")):
         ran = command(verb, deep, "-o", name)
         assert (ran.code, "cannot be written in this format" in ran.error) == (2, True)
+    unset = command("blend", deep, "-o", "")  # an empty variable of a script, not the folder that it runs in
+    assert (unset.code, "no output" in unset.error) == (2, True)
     assert command("blend", deep, "-o", "o.tif").code == 0
     assert tifffile.imread(tmp_path / "o.tif").dtype == np.float32
 

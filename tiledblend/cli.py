@@ -282,7 +282,7 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
     if flags.get("levels") is not None:
         output["levels"] = _levels(flags["levels"])
     if flags.get("output") is not None:
-        output["path"] = _absolute(flags["output"])
+        output["path"] = _absolute(_checked_output(flags["output"] or None))
     return mapping | ({"output": output} if output else {})
 
 
