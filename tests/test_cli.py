@@ -90,7 +90,9 @@ def test_job_file_gives_the_same_pixels_as_flags(slides: Slides, tiledblend: Com
 
 def test_parts_then_finish(slides: Slides, command: Command, tmp_path: Path) -> None:
     flags = (slides.base, "-o", "out.ome.zarr", "--chunk", 128, "--shard", 256)
-    assert "not complete yet" in command("blend", *flags, "--part", "1/2").out
+    part = command("blend", *flags, "--part", "1/2").out
+    assert "not complete yet" in part
+    assert re.search(r"stored   \S+ [kM]B so far; it will be \d+ objects", part)
     early = command("blend", *flags, "--finish")
     assert early.code == 3
     assert "run their parts first" in early.error
@@ -146,8 +148,11 @@ def test_formats_that_cannot_hold_the_result(command: Command, tmp_path: Path) -
     tifffile.imwrite(deep, np.zeros((8, 8), np.float32))
     assert "PNG holds" in command("blend", deep, "-o", "o.png").error
     assert "JPEG holds" in command("blend", deep, "-o", "o.jpg").error
-    for name in ("o.svs", "o.jp2"):
-        assert "cannot be written in this format" in command("blend", deep, "-o", name).error
+    for verb, name in (("blend", "o.svs"), ("plan", "o.svs"), ("blend", "o.jp2"), ("blend", "o.ome.zarr.zip")):
+        ran = command(verb, deep, "-o", name)
+        assert (ran.code, "cannot be written in this format" in ran.error) == (2, True)
+    unset = command("blend", deep, "-o", "")  # an empty variable of a script, not the folder that it runs in
+    assert (unset.code, "no output" in unset.error) == (2, True)
     assert command("blend", deep, "-o", "o.tif").code == 0
     assert tifffile.imread(tmp_path / "o.tif").dtype == np.float32
 

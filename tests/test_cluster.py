@@ -22,7 +22,7 @@ from distributed import Client
 import tiledblend as tb
 from tiledblend import cluster as clusters
 from tiledblend import connection
-from tiledblend.cluster import ClusterOptions, installed_versions, open_client, running_scheduler
+from tiledblend.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
 from tiledblend.run import SharedJob, TileJob, write
 from tiledblend.store.objects import DirectoryStore
@@ -320,11 +320,33 @@ def test_unlike_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         clusters.require_same_versions(Elsewhere())  # type: ignore[arg-type]
 
 
+def test_files_that_are_no_certificates(tmp_path: Path) -> None:
+    tls_flags(tmp_path)
+    ca, cert, key, other = (str(tmp_path / name) for name in ("ca.pem", "node.pem", "node.key", "rogue.key"))
+    assert ClusterOptions(tls_ca_file=ca, tls_cert=cert, tls_key=key).tls_ca_file == ca
+    with pytest.raises(UsageError, match=r"--tls-ca-file \S+node.key: holds no certificate"):
+        ClusterOptions(tls_ca_file=key, tls_cert=cert, tls_key=key)
+    with pytest.raises(UsageError, match=r"--tls-cert \S+ and --tls-key \S+rogue.key: not .* and its key"):
+        ClusterOptions(tls_ca_file=ca, tls_cert=cert, tls_key=other)
+    with pytest.raises(UsageError, match=r"--tls-cert \S+ and --tls-key \S+node.pem: not "):
+        ClusterOptions(tls_ca_file=ca, tls_cert=key, tls_key=cert)
+    Path(key).write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    assert ClusterOptions(tls_ca_file=ca, tls_cert=cert, tls_key=key).tls_key == key  # without asking for a password
+
+
 def test_options_that_contradict_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="give all three"):
         ClusterOptions(tls_cert="a.pem")
     with pytest.raises(UsageError, match=r"--tls-ca-file .*none.pem: there is no such file"):
         ClusterOptions(tls_ca_file=str(tmp_path / "none.pem"), tls_cert="b", tls_key="c")
+    for wrong in ("much", "4 apples", "-1GiB"):
+        with pytest.raises(UsageError, match=rf"--memory-limit '{wrong}' .* such as 4GiB"):
+            ClusterOptions(workers=1, memory_limit=wrong)
+    for size in ("4GiB", "0", "auto", 1 << 30):
+        assert ClusterOptions(workers=1, memory_limit=size).memory_limit == size
+    assert ClusterOptions(memory_limit="100MB").memory_here() == 100_000_000
+    for options in (ClusterOptions(memory_limit="0"), ClusterOptions(workers=1, memory_limit="100MB")):
+        assert options.memory_here() == machine_memory()
     with pytest.raises(UsageError, match="one of them"):
         ClusterOptions(scheduler="tcp://h:1", scheduler_file="f")
     with pytest.raises(UsageError, match="--threads-per-worker is for a cluster that is started here"):

@@ -14,13 +14,14 @@ import pytest
 import zarr
 from PIL import Image
 
-from tiledblend.buckets import _client
-from tiledblend.errors import BadInputError, UsageError
+from tiledblend.buckets import _client, client_of
+from tiledblend.errors import BadInputError, StorageError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.info import describe, render_info
 from tiledblend.sources import Alpha, RasterSource, SourceSpec, from_array, open_source
 from tiledblend.sources.opening import forget_sources, make_spec
 from tiledblend.sources.views import downsampling
+from tiledblend.store.objects import open_store
 
 RGBA = np.random.default_rng(5).integers(0, 256, (40, 60, 4), dtype=np.uint8)
 
@@ -125,6 +126,38 @@ def test_urls_name_the_extra_where_it_is_not_installed(url: str, monkeypatch: py
     with pytest.raises(BadInputError) as caught:
         open_source(url)
     assert "need the cloud extra" in one_line(caught)
+
+
+def test_an_output_in_a_bucket_names_the_extra_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(UsageError, match=r"s3://bucket: .* need the cloud extra"):
+        open_store("s3://bucket/out.ome.zarr")
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [("s3://bucket", "AWS_ENDPOINT_URL"), ("gs://bucket", "GOOGLE_BASE_URL"), ("az://c", "AZURE_STORAGE_ENDPOINT")],
+)
+def test_an_endpoint_without_http_is_named_but_not_shown(root: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    for wrong in ("store.example.org:8333", "127.0.0.1:8333", "s3.example.org"):
+        monkeypatch.setenv(name, wrong)
+        _client.cache_clear()
+        with pytest.raises(UsageError, match=f"{name} in the environment must begin with https://") as caught:
+            client_of(root)
+        assert wrong not in str(caught.value)
+    _client.cache_clear()
+
+
+def test_a_missing_azure_account_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    _client.cache_clear()
+    with pytest.raises(StorageError, match="set AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY"):
+        client_of("az://container")
 
 
 def test_file_url_and_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

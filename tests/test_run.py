@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import tiledblend as tb
 from tiledblend.cluster import open_client
 from tiledblend.composite import Canvas, Composite, Layer
-from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
+from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, UsageError
 from tiledblend.geometry import Region, Tile
 from tiledblend.report import run_text
 from tiledblend.run import TileJob

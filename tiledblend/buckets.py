@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -189,14 +190,20 @@ _MAKING = threading.Lock()
 _OUTAGES: set[str] = set()
 
 
-@lru_cache(maxsize=64)
-def _client(root: str, process: int, budget: float) -> Any:
-    try:
-        import obstore.store
-    except ImportError:
+def require_extra(root: str) -> None:
+    """Raises UsageError where obstore is not installed."""
+    if find_spec("obstore") is None:
         raise UsageError(
             f"{root}: object stores and web addresses need the cloud extra: pip install 'tiledblend[cloud]'"
-        ) from None
+        )
+
+
+@lru_cache(maxsize=64)
+def _client(root: str, process: int, budget: float) -> Any:
+    require_extra(root)
+    import obstore.store
+
+    _require_whole_endpoints(root)
     if root.startswith("gs://") and not (_names_google_credentials() or _on_google()):
         raise StorageError(f"{root}: no credentials were found; set {_CREDENTIALS['gs']} in the environment")
     options: dict[str, Any] = {
@@ -217,7 +224,19 @@ def _client(root: str, process: int, budget: float) -> Any:
     try:
         return make(root, client_options=options, retry_config=retries)
     except Exception as error:
+        if "Account must be specified" in str(error):
+            raise StorageError(f"{root}: no account is named; set {_CREDENTIALS['az']} in the environment") from None
         raise ResourceError(f"{root}: cannot be set up: {redacted(_first_line(error))}") from None
+
+
+def _require_whole_endpoints(root: str) -> None:
+    """Raises UsageError for an endpoint without http:// or https://: the client would end the process over it."""
+    prefix = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}.get(scheme_of(root))
+    for name in _ENDPOINTS:
+        value = os.environ.get(name, "")
+        if prefix and name.startswith(prefix) and value and scheme_of(value) not in ("http", "https"):
+            # Its value is kept out of this line: it may hold what must not be shown.
+            raise UsageError(f"{root}: {name} in the environment must begin with https:// (or http://)")
 
 
 def _plain_http(root: str) -> bool:

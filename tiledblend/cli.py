@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tiledblend.sources.base import Unstored
 
 COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
-NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".yaml", ".yml", ".json")
+NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".zip", ".yaml", ".yml", ".json")
 
 
 def main() -> None:
@@ -282,7 +282,7 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
     if flags.get("levels") is not None:
         output["levels"] = _levels(flags["levels"])
     if flags.get("output") is not None:
-        output["path"] = _absolute(flags["output"])
+        output["path"] = _absolute(_checked_output(flags["output"] or None))
     return mapping | ({"output": output} if output else {})
 
 
@@ -512,6 +512,8 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     report.start_logging(debug=_is_debugging())
     cluster = _cluster(flags)
     job = _built(flags)
+    if job.path is not None:
+        _checked_output(job.path)
     planned = plan(job.composite, job.output, exact=exact)
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +32,8 @@ FIRST_WORKER_SECONDS = 300.0
 THREADS_BYTES = 160_000_000
 """Addresses of what a cluster starts in a process: a dozen threads and their stacks, and what it imports then."""
 
-MORE_MEMORY = "more memory (of the machine, container, job or `ulimit -v`)"
-"""What makes `machine_memory` larger, for errors."""
+MORE_MEMORY = "more memory (of the machine, container, job, `ulimit -v` or --memory-limit)"
+"""What makes `memory_here` larger, for errors."""
 
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 """Run by dask in each worker process."""
@@ -53,7 +54,7 @@ class ClusterOptions:
     """Where tasks run. All defaults: one process here, as many threads as CPUs that it may use.
 
     workers: worker processes here (None: threads of this process). threads_per_worker. memory_limit: bytes per worker,
-    or "4GiB".
+    or "4GiB"; of a run in this process, what its memory is planned by.
     local_directory: for dask's files. dashboard: dask's web page on 127.0.0.1. scheduler: address of a running
     scheduler, such as tls://host:8786. scheduler_file: the JSON file it wrote. Without these two, what dask's own
     configuration says (`DASK_SCHEDULER_ADDRESS`), unless something of a cluster here is given.
@@ -78,6 +79,7 @@ class ClusterOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{_flag(name)} {value} must be at least 1")
+        self._memory_limit_bytes()
         self._require_whole_tls()
         if self.scheduler and self.scheduler_file:
             raise UsageError("--scheduler and --scheduler-file name the cluster twice; give one of them")
@@ -97,6 +99,25 @@ class ClusterOptions:
         """Names of the given options that only a cluster of this process has."""
         return [name for name in _OF_A_LOCAL_CLUSTER if getattr(self, name)]
 
+    def memory_here(self) -> int:
+        """Bytes for tiles in threads of this process: `machine_memory`, or less where `memory_limit` says so."""
+        limit = 0 if self.workers else self._memory_limit_bytes()
+        return min(machine_memory(), limit) if limit else machine_memory()
+
+    def _memory_limit_bytes(self) -> int:
+        """0: none of our own (dask has meanings for "auto" and 0)."""
+        if self.memory_limit is None or self.memory_limit == "auto":
+            return 0
+        from dask.utils import parse_bytes
+
+        try:
+            size: int = parse_bytes(self.memory_limit)
+        except ValueError:
+            size = -1
+        if size < 0:
+            raise UsageError(f"--memory-limit {self.memory_limit!r} is not understood; give a size such as 4GiB")
+        return size
+
     def _require_whole_tls(self) -> None:
         given = {name: getattr(self, name) for name in ("tls_ca_file", "tls_cert", "tls_key")}
         if any(given.values()) and not all(given.values()):
@@ -104,6 +125,31 @@ class ClusterOptions:
         for name, path in given.items():
             if path and not os.access(path, os.R_OK):
                 raise UsageError(f"{_flag(name)} {path}: there is no such file, or it may not be read")
+        if self.tls_ca_file and self.tls_cert and self.tls_key:
+            _require_pem(self.tls_ca_file, self.tls_cert, self.tls_key)
+
+
+def _require_pem(ca_file: str, cert: str, key: str) -> None:
+    """Raises UsageError for files that hold no certificate or key, or not of one another: dask would blame the
+    scheduler."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:
+        raise UsageError(f"--tls-ca-file {ca_file}: holds no certificate in PEM form ({_reason(error)})") from None
+    if b"ENCRYPTED" in Path(key).read_bytes():
+        # OpenSSL would ask for the password here and once more when it connects.
+        return
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as error:
+        raise UsageError(
+            f"--tls-cert {cert} and --tls-key {key}: not a certificate in PEM form and its key ({_reason(error)})"
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or type(error).__name__
 
 
 def _flag(name: str) -> str:

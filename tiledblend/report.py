@@ -167,7 +167,9 @@ def run_text(done: RunReport) -> str:
         f"  size     {_size(done.shape, done.channels, done.dtype)}, {done.levels} levels",
         f"  time     {took}",
         *([f"  chunks   {told}"] if done.tiles else []),
-        f"  stored   {done.objects:,} objects, {amount(done.bytes_written)}",
+        f"  stored   {_count(done.objects, 'object', 'objects')}, {amount(done.bytes_written)}"
+        if done.complete
+        else f"  stored   {amount(done.bytes_written)} so far; it will be {_count(done.objects, 'object', 'objects')}",
     ]
     if done.tiles and done.resumed_tiles:
         lines.append(f"  resumed  {done.resumed_tiles:,} tiles were there already, {done.tiles:,} made now")

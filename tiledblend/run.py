@@ -23,7 +23,6 @@ from tiledblend.cluster import (
     cpu_count,
     forget_task_names,
     installed_versions,
-    machine_memory,
     require_versions,
 )
 from tiledblend.composite import Composite
@@ -325,6 +324,8 @@ def write(
     cluster = cluster or ClusterOptions()
     shared = Part(*part) if part else None
     planned = planned or plan(composite, output, samples=0)
+    if shared or finish:
+        planned.require_memory(_threads_here(cluster), cluster.memory_here(), MORE_MEMORY, uri)
     # Before the hashing: an input that changes meanwhile is found.
     listed = input_fingerprints(composite) if deep_fingerprint else None
     identity = identity_of(composite, deep=deep_fingerprint)
@@ -361,6 +362,11 @@ def write(
         raise
     finally:
         opened.close()
+
+
+def _threads_here(options: ClusterOptions) -> int:
+    """Of a run without dask: one, unless more were asked for."""
+    return options.threads_per_worker or 1
 
 
 def _lost_lock(opened: Output) -> TiledblendError | None:
@@ -423,6 +429,7 @@ class _Run:
         self, client: Client | None, options: ClusterOptions, part: tuple[int, int] | None, finish: bool
     ) -> None:
         """Make every missing tile, stage by stage: a stage starts when the one before is stored whole."""
+        self._memory = options.memory_here()
         done = self.output.open_ledger().receipts
         self.tally.pixels = sum(self.plan.grid.tile_region(tile).size for tile in done if tile.stage == 0)
         grid = self.plan.grid
@@ -450,9 +457,8 @@ class _Run:
         return (tile for tile in self.plan.grid.tiles(stage) if tile not in done)
 
     def _make_here(self, tiles: Iterator[Tile], options: ClusterOptions) -> None:
-        """Make tiles in threads of this process (one, unless more were asked for), without dask."""
-        threads = options.threads_per_worker or 1
-        self.plan.require_memory(threads, machine_memory(), MORE_MEMORY, self.output.uri)
+        """Make tiles in threads of this process, without dask."""
+        threads = _threads_here(options)
         prepare_process()
         pool = ThreadPoolExecutor(threads, "tile")
         try:
@@ -554,7 +560,7 @@ class _Run:
         for address, worker in workers.items():
             if address in sharing:
                 fewer = "fewer --workers, " if len(sharing) > 1 else ""
-                shared = machine_memory() // len(sharing)
+                shared = self._memory // len(sharing)
                 self.plan.require_memory(worker["nthreads"], shared, fewer + MORE_MEMORY, uri)
             else:
                 self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or None, uri=uri)

@@ -14,15 +14,15 @@ folder=${RENDEZVOUS:-$PWD}/tiledblend-dask-$(date +%Y%m%d-%H%M%S)-$$
 mkdir -p "$folder"
 file=$folder/scheduler.json
 
-submit() { sbatch --parsable --output="$folder/%x-%A_%a.log" "$@"; }
+submit() { sbatch --parsable "$@"; }
 line=$(printf '%q ' "$tiledblend" blend "$@" --scheduler-file "$file")
 scheduler=$(printf '%q ' "$dask" scheduler --scheduler-file "$file" --port 0 --no-dashboard)$interface
 worker=$(printf '%q ' "$dask" worker --scheduler-file "$file" --nthreads "$threads" --no-dashboard --death-timeout 120 \
     --local-directory "$folder")$interface
 
-driver=$(submit --job-name=tiledblend --wrap "rm -f $(printf %q "$file"); $scheduler & s=\$!; $line; code=\$?; kill \$s; wait \$s; exit \$code")
+driver=$(submit --job-name=tiledblend --output="$folder/%x-%j.log" --wrap "rm -f $(printf %q "$file"); $scheduler & s=\$!; $line; code=\$?; kill \$s; wait \$s; exit \$code")
 driver=${driver%%;*}
 # The workers start with the driver, and end by themselves when its scheduler has gone.
-submit --job-name=tiledblend-worker --dependency="after:$driver" --array="1-$workers" --cpus-per-task="$threads" \
+submit --job-name=tiledblend-worker --output="$folder/%x-%A_%a.log" --dependency="after:$driver" --array="1-$workers" --cpus-per-task="$threads" \
     --wrap "for i in \$(seq 600); do [ -s $(printf %q "$file") ] && exec $worker; sleep 1; done; exit 1" >/dev/null
 echo "$driver"

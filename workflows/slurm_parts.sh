@@ -10,9 +10,9 @@ set -euo pipefail
 parts=${PARTS:-4}
 tiledblend=${TILEDBLEND:-tiledblend}
 
-submit() { sbatch --parsable --output="tiledblend-%A_%a.log" "$@"; }
+submit() { sbatch --parsable "$@"; }
 line=$(printf '%q ' "$tiledblend" blend "$@")
 
-array=$(submit --job-name=tiledblend --array="1-$parts" --requeue \
+array=$(submit --job-name=tiledblend --output="%x-%A_%a.log" --array="1-$parts" --requeue \
     --wrap "exec $line --threads-per-worker \${SLURM_CPUS_PER_TASK:-1} --part \$SLURM_ARRAY_TASK_ID/$parts")
-submit --job-name=tiledblend-finish --dependency="afterok:${array%%;*}" --kill-on-invalid-dep=yes --wrap "exec $line --finish"
+submit --job-name=tiledblend-finish --output="%x-%j.log" --dependency="afterok:${array%%;*}" --kill-on-invalid-dep=yes --wrap "exec $line --finish"

@@ -24,6 +24,7 @@ from tiledblend.buckets import (
     note_outcome,
     reason_of,
     repeated,
+    require_extra,
     scheme_of,
     split_url,
 )
@@ -45,6 +46,7 @@ class CloudStore:
                 f"output {uri!r}: {scheme}:// cannot be written to; give a local path or s3://, gs://, az://"
             )
         self._root, self._prefix = split_url(uri)
+        require_extra(self._root)
 
     @property
     def uri(self) -> str:
