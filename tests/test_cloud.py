@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import google_crc32c
 import imagecodecs
 import numpy as np
 import pytest
@@ -416,6 +418,67 @@ def test_chunks_of_a_bucket_that_were_rewritten(
             tb.open(bucket.uri + "/in.zarr").read(region)
     again = tb.open(bucket.uri + "/in.zarr")
     np.testing.assert_array_equal(again.read(region)[:, :, 0], new[region.slices])
+
+
+def harmed(shard: bytes, chunks: int, harm: str, *, index_first: bool) -> bytes:
+    """A shard of as many chunks that is cut off, or whose second chunk is lacking or has no bytes."""
+    if harm in ("empty", "half", "a byte short"):
+        return shard[: {"empty": 0, "half": len(shard) // 2, "a byte short": len(shard) - 1}[harm]]
+    at = 0 if index_first else len(shard) - (16 * chunks + 4)
+    index = np.frombuffer(shard[at:], "<u8", 2 * chunks).reshape(chunks, 2).copy()
+    index[1] = {"lacking": 2**64 - 1, "no bytes": 0, "no bytes in place": (int(index[1, 0]), 0)}[harm]
+    checksum = int(google_crc32c.value(index.tobytes())).to_bytes(4, "little")
+    return shard[:at] + index.tobytes() + checksum + shard[at + 16 * chunks + 4 :]
+
+
+@pytest.mark.parametrize("harm", ["empty", "half", "a byte short", "no bytes", "no bytes in place", "lacking"])
+@pytest.mark.parametrize("kind", ["foreign", "index first", "ours"])
+def test_a_harmed_shard_in_a_bucket(tmp_path: Path, bucket: CloudStore, command: Command, harm: str, kind: str) -> None:
+    """As here on disk: what is damaged is refused, what is lacking is told, or refused where we stored every chunk."""
+    pixels, local = np.random.default_rng(3).integers(1, 256, (3, 128, 192), np.uint8), tmp_path / "a.zarr"
+    first, ours = kind == "index first", kind == "ours"
+    shards = {"shape": (3, 64, 64), "index_location": "start" if first else "end"}
+    array = zarr.create_array(
+        local, shape=pixels.shape, dtype="u1", chunks=(3, 32, 32), shards=shards, dimension_names=list("cyx")
+    )
+    array[:] = pixels
+    if ours:
+        local = tmp_path / "in.ome.zarr"
+        assert command("blend", tmp_path / "a.zarr", "-o", local, "--chunk", "32", "--shard", "64").code == 0
+    shard = local / ("0/c/0/0/1" if ours else "c/0/0/1")
+    shard.write_bytes(harmed(shard.read_bytes(), 12 if ours else 4, harm, index_first=first))
+    for name, _ in DirectoryStore(local).list():
+        bucket.put(f"{local.name}/{name}", (local / name).read_bytes())
+    there = f"{bucket.uri}/{local.name}"
+    np.testing.assert_array_equal(tb.open(there).read(Region(64, 0, 128, 192)), np.moveaxis(pixels, 0, 2)[64:])
+    damaged = "is not stored" if harm == "lacking" else "damaged|cannot be read|lies in a shard|fails its checksum"
+    for cut in ("32", "64"):  # passed on as it is stored, and decoded
+        out = tmp_path / f"out{cut}.ome.zarr"
+        blend = ("blend", there, "-o", out, "--chunk", cut, "--shard", "64", "--levels", "1")
+        done = command(*blend)
+        if harm == "lacking" and not ours:
+            assert done.code == 0
+            assert "level 0: 1 of 24 chunks are not stored and read as fill value 0" in done.err
+            expected = pixels.copy()
+            expected[:, 0:32, 96:128] = 0
+            np.testing.assert_array_equal(zarr.open_group(out, mode="r")["0"][:], expected)
+            continue
+        assert done.code == 4, done.err
+        assert there in done.error
+        assert re.search(damaged, done.error)
+        assert not (out / "zarr.json").exists()
+        # A byte short with the index first: the last chunk alone.
+        inside = Region(32, 96, 64, 128) if first and harm in ("half", "a byte short") else Region(0, 96, 32, 128)
+        for region in (inside, Region(0, 64, 64, 128), Region(0, 0, 128, 192)):
+            for expected_soon in (False, True):
+                source = tb.open(there)
+                if expected_soon:
+                    source.expect([region])
+                with pytest.raises(BadInputError, match=damaged):
+                    source.read(region)
+    if harm == "lacking" and ours:
+        out = tmp_path / "sparse.ome.zarr"
+        assert command("blend", there, "-o", out, "--chunk", "32", "--shard", "64", "--allow-sparse").code == 0
 
 
 def test_images_outlines_and_jobs_from_a_bucket(tmp_path: Path, bucket: CloudStore, command: Command) -> None:

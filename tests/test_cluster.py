@@ -24,6 +24,8 @@ from tiledblend import cluster as clusters
 from tiledblend import connection
 from tiledblend.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
+from tiledblend.ometiff.export import Running, export_ometiff
+from tiledblend.ometiff.options import TiffOptions
 from tiledblend.run import SharedJob, TileJob, write
 from tiledblend.store.objects import DirectoryStore
 from tiledblend.store.spec import OutputSpec
@@ -102,6 +104,34 @@ def test_a_death_that_another_job_caused(tmp_path: Path, slides: Slides, monkeyp
         assert write(composite(slides), str(out), output=SPEC, cluster=options, progress=kill_one).complete
     assert killed
     assert objects(out) == objects(local)
+
+
+def test_a_death_that_another_job_caused_under_an_export(
+    tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for the tiles of an OME-TIFF: the file is that of an undisturbed run."""
+    source, whole, out, killed = (
+        tb.open(slides.base),
+        tmp_path / "whole/out.ome.tif",
+        tmp_path / "out.ome.tif",
+        list[int](),
+    )
+    whole.parent.mkdir()
+    export_ometiff(source, whole, TiffOptions("zstd", tile=32))
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    with dask_processes(tmp_path, workers=2) as processes:
+
+        def kill_one(event: tb.ProgressEvent) -> None:
+            if not killed and event.done_tiles == 3:
+                killed.append(event.done_tiles)
+                processes[1].kill()
+
+        options = ClusterOptions(scheduler_file=str(tmp_path / "scheduler.json"))
+        running = Running(cluster=options, progress=kill_one)
+        export_ometiff(source, out, TiffOptions("zstd", tile=32), running=running)
+    assert killed
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.ome.tif*")) == ["out.ome.tif"]
 
 
 def test_a_lost_scheduler_is_told_and_resumed(tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,6 +265,23 @@ def test_resume_repairs_only_the_damage(tmp_path: Path, undisturbed: dict[str, b
     assert tree(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"null"])
+def test_a_damaged_job_is_not_sent_round_in_circles(tmp_path: Path, damaged: bytes) -> None:
+    """`clean` cannot know which objects are the run's own, so no line says that it would help."""
+    out = str(tmp_path / "o.ome.zarr")
+    begin(out, LAYOUT, job=JOB).close()
+    (tmp_path / "o.ome.zarr.ledger/job.json").write_bytes(damaged)
+    before = tree(tmp_path)
+    for what in (
+        lambda: clean(out),
+        lambda: begin(out, LAYOUT, job=JOB),
+        lambda: begin(out, LAYOUT, job=JOB, resume=True),
+    ):
+        with pytest.raises(StorageError, match=r"job\.json is damaged: remove"):
+            what()
+    assert tree(tmp_path) == before
+
+
 def test_existing_outputs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
@@ -280,7 +297,7 @@ def test_existing_outputs_are_refused(tmp_path: Path) -> None:
     for name in ("empty", "file", "dangling", "foreign"):
         with pytest.raises(RefusedError, match="is no result of tiledblend"):
             begin(str(tmp_path / name), LAYOUT, job=JOB, replace=True)
-        with pytest.raises(RefusedError):
+        with pytest.raises(RefusedError, match=r"neither a result of tiledblend nor an unfinished run .* by hand"):
             begin(str(tmp_path / name), LAYOUT, job=JOB, resume=True)
     with pytest.raises(RefusedError, match="no manifest of tiledblend"):
         begin(str(tmp_path / "x"), LAYOUT, job=JOB)

@@ -183,7 +183,7 @@ def test_only_the_same_job_resumes(output: DirectoryStore) -> None:
 def test_damaged_job_is_told(output: DirectoryStore, damaged: bytes) -> None:
     Ledger.create(output, JOB).close()
     Path(output.uri + ".ledger/job.json").write_bytes(damaged)
-    with pytest.raises(StorageError, match=r"job\.json is damaged: remove .*out and .*out\.ledger"):
+    with pytest.raises(StorageError, match=r"is damaged: remove .*out .*unless --replace .* and .*out\.ledger"):
         Ledger.resume(output)
     # It does not know what is the run's own, so that no message may send anybody there.
     with pytest.raises(StorageError, match=r"job\.json is damaged"):

@@ -298,6 +298,11 @@ def is_final(error: BaseException) -> bool:
     return refused or unable or isinstance(error, FileNotFoundError | NotImplementedError | TiledblendError)
 
 
+def is_beyond(error: BaseException) -> bool:
+    """True where the object ends before the range that was asked for (an empty one always does)."""
+    return _status(error) == 416
+
+
 def reason_of(error: BaseException, uri: str) -> str:
     """What went wrong and what to do, on one line, without anything that the client knows and others must not."""
     text, status = str(error), _status(error)

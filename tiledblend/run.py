@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.cluster import (
@@ -407,6 +407,24 @@ def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> Ima
     )
 
 
+class _Deaths:
+    """How often a run lost workers under tasks that end no process here."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def may_go_on(self, job: Any, suspects: Iterable[Any], error: Exception) -> bool:
+        """True a few times. Raises BadInputError, naming what it decodes then, if a suspect ends a process that does it
+        again. job: has `rehearse`."""
+        found = death_by_tile(job, suspects)
+        if found is not None:
+            item, death = found
+            where = " or ".join(note.what for note in death.notes) or str(item)
+            raise BadInputError(decoder_crash(where, death.signal_name)) from error
+        self._count += 1
+        return self._count <= HARMLESS_DEATHS
+
+
 class _Run:
     """One driver's work on one output."""
 
@@ -421,7 +439,7 @@ class _Run:
         self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
         self.job = TileJob(planned.composite, planned.rules, planned.layout, output.store, inputs)
         self.tally = _Tally()
-        self._deaths = 0
+        self._deaths = _Deaths()
         self.resumed = len(output.receipts)
         self.bytes = output.receipts.stored_bytes
 
@@ -529,19 +547,10 @@ class _Run:
                 if isinstance(error, InterruptedRun | KilledWorker):
                     self._take_finished(running)
                 if isinstance(error, KilledWorker):
-                    self._tell_crash([tile, *running.values()], error)
-                    self._deaths += 1
-                    if self._deaths <= HARMLESS_DEATHS:
+                    suspects = (one for one in (tile, *running.values()) if one.stage == 0)
+                    if self._deaths.may_go_on(self.job, suspects, error):
                         return False
                 raise
-
-    def _tell_crash(self, tiles: Iterable[Tile], error: Exception) -> None:
-        """Raise BadInputError if one of the tiles ends a process that renders it, and name what it decodes then."""
-        found = death_by_tile(self.job, (tile for tile in tiles if tile.stage == 0))
-        if found is not None:
-            tile, death = found
-            where = " or ".join(note.what for note in death.notes) or str(tile)
-            raise BadInputError(decoder_crash(where, death.signal_name)) from error
 
     def _take_finished(self, running: dict[Future[Any], Tile]) -> None:
         """Note what was made before the stop, so that it need not be made again."""
@@ -614,29 +623,44 @@ class OrderedTasks:
 
         Raises InterruptedRun, ResourceError, and what a task raises. Close it when it is left early.
         """
+        pending, deaths = iter(items), _Deaths()
+        while again := (yield from self._results(client, job, pending, deaths)):
+            pending = chain(again, pending)
+
+    def _results(
+        self, client: Client, job: Any, pending: Iterator[Any], deaths: _Deaths
+    ) -> Generator[Any, None, tuple[Any, ...]]:
+        """Returns the items to hand out again: those without a result when workers died and none of them did it."""
+        from distributed import KilledWorker
+
         window = max(1, sum(client.nthreads().values())) * TASKS_PER_THREAD
-        pending = iter(items)
-        ahead: deque[Future[Any]] = deque()
+        ahead: deque[tuple[Any, Future[Any]]] = deque()
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         with _failures_told(), _shared_job(client, job) as shared:
             try:
                 while True:
                     for item in islice(pending, window - len(ahead)):
                         key = f"{self.function.__name__}-{uuid.uuid4().hex[:12]}"
-                        ahead.append(client.submit(self.function, shared, item, key=key, pure=False))
-                        ahead[-1].add_done_callback(finished.put)
+                        future = client.submit(self.function, shared, item, key=key, pure=False)
+                        ahead.append((item, future))
+                        future.add_done_callback(finished.put)
                     if not ahead:
-                        return
-                    while not ahead[0].done() and not self.stop.is_set():
+                        return ()
+                    while not ahead[0][1].done() and not self.stop.is_set():
                         with suppress(queue.Empty):
                             finished.get(timeout=0.5)
                     if self.stop.is_set():
                         raise InterruptedRun(f"{self.output}: stopped; continue with --resume")
-                    yield _result(ahead.popleft())
+                    result = _result(ahead[0][1])
+                    ahead.popleft()
+                    yield result
             except SchedulerLost as error:
                 raise InterruptedRun(f"{self.output}: the dask scheduler was lost; continue with --resume") from error
-            except BaseException:
-                withdraw(client, set(ahead))
+            except BaseException as error:
+                withdraw(client, {future for _, future in ahead})
+                suspects = tuple(item for item, _ in ahead)
+                if isinstance(error, KilledWorker) and deaths.may_go_on(job, suspects, error):
+                    return suspects
                 raise
 
 

@@ -77,6 +77,10 @@ class BlockJob:
         if self.source.fingerprint() != self.identity:
             raise BadInputError(f"{self.source.name}: is not what the command opened; run again on settled inputs")
 
+    def rehearse(self, block: Block) -> None:
+        """Make a block for nobody: to see whether that can be done at all."""
+        self.run(block)
+
     def run(self, block: Block) -> list[bytes | bytearray]:
         """A block's tiles as they are stored: plane after plane, from left to right."""
         try:

@@ -12,7 +12,7 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import ObjectStore, StorePath
 
-from tiledblend.buckets import Repeating, client_of, connections, is_missing, repeated, split_url
+from tiledblend.buckets import Repeating, client_of, connections, is_beyond, is_missing, repeated, split_url
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.inline_loop import run_inline
@@ -51,6 +51,12 @@ class BucketStore(ObjectStore[Any]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """As zarr's own."""
+        found = await self._found(key, prototype, byte_range)
+        # What that says is of the image, not of the store.
+        note(self._grid, key.removeprefix(self._prefix), byte_range, found)
+        return found
+
+    async def _found(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         with told(f"{self._root}/{key}", "cannot be read"):
             found = self._known(key, prototype, byte_range)
             if found is None:
@@ -60,7 +66,6 @@ class BucketStore(ObjectStore[Any]):
                         self._indexes[key] = found
                         while len(self._indexes) > MOST_INDEXES:
                             self._indexes.popitem(last=False)
-            note(self._grid, key.removeprefix(self._prefix), byte_range, found)
             return found
 
     async def get_ranges(
@@ -101,13 +106,13 @@ class BucketStore(ObjectStore[Any]):
         asked = SuffixByteRequest(size) if at_end else RangeByteRequest(0, size)
         with self._lock:
             is_known = key in self._indexes
-        index = run_inline(lambda: self.get(key, default_buffer_prototype(), asked))
+        index = run_inline(lambda: self._found(key, default_buffer_prototype(), asked))
         if index is None or len(index) != size:
             return 1, []
         entries = np.frombuffer(index.to_bytes(), "<u8", size // ENTRY_BYTES * 2).reshape(-1, 2)
         places = [(int(entries[number, 0]), int(entries[number, 1])) for number in numbers]
         # what a damaged index says is for zarr to refuse
-        sound = [(at, n) for at, n in places if at != ABSENT and at + n < ABSENT and n <= self._grid.most_bytes]
+        sound = [(at, n) for at, n in places if at != ABSENT and at + n < ABSENT and 0 < n <= self._grid.most_bytes]
         return 0 if is_known else 1, sound
 
     def _fetch(self, key: str, ranges: Sequence[Range], fetch: bool, *, is_whole: bool = False) -> int:
@@ -136,6 +141,10 @@ class BucketStore(ObjectStore[Any]):
             except FileNotFoundError as error:
                 if is_missing(error):
                     return None
+                raise
+            except Exception as error:
+                if is_beyond(error):
+                    return b""
                 raise
         with self._lock:
             first = self._versions.setdefault(key, state.version)
@@ -176,11 +185,17 @@ class BucketStore(ObjectStore[Any]):
         return isinstance(byte_range, RangeByteRequest) and (byte_range.start, byte_range.end) == (0, size)
 
     async def _asked(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        if isinstance(byte_range, RangeByteRequest) and byte_range.start == byte_range.end:
+            # Clients refuse to ask for nothing.
+            return prototype.buffer.from_bytes(b"")
         tries = Repeating()
         while True:
             try:
                 return await super().get(key, prototype, byte_range)
             except Exception as error:
+                if is_beyond(error):
+                    # No bytes, as a file would give there.
+                    return prototype.buffer.from_bytes(b"")
                 if not tries.pause_after(error):
                     raise
 

@@ -149,7 +149,7 @@ def begin(
     if older and resume and not (replace and _unlike(older, layout, job)):
         return _repair(final, older, layout, document)
     if occupied and not (replace and older):
-        raise RefusedError(_existing(final, replace))
+        raise RefusedError(_existing(final, replace, resume))
     if older:
         refuse_foreign(final, older.layout)
         document |= {"building": _BUILDING, "older": older.layout.as_dict()}
@@ -512,9 +512,14 @@ def _occupied(store: ObjectStore) -> bool:
     return os.path.lexists(path) if path is not None else next(iter(store.list()), None) is not None
 
 
-def _existing(store: ObjectStore, replace: bool) -> str:
+def _existing(store: ObjectStore, replace: bool, resume: bool) -> str:
     if replace:
         return f"{store.uri}: exists and is no result of tiledblend, so --replace does not touch it; use another path"
+    if resume:
+        return (
+            f"{store.uri}: exists and is neither a result of tiledblend nor an unfinished run with its ledger, so "
+            "--resume cannot go on; remove it by hand if it is yours to remove, or use another path"
+        )
     return f"{store.uri}: output exists; use another path, --resume or --replace"
 
 

@@ -273,7 +273,10 @@ def _layout_of(job: dict[str, Any], output: ObjectStore) -> ArrayLayout:
 def _damaged(output: ObjectStore) -> StorageError:
     # Without the job's layout nobody knows which objects are the run's own: `clean` cannot help.
     uri = beside(output, SUFFIX).uri
-    return StorageError(f"{uri}/{_JOB} is damaged: remove {output.uri} and {uri}, or use another output path")
+    return StorageError(
+        f"{uri}/{_JOB} is damaged: remove {output.uri} (unless --replace was to exchange it) and {uri}, or use another "
+        "output path"
+    )
 
 
 def remove_ledger(store: ObjectStore) -> None:
