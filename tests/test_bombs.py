@@ -122,6 +122,39 @@ def test_a_chunk_object_of_absurd_length_is_not_read(tmp_path: Path) -> None:
         open_source(tmp_path / "a.zarr").read(Region(0, 0, 64, 64))
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
+def test_a_chunk_that_is_no_file_is_not_waited_for(tmp_path: Path, command: Command, kind: str, sharded: bool) -> None:
+    path = tmp_path / "a.zarr"
+    shards = {"shards": (64, 64)} if sharded else {}
+    zarr.create_array(path, shape=SOUND.shape, dtype="uint8", chunks=(32, 32), dimension_names=["y", "x"], **shards)[
+        :
+    ] = SOUND
+    chunk = path / "c/0/1"
+    chunk.unlink()
+    if kind == "pipe":
+        os.mkfifo(chunk)
+    else:
+        chunk.symlink_to("/dev/zero" if kind == "device" else "/dev/random")
+    with pytest.raises(BadInputError, match="no regular file"):
+        open_source(path).read(Region(0, 0, 128, 128))
+    done = command("plan", path)
+    assert done.code == 0
+    assert f"{4 if sharded else 1} of 16 chunks" in done.out + done.err
+
+
+def test_folders_that_go_round_are_not_followed(tmp_path: Path, command: Command) -> None:
+    plane = {"name": "regular", "configuration": {"chunk_shape": [64, 64, 64]}}
+    path = write_metadata(tmp_path / "a.zarr", shape=[128] * 3, dimension_names=["z", "y", "x"], chunk_grid=plane)
+    (path / "c").mkdir()
+    for number in range(2000):
+        (path / "c" / str(number)).symlink_to(".")
+    started = time.process_time()
+    done = command("plan", "--layer", f"{{image: {{path: {path}, plane: {{z: 0}}}}}}")
+    assert done.code == 0, done.err
+    assert time.process_time() - started < 5
+
+
 class Ran:
     """Pickles as a call that leaves a file behind."""
 
@@ -212,6 +245,31 @@ def test_consolidated_metadata_that_lie_change_nothing(tmp_path: Path, version: 
     np.testing.assert_array_equal(open_source(path / "0").read(Region(0, 0, 128, 128))[:, :, 0], SOUND)
 
 
+def test_levels_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_group(path).create_array("0", shape=SOUND.shape, dtype="uint8", chunks=(64, 64))
+    document = json.loads((path / "zarr.json").read_text())
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    document["attributes"] = {
+        "ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}] * 20_000}]}
+    }
+    (path / "zarr.json").write_text(json.dumps(document))
+    started = time.process_time()
+    with pytest.raises(BadInputError, match="name 20000 datasets"):
+        open_source(path)
+    assert time.process_time() - started < 2
+
+
+def test_multiscales_without_end(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_group(path, attributes={"ome": {"version": "0.5", "multiscales": [{"datasets": []}] * 20_000}})
+    started = time.process_time()
+    done = command("info", path)
+    assert done.code == 4
+    assert "20000 multiscales" in done.error
+    assert time.process_time() - started < 2
+
+
 LAUGHS = (
     '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l0 "lol">'
     + "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
@@ -274,15 +332,65 @@ def test_ome_metadata_that_explode(command: Command, tmp_path: Path, text: str, 
         "? " + "{a: " * 3000 + "1" + "}" * 3000 + "\n: 1\n",
         "layers: [{image: x, opacity: " + "9" * 300_000 + "}]\n",
         "layers: " + "[" * 100_000,
+        '{"layers": [{"image": "x", "opacity": ' + "9" * 300_000 + "}]}",
+        "layers: [{image: x, opacity: 1" + ":59" * 300_000 + "}]",
+        "layers: [{image: x, opacity: 1" + ":59" * 300 + ".5}]",
+        "layers: [{image: x, opacity: 1" + ":9" * 49 + "}]",
+        "layers: [{image: x, invert: !!bool x}]",
+        "layers: [{image: x, opacity: !!timestamp x}]",
+        'layers: [{image: x, opacity: !!float ""}]',
+        "layers: [" + "a," * 1_500_000 + "]",
+        "layers: [{image: x}]\nlevel: " + "9" * 90,
     ],
-    ids=["merges", "aliases", "deep key", "digits", "deep"],
+    ids=[
+        "merges",
+        "aliases",
+        "deep key",
+        "digits",
+        "deep",
+        "JSON digits",
+        "base 60",
+        "base 60 float",
+        "base 60 short",
+        "bool",
+        "timestamp",
+        "float",
+        "flat",
+        "level",
+    ],
 )
 def test_jobs_that_explode(command: Command, tmp_path: Path, text: str) -> None:
     (tmp_path / "job.yaml").write_text(text)
+    tifffile.imwrite(tmp_path / "x", SOUND, tile=(64, 64))
     started = time.process_time()
     done = command("plan", "--job", tmp_path / "job.yaml")
     assert done.code == 2
-    assert "job.yaml" in done.error
+    assert "job.yaml" in done.error or "level 999" in done.error
+    assert time.process_time() - started < 12
+
+
+@pytest.mark.parametrize("key", ["image", "mask", "like", "path"])
+@pytest.mark.parametrize("name", ["a\\u0000b.tif", "\\ud800.tif", "~nobody\\u0000/a.tif", "file:///a%00.tif"])
+def test_names_that_no_file_can_have(command: Command, tmp_path: Path, key: str, name: str) -> None:
+    tifffile.imwrite(tmp_path / "x", SOUND, tile=(64, 64))
+    layer = {"image": "x"} | ({key: name} if key in ("image", "mask") else {})
+    job: dict[str, Any] = {"layers": [{"image": "x"}, layer], "output": {"path": name if key == "path" else "o"}}
+    text = json.dumps(job | ({"canvas": {"like": name}} if key == "like" else {}))
+    (tmp_path / "job.yaml").write_text(text.replace("\\\\u", "\\u"))
+    if key == "path" and name.startswith("file:"):
+        pytest.skip("where a result goes is a path or a bucket's URL")
+    done = command("plan", "--job", tmp_path / "job.yaml")
+    assert done.code == 4
+    assert "no such file" in done.error
+
+
+@pytest.mark.parametrize("grow", ["1e9px", "-1e300px", "4098px"])
+def test_growing_without_end(command: Command, tmp_path: Path, grow: str) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", SOUND, tile=(64, 64))
+    started = time.process_time()
+    done = command("plan", tmp_path / "x.tif", tmp_path / "x.tif", "--mask", tmp_path / "x.tif", f"--grow={grow}")
+    assert done.code == 2
+    assert "reaches further than 4096 pixels" in done.error
     assert time.process_time() - started < 5
 
 

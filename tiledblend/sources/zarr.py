@@ -67,6 +67,7 @@ MICROMETRES = {
 RGB_NAMES = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_CHANNELS = 65536
+MAX_LEVELS = 64
 LARGEST_READ = 4096
 MAX_CHUNKS_READ = 1 << 20
 MOST_MISSED = 100_000
@@ -155,6 +156,8 @@ def _multiscale_image(
     if not isinstance(multiscales, list) or not 0 <= index < len(multiscales):
         raise BadInputError(f"{called}: has no series {index}; it has {len(multiscales)}")
     multiscale = multiscales[index]
+    if len(multiscale["datasets"]) > MAX_LEVELS:
+        raise BadInputError(f"{called}: its multiscales name {len(multiscale['datasets'])} datasets; it is damaged")
     arrays = [_level_node(node, str(dataset["path"]), called) for dataset in multiscale["datasets"]]
     if not arrays:
         raise BadInputError(f"{called}: its multiscales name no dataset")
