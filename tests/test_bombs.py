@@ -270,6 +270,49 @@ def test_multiscales_without_end(tmp_path: Path, command: Command) -> None:
     assert time.process_time() - started < 2
 
 
+FORGED = "Tumor\ntiledblend: error: forged\x1b[2J\ud800"
+
+
+@pytest.mark.parametrize("verb", ["plan", "blend", "info"])
+def test_a_class_forges_no_line(command: Command, tmp_path: Path, verb: str) -> None:
+    """Of an outline that is repaired, and named in a note."""
+    ring = [[0, 0], [90, 90], [90, 0], [0, 90], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "id": FORGED}
+    feature["properties"] = {"classification": {"name": FORGED}}
+    (tmp_path / "m.geojson").write_text(json.dumps(feature))
+    tifffile.imwrite(tmp_path / "x.tif", SOUND, tile=(64, 64))
+    layers = (tmp_path / "x.tif", tmp_path / "x.tif", "--mask", tmp_path / "m.geojson")
+    given = {"plan": layers, "blend": (*layers, "-o", tmp_path / "o.ome.zarr"), "info": (tmp_path / "m.geojson",)}
+    done = command(verb, *given[verb])
+    assert done.code == 0, done.err
+    lines = (done.out + done.err).splitlines()
+    assert all(line.startswith("tiledblend: note") for line in done.err.splitlines()), done.err
+    assert not any(line.startswith("tiledblend: error") for line in lines)
+    assert "\x1b" not in done.out + done.err
+
+
+@pytest.mark.parametrize("verb", ["plan", "blend", "info"])
+def test_a_channels_name_forges_no_line(command: Command, tmp_path: Path, verb: str) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_group(path).create_array("0", shape=SOUND.shape, dtype="uint8", chunks=(64, 64))[:] = SOUND
+    axes = [{"name": "y", "type": "space", "unit": FORGED}, {"name": "x", "type": "space", "unit": FORGED}]
+    scale = [{"type": "scale", "scale": [1.0, 1.0]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"] = {
+        "ome": {
+            "version": FORGED, "multiscales": [{"axes": axes, "datasets": datasets}],
+            "omero": {"channels": [{"label": FORGED, "color": FORGED}]},
+        }
+    }  # fmt: skip
+    (path / "zarr.json").write_text(json.dumps(document))
+    done = command(verb, path, *(("-o", tmp_path / "o.ome.zarr") if verb == "blend" else ()))
+    assert done.code == 0, done.err
+    lines = (done.out + done.err).splitlines()
+    assert not any(line.startswith("tiledblend: error") for line in lines)
+    assert "\x1b" not in done.out + done.err
+
+
 LAUGHS = (
     '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l0 "lol">'
     + "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from tiledblend.errors import BadInputError, TiledblendError
+from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.array import check_dtype
 from tiledblend.sources.axes import PlaneAxes, find_plane
@@ -261,9 +262,12 @@ def _omero(ome: Mapping[str, Any], channels: int) -> tuple[tuple[str, ...], tupl
         return (), (), []
     if len(entries) != channels or not all(isinstance(entry, dict) for entry in entries):
         return (), (), [f"omero names {len(entries)} channels, the image has {channels}: names not used"]
-    names = tuple(str(entry.get("label", "")) for entry in entries)
+    names = tuple(one_line(str(entry.get("label", ""))) for entry in entries)
     colors = tuple(str(entry.get("color", "")).lstrip("#").upper() for entry in entries)
-    return (names if any(names) else ()), (colors if any(colors) else ()), []
+    notes = []
+    if any(colors) and not all(re.fullmatch("[0-9A-F]{6}", color) for color in colors):
+        colors, notes = (), ["omero's colours are not RRGGBB: not used"]
+    return (names if any(names) else ()), (colors if any(colors) else ()), notes
 
 
 def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[bool, Alpha]:
