@@ -334,12 +334,13 @@ OME = (
             '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><ASAP_Annotations>&e;</ASAP_Annotations>',
             "document type or entities",
         ),
+        ("wide.xml", ("<?xml version='1.0'?><!DOCTYPE a []><ASAP_Annotations/>").encode("utf-16-le"), "UTF-16"),
         ("deep.geojson", '{"type":"Feature","x":' + "[" * 300_000 + "]" * 300_000 + "}", "nested too deeply"),
         ("digits.geojson", '{"type":"Point","coordinates":[' + "9" * 300_000 + "]}", "not GeoJSON"),
     ],
 )
-def test_outlines_that_explode(command: Command, tmp_path: Path, name: str, text: str, message: str) -> None:
-    (tmp_path / name).write_text(text)
+def test_outlines_that_explode(command: Command, tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     tifffile.imwrite(tmp_path / "base.tif", SOUND, tile=(64, 64))
     started = time.process_time()
     done = command("plan", tmp_path / "base.tif", tmp_path / "base.tif", "--mask", tmp_path / name)

@@ -294,6 +294,8 @@ def _ring(points: Any) -> Ring:
 def _asap(data: bytes, path: str) -> tuple[list[_Feature], list[str]]:
     from xml.etree import ElementTree
 
+    if b"\0" in data:  # where the next line would see nothing
+        raise BadInputError(f"{path}: XML in UTF-16 is not read; store it as UTF-8")
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise BadInputError(f"{path}: XML with a document type or entities is not read")
     try:
