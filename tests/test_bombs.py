@@ -282,13 +282,32 @@ def test_a_class_forges_no_line(command: Command, tmp_path: Path, verb: str) -> 
     (tmp_path / "m.geojson").write_text(json.dumps(feature))
     tifffile.imwrite(tmp_path / "x.tif", SOUND, tile=(64, 64))
     layers = (tmp_path / "x.tif", tmp_path / "x.tif", "--mask", tmp_path / "m.geojson")
-    given = {"plan": layers, "blend": (*layers, "-o", tmp_path / "o.ome.zarr"), "info": (tmp_path / "m.geojson",)}
+    given = {
+        "plan": layers,
+        "blend": (*layers, "-o", tmp_path / "o.ome.zarr", "--report", tmp_path / "r.html"),
+        "info": (tmp_path / "m.geojson",),
+    }
     done = command(verb, *given[verb])
     assert done.code == 0, done.err
     lines = (done.out + done.err).splitlines()
-    assert all(line.startswith("tiledblend: note") for line in done.err.splitlines()), done.err
+    assert all(line.startswith(("tiledblend: note", "tiledblend: report in")) for line in done.err.splitlines())
     assert not any(line.startswith("tiledblend: error") for line in lines)
     assert "\x1b" not in done.out + done.err
+    assert (verb == "blend") == (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("result", [b"o.ome.zarr", b"o\xe9.ome.zarr", b"o\xe9.ome.tif"])
+def test_names_in_another_encoding_are_blended(command: Command, tmp_path: Path, result: bytes) -> None:
+    name, out = os.fsencode(tmp_path) + b"/caf\xe9.tif", os.fsdecode(os.fsencode(tmp_path) + b"/" + result)
+    tifffile.imwrite(tmp_path / "x.tif", SOUND, tile=(64, 64))
+    os.rename(tmp_path / "x.tif", name)
+    for arguments in (("info",), ("plan",), ("blend", "-o", out)):
+        done = command(arguments[0], os.fsdecode(name), *arguments[1:])
+        assert done.code == 0, done.err
+    np.testing.assert_array_equal(open_source(out).read(Region(0, 0, 128, 128))[:, :, 0], SOUND)
+    if result.endswith(b"zarr"):
+        done = command("verify", out, "--against-inputs", "1")
+        assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("verb", ["plan", "blend", "info"])
