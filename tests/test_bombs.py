@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import pickle
+import struct
 import time
 import zlib
 from collections.abc import Callable
@@ -243,6 +244,24 @@ def test_consolidated_metadata_that_lie_change_nothing(tmp_path: Path, version: 
         document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": {"0": lie}}
         (path / "zarr.json").write_text(json.dumps(document))
     np.testing.assert_array_equal(open_source(path / "0").read(Region(0, 0, 128, 128))[:, :, 0], SOUND)
+
+
+@pytest.mark.parametrize("tag", [324, 325])
+def test_a_table_of_more_entries_than_a_page_needs_is_not_read(tmp_path: Path, tag: int) -> None:
+    """A sparse file of a GiB: no disk has it."""
+    tags = {256: (4, 1, 128), 257: (4, 1, 128), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1),
+            322: (4, 1, 16), 323: (4, 1, 16), 324: (16, 64, 4096), 325: (16, 64, 4096)}  # fmt: skip
+    tags[tag] = 16, 1 << 27, 1 << 20
+    directory = b"".join(struct.pack("<HHQQ", code, *rest) for code, rest in tags.items())
+    with (tmp_path / "a.tif").open("wb") as file:
+        file.write(struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, len(tags)) + directory + bytes(8))
+        file.truncate((1 << 20) + (1 << 30))
+
+    def refused() -> None:
+        with pytest.raises(BadInputError, match="of 134217728 entries for a page that needs 64 or fewer"):
+            open_source(tmp_path / "a.tif")
+
+    assert peak_bytes(refused) < MOST_BYTES
 
 
 def test_levels_without_end(tmp_path: Path) -> None:
