@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from io import BytesIO
+from itertools import accumulate, pairwise
 from typing import Any
 
 from PIL import Image
@@ -17,13 +19,24 @@ def restart_jpeg(pixels: Any) -> bytes:
     return out.getvalue()
 
 
-def ndpi_bytes(pixels: Any) -> bytes:
-    """Layout as in tifffile's NDPI_LE: 64-bit next-directory offset, then the high halves of the values."""
-    jpeg = restart_jpeg(pixels)
+def restart_strips(jpeg: bytes) -> tuple[bytes, list[bytes]]:
+    """A JPEG's header, and each restart interval with the marker that follows it."""
     scan = jpeg.index(b"\xff\xda")
     first = scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
-    starts = [first]
-    starts += [at + 2 for at in range(first, len(jpeg) - 1) if jpeg[at] == 0xFF and 0xD0 <= jpeg[at + 1] <= 0xD7]
+    marks = [at for at in range(first, len(jpeg) - 1) if jpeg[at] == 0xFF and 0xD0 <= jpeg[at + 1] <= 0xD7]
+    starts = [first, *(at + 2 for at in marks), len(jpeg)]
+    return jpeg[:first], [jpeg[start:end] for start, end in pairwise(starts)]
+
+
+def ndpi_bytes(pixels: Any, change: Callable[[list[bytes]], None] = lambda strips: None) -> bytes:
+    """Layout as in tifffile's NDPI_LE: 64-bit next-directory offset, then the high halves of the values.
+
+    change: what becomes of the strips before they are written.
+    """
+    header, strips = restart_strips(restart_jpeg(pixels))
+    change(strips)
+    starts = list(accumulate(map(len, strips[:-1]), initial=len(header)))
+    jpeg = header + b"".join(strips)
     height, width = pixels.shape[:2]
     at = 16
     table = at + len(jpeg)

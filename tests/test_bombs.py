@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import pickle
+import struct
 import time
 import zlib
 from collections.abc import Callable
@@ -122,6 +123,39 @@ def test_a_chunk_object_of_absurd_length_is_not_read(tmp_path: Path) -> None:
         open_source(tmp_path / "a.zarr").read(Region(0, 0, 64, 64))
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
+def test_a_chunk_that_is_no_file_is_not_waited_for(tmp_path: Path, command: Command, kind: str, sharded: bool) -> None:
+    path = tmp_path / "a.zarr"
+    shards = {"shards": (64, 64)} if sharded else {}
+    zarr.create_array(path, shape=SOUND.shape, dtype="uint8", chunks=(32, 32), dimension_names=["y", "x"], **shards)[
+        :
+    ] = SOUND
+    chunk = path / "c/0/1"
+    chunk.unlink()
+    if kind == "pipe":
+        os.mkfifo(chunk)
+    else:
+        chunk.symlink_to("/dev/zero" if kind == "device" else "/dev/random")
+    with pytest.raises(BadInputError, match="no regular file"):
+        open_source(path).read(Region(0, 0, 128, 128))
+    done = command("plan", path)
+    assert done.code == 0
+    assert f"{4 if sharded else 1} of 16 chunks" in done.out + done.err
+
+
+def test_folders_that_go_round_are_not_followed(tmp_path: Path, command: Command) -> None:
+    plane = {"name": "regular", "configuration": {"chunk_shape": [64, 64, 64]}}
+    path = write_metadata(tmp_path / "a.zarr", shape=[128] * 3, dimension_names=["z", "y", "x"], chunk_grid=plane)
+    (path / "c").mkdir()
+    for number in range(2000):
+        (path / "c" / str(number)).symlink_to(".")
+    started = time.process_time()
+    done = command("plan", "--layer", f"{{image: {{path: {path}, plane: {{z: 0}}}}}}")
+    assert done.code == 0, done.err
+    assert time.process_time() - started < 5
+
+
 class Ran:
     """Pickles as a call that leaves a file behind."""
 
@@ -212,6 +246,111 @@ def test_consolidated_metadata_that_lie_change_nothing(tmp_path: Path, version: 
     np.testing.assert_array_equal(open_source(path / "0").read(Region(0, 0, 128, 128))[:, :, 0], SOUND)
 
 
+@pytest.mark.parametrize("tag", [324, 325])
+def test_a_table_of_more_entries_than_a_page_needs_is_not_read(tmp_path: Path, tag: int) -> None:
+    """A sparse file of a GiB: no disk has it."""
+    tags = {256: (4, 1, 128), 257: (4, 1, 128), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1),
+            322: (4, 1, 16), 323: (4, 1, 16), 324: (16, 64, 4096), 325: (16, 64, 4096)}  # fmt: skip
+    tags[tag] = 16, 1 << 27, 1 << 20
+    directory = b"".join(struct.pack("<HHQQ", code, *rest) for code, rest in tags.items())
+    with (tmp_path / "a.tif").open("wb") as file:
+        file.write(struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, len(tags)) + directory + bytes(8))
+        file.truncate((1 << 20) + (1 << 30))
+
+    def refused() -> None:
+        with pytest.raises(BadInputError, match="of 134217728 entries for a page that needs 64 or fewer"):
+            open_source(tmp_path / "a.tif")
+
+    assert peak_bytes(refused) < MOST_BYTES
+
+
+def test_levels_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_group(path).create_array("0", shape=SOUND.shape, dtype="uint8", chunks=(64, 64))
+    document = json.loads((path / "zarr.json").read_text())
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    document["attributes"] = {
+        "ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}] * 20_000}]}
+    }
+    (path / "zarr.json").write_text(json.dumps(document))
+    started = time.process_time()
+    with pytest.raises(BadInputError, match="name 20000 datasets"):
+        open_source(path)
+    assert time.process_time() - started < 2
+
+
+def test_multiscales_without_end(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_group(path, attributes={"ome": {"version": "0.5", "multiscales": [{"datasets": []}] * 20_000}})
+    started = time.process_time()
+    done = command("info", path)
+    assert done.code == 4
+    assert "20000 multiscales" in done.error
+    assert time.process_time() - started < 2
+
+
+FORGED = "Tumor\ntiledblend: error: forged\x1b[2J\ud800"
+
+
+@pytest.mark.parametrize("verb", ["plan", "blend", "info"])
+def test_a_class_forges_no_line(command: Command, tmp_path: Path, verb: str) -> None:
+    """Of an outline that is repaired, and named in a note."""
+    ring = [[0, 0], [90, 90], [90, 0], [0, 90], [0, 0]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "id": FORGED}
+    feature["properties"] = {"classification": {"name": FORGED}}
+    (tmp_path / "m.geojson").write_text(json.dumps(feature))
+    tifffile.imwrite(tmp_path / "x.tif", SOUND, tile=(64, 64))
+    layers = (tmp_path / "x.tif", tmp_path / "x.tif", "--mask", tmp_path / "m.geojson")
+    given = {
+        "plan": layers,
+        "blend": (*layers, "-o", tmp_path / "o.ome.zarr", "--report", tmp_path / "r.html"),
+        "info": (tmp_path / "m.geojson",),
+    }
+    done = command(verb, *given[verb])
+    assert done.code == 0, done.err
+    lines = (done.out + done.err).splitlines()
+    assert all(line.startswith(("tiledblend: note", "tiledblend: report in")) for line in done.err.splitlines())
+    assert not any(line.startswith("tiledblend: error") for line in lines)
+    assert "\x1b" not in done.out + done.err
+    assert (verb == "blend") == (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("result", [b"o.ome.zarr", b"o\xe9.ome.zarr", b"o\xe9.ome.tif"])
+def test_names_in_another_encoding_are_blended(command: Command, tmp_path: Path, result: bytes) -> None:
+    name, out = os.fsencode(tmp_path) + b"/caf\xe9.tif", os.fsdecode(os.fsencode(tmp_path) + b"/" + result)
+    tifffile.imwrite(tmp_path / "x.tif", SOUND, tile=(64, 64))
+    os.rename(tmp_path / "x.tif", name)
+    for arguments in (("info",), ("plan",), ("blend", "-o", out)):
+        done = command(arguments[0], os.fsdecode(name), *arguments[1:])
+        assert done.code == 0, done.err
+    np.testing.assert_array_equal(open_source(out).read(Region(0, 0, 128, 128))[:, :, 0], SOUND)
+    if result.endswith(b"zarr"):
+        done = command("verify", out, "--against-inputs", "1")
+        assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("verb", ["plan", "blend", "info"])
+def test_a_channels_name_forges_no_line(command: Command, tmp_path: Path, verb: str) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_group(path).create_array("0", shape=SOUND.shape, dtype="uint8", chunks=(64, 64))[:] = SOUND
+    axes = [{"name": "y", "type": "space", "unit": FORGED}, {"name": "x", "type": "space", "unit": FORGED}]
+    scale = [{"type": "scale", "scale": [1.0, 1.0]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"] = {
+        "ome": {
+            "version": FORGED, "multiscales": [{"axes": axes, "datasets": datasets}],
+            "omero": {"channels": [{"label": FORGED, "color": FORGED}]},
+        }
+    }  # fmt: skip
+    (path / "zarr.json").write_text(json.dumps(document))
+    done = command(verb, path, *(("-o", tmp_path / "o.ome.zarr") if verb == "blend" else ()))
+    assert done.code == 0, done.err
+    lines = (done.out + done.err).splitlines()
+    assert not any(line.startswith("tiledblend: error") for line in lines)
+    assert "\x1b" not in done.out + done.err
+
+
 LAUGHS = (
     '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l0 "lol">'
     + "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
@@ -233,12 +372,13 @@ OME = (
             '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><ASAP_Annotations>&e;</ASAP_Annotations>',
             "document type or entities",
         ),
+        ("wide.xml", ("<?xml version='1.0'?><!DOCTYPE a []><ASAP_Annotations/>").encode("utf-16-le"), "UTF-16"),
         ("deep.geojson", '{"type":"Feature","x":' + "[" * 300_000 + "]" * 300_000 + "}", "nested too deeply"),
         ("digits.geojson", '{"type":"Point","coordinates":[' + "9" * 300_000 + "]}", "not GeoJSON"),
     ],
 )
-def test_outlines_that_explode(command: Command, tmp_path: Path, name: str, text: str, message: str) -> None:
-    (tmp_path / name).write_text(text)
+def test_outlines_that_explode(command: Command, tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     tifffile.imwrite(tmp_path / "base.tif", SOUND, tile=(64, 64))
     started = time.process_time()
     done = command("plan", tmp_path / "base.tif", tmp_path / "base.tif", "--mask", tmp_path / name)
@@ -274,15 +414,65 @@ def test_ome_metadata_that_explode(command: Command, tmp_path: Path, text: str, 
         "? " + "{a: " * 3000 + "1" + "}" * 3000 + "\n: 1\n",
         "layers: [{image: x, opacity: " + "9" * 300_000 + "}]\n",
         "layers: " + "[" * 100_000,
+        '{"layers": [{"image": "x", "opacity": ' + "9" * 300_000 + "}]}",
+        "layers: [{image: x, opacity: 1" + ":59" * 300_000 + "}]",
+        "layers: [{image: x, opacity: 1" + ":59" * 300 + ".5}]",
+        "layers: [{image: x, opacity: 1" + ":9" * 49 + "}]",
+        "layers: [{image: x, invert: !!bool x}]",
+        "layers: [{image: x, opacity: !!timestamp x}]",
+        'layers: [{image: x, opacity: !!float ""}]',
+        "layers: [" + "a," * 1_500_000 + "]",
+        "layers: [{image: x}]\nlevel: " + "9" * 90,
     ],
-    ids=["merges", "aliases", "deep key", "digits", "deep"],
+    ids=[
+        "merges",
+        "aliases",
+        "deep key",
+        "digits",
+        "deep",
+        "JSON digits",
+        "base 60",
+        "base 60 float",
+        "base 60 short",
+        "bool",
+        "timestamp",
+        "float",
+        "flat",
+        "level",
+    ],
 )
 def test_jobs_that_explode(command: Command, tmp_path: Path, text: str) -> None:
     (tmp_path / "job.yaml").write_text(text)
+    tifffile.imwrite(tmp_path / "x", SOUND, tile=(64, 64))
     started = time.process_time()
     done = command("plan", "--job", tmp_path / "job.yaml")
     assert done.code == 2
-    assert "job.yaml" in done.error
+    assert "job.yaml" in done.error or "level 999" in done.error
+    assert time.process_time() - started < 12
+
+
+@pytest.mark.parametrize("key", ["image", "mask", "like", "path"])
+@pytest.mark.parametrize("name", ["a\\u0000b.tif", "\\ud800.tif", "~nobody\\u0000/a.tif", "file:///a%00.tif"])
+def test_names_that_no_file_can_have(command: Command, tmp_path: Path, key: str, name: str) -> None:
+    tifffile.imwrite(tmp_path / "x", SOUND, tile=(64, 64))
+    layer = {"image": "x"} | ({key: name} if key in ("image", "mask") else {})
+    job: dict[str, Any] = {"layers": [{"image": "x"}, layer], "output": {"path": name if key == "path" else "o"}}
+    text = json.dumps(job | ({"canvas": {"like": name}} if key == "like" else {}))
+    (tmp_path / "job.yaml").write_text(text.replace("\\\\u", "\\u"))
+    if key == "path" and name.startswith("file:"):
+        pytest.skip("where a result goes is a path or a bucket's URL")
+    done = command("plan", "--job", tmp_path / "job.yaml")
+    assert done.code == 4
+    assert "no such file" in done.error
+
+
+@pytest.mark.parametrize("grow", ["1e9px", "-1e300px", "4098px"])
+def test_growing_without_end(command: Command, tmp_path: Path, grow: str) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", SOUND, tile=(64, 64))
+    started = time.process_time()
+    done = command("plan", tmp_path / "x.tif", tmp_path / "x.tif", "--mask", tmp_path / "x.tif", f"--grow={grow}")
+    assert done.code == 2
+    assert "reaches further than 4096 pixels" in done.error
     assert time.process_time() - started < 5
 
 

@@ -140,7 +140,7 @@ def test_alias_bomb_is_refused_quickly(tmp_path: Path) -> None:
 def test_too_large_missing_and_binary_files(tmp_path: Path) -> None:
     big = tmp_path / "big.yaml"
     big.write_bytes(b"#" * (jobs.MAX_BYTES + 1))
-    with pytest.raises(UsageError, match="larger than 16 MB"):
+    with pytest.raises(UsageError, match="larger than 4 MB"):
         jobs.load_job(big)
     with pytest.raises(BadInputError, match="cannot be read: No such file"):
         jobs.load_job(tmp_path / "none.yaml")

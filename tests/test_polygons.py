@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,46 @@ def test_invalid_outlines_are_named_and_repaired_or_refused(tmp_path: Path) -> N
     np.testing.assert_array_equal(whole(source)[:10, :10], bow_tie)
     with pytest.raises(BadInputError, match=r"2 invalid outlines \(feature 2 \(Tumor, id abc\): Self-intersection"):
         opened(path, invalid="refuse")
+
+
+def test_a_repaired_outline_is_what_cutting_it_at_its_crossings_gives(tmp_path: Path) -> None:
+    rng, crossing = np.random.default_rng(0), 0
+    for number in range(60):
+        parts = [
+            [(rng.random((int(rng.integers(3, 9)), 2)) * SIDE).tolist() for _ in range(int(rng.integers(1, 4)))]
+            for _ in range(int(rng.integers(1, 4)))
+        ]
+        made = shapely.union_all([shapely.make_valid(shapely.Polygon(rings[0], rings[1:])) for rings in parts])
+        crossing += not shapely.MultiPolygon([(rings[0], rings[1:]) for rings in parts]).is_valid
+        path = saved(tmp_path, [feature({"type": "MultiPolygon", "coordinates": parts})], f"{number}.geojson")
+        centres = np.stack(np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5), -1).reshape(-1, 2)
+        inside = shapely.contains_xy(made, centres).reshape(SIDE, SIDE)
+        found = opened(path, shape=(SIDE, SIDE))
+        np.testing.assert_array_equal(whole(found), inside, str(number))
+    assert crossing > 50
+
+
+def test_an_outline_of_many_crossings_takes_no_time(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).random((20_000, 2)) * SIDE
+    started = time.process_time()
+    source = opened(saved(tmp_path, feature(polygon(points.tolist()))), shape=(SIDE, SIDE))
+    found = whole(source)
+    assert time.process_time() - started < 3
+    assert "1 of 1 outlines was invalid" in source.info.notes[0]
+    edges, owner = edges_of_rings([points])
+    np.testing.assert_array_equal(found, fill_polygons(edges, owner, Region(0, 0, SIDE, SIDE)))
+
+
+def test_crossings_are_counted_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    comb = np.array([[i * SIDE / 4000, (i % 2) * SIDE] for i in range(4000)] + [[SIDE, 0.0]])
+    edges, owner = edges_of_rings([comb, comb + 0.25])
+    region, most = Region(1, 2, SIDE, SIDE), []
+    expected = fill_polygons(edges, owner, region)
+    monkeypatch.setattr(scanline, "BAND_CROSSINGS", 10_000)
+    plain = scanline._crossings
+    monkeypatch.setattr(scanline, "_crossings", lambda part, row: most.append(len(row)) or plain(part, row))
+    np.testing.assert_array_equal(fill_polygons(edges, owner, region), expected)
+    assert max(most) <= 10_000 < sum(most)
 
 
 def test_overlapping_parts_of_one_feature_are_united(tmp_path: Path) -> None:

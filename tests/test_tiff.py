@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -861,6 +862,53 @@ def test_ndpi_layout(tmp_path: Path, name: str) -> None:
     assert source.pixel_size_um == pytest.approx((1 / 4.5, 1 / 4.5))
     decoded = imagecodecs.jpeg_decode(restart_jpeg(pixels))
     check_regions(source, decoded)
+
+
+def ndpi_of_strips(path: Path, change: Callable[[list[bytes]], None], rows: int = 40) -> tuple[TiffSource, Any]:
+    """An NDPI whose strips, each with the marker that follows it, were changed, and its pixels as they were."""
+    pixels = make_pixels(shape=(8 * rows, 64))
+    path.write_bytes(ndpi_bytes(pixels, change))
+    return open_path(path), imagecodecs.jpeg_decode(restart_jpeg(pixels))
+
+
+@pytest.mark.parametrize(("one", "two", "rows"), [(3, 4, 40), (0, 1, 40), (17, 36, 40), (2, 38, 40), (1, 5, 8)])
+def test_exchanged_strips_of_an_ndpi_are_found(tmp_path: Path, one: int, two: int, rows: int) -> None:
+    def exchange(strips: list[bytes]) -> None:
+        strips[one], strips[two] = strips[two], strips[one]
+
+    source, sound = ndpi_of_strips(tmp_path / "a.ndpi", exchange, rows)
+    for index, other in ((one, two), (two, one)):
+        with pytest.raises(BadInputError, match=rf"tile {index} .* marker {other % 8}, not in .* {index % 8} as its"):
+            source.read(Region(8 * index, 0, 8 * index + 8, 64))
+    np.testing.assert_array_equal(source.read(Region(8 * rows - 8, 3, 8 * rows, 9)), sound[-8:, 3:9])
+
+
+def test_the_end_of_an_ndpis_image_in_its_middle_is_found(tmp_path: Path) -> None:
+    def exchange(strips: list[bytes]) -> None:
+        strips[5], strips[-1] = strips[-1], strips[5]
+
+    source, _ = ndpi_of_strips(tmp_path / "a.ndpi", exchange)
+    with pytest.raises(BadInputError, match=r"tile 5 .* ends in the end marker"):
+        source.read(Region(40, 0, 48, 64))
+
+
+@pytest.mark.parametrize("counts", [lambda i: 0, lambda i: (i + 1) % 8, lambda i: i % 5, lambda i: i * i % 8])
+def test_an_ndpi_that_does_not_count_its_markers_is_read(tmp_path: Path, counts: Callable[[int], int]) -> None:
+    def number(strips: list[bytes]) -> None:
+        for index, strip in enumerate(strips[:-1]):
+            strips[index] = strip[:-1] + bytes([0xD0 + counts(index)])
+
+    check_regions(*ndpi_of_strips(tmp_path / "a.ndpi", number))
+
+
+def test_a_run_of_strips_that_do_not_count_is_no_exchange(tmp_path: Path) -> None:
+    """As of a writer that stores one blank strip for all of them."""
+
+    def blank(strips: list[bytes]) -> None:
+        for index in range(130, 150):
+            strips[index] = strips[index][:-1] + b"\xd3"
+
+    check_regions(*ndpi_of_strips(tmp_path / "a.ndpi", blank, 200))
 
 
 def test_interpret_needs_known_samples(tmp_path: Path) -> None:

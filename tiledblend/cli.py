@@ -22,7 +22,15 @@ import click
 
 from tiledblend import __version__
 from tiledblend.buckets import checked_url, redacted, scheme_of
-from tiledblend.errors import BadInputError, InterruptedRun, TiledblendError, UsageError, VerificationError, one_line
+from tiledblend.errors import (
+    BadInputError,
+    InterruptedRun,
+    TiledblendError,
+    UsageError,
+    VerificationError,
+    one_line,
+    printable,
+)
 
 if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
@@ -97,6 +105,11 @@ def run_command(arguments: Sequence[str]) -> int:
             click.echo(redacted(traceback.format_exc()), err=True)
         click.echo(f"tiledblend: error: {redacted(line)}", err=True)
         return code
+
+
+def _print(text: str) -> None:
+    """On stdout: what is said, whatever the names in it hold."""
+    click.echo(printable(text))
 
 
 def _explained(error: BaseException) -> tuple[int, str]:
@@ -465,7 +478,7 @@ def demo(size: int, out: Path | None, seed: int, as_json: bool, **flags: Any) ->
         done = run_demo(
             out, size=size, seed=seed, cluster=_cluster(flags), say=report.say, progress=progress, stop=stop
         )
-    click.echo(json.dumps(done.as_dict()) if as_json else report.demo_text(done))
+    _print(json.dumps(done.as_dict()) if as_json else report.demo_text(done))
 
 
 @cli.command()
@@ -488,9 +501,9 @@ def info(paths: tuple[str, ...], as_json: bool) -> int:
             continue
         entries += found
         if not as_json:
-            click.echo(render_info(found))
+            _print(render_info(found))
     if as_json:
-        click.echo(json.dumps({"images": entries}, default=str))
+        _print(json.dumps({"images": entries}, default=str))
     return code
 
 
@@ -521,7 +534,7 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
         layout = planned_layout(planned, job.path, job.compression or "deflate")
         document["work_bytes"] = planned.raw_bytes + layout.raw_bytes
         text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned, layout)}"
-    click.echo(json.dumps(document) if as_json else text)
+    _print(json.dumps(document) if as_json else text)
 
 
 @cli.command()
@@ -575,7 +588,7 @@ def blend(
         if file:
             compression = job.compression or "deflate"
             _write_report(report_path, job, path, f"an OME-TIFF with a pyramid, {compression}", run.as_dict())
-        click.echo(json.dumps(whole) if as_json else report.ometiff_text(run, file))
+        _print(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if _is_image(path):
         if resume or replace or share or finish:
@@ -584,7 +597,7 @@ def blend(
         for warning in result["warnings"]:
             report.say(f"note: {warning}")
         _write_report(report_path, job, path, f"a {Path(path).suffix[1:].upper()} image", result)
-        click.echo(json.dumps(result) if as_json else report.image_text(result))
+        _print(json.dumps(result) if as_json else report.image_text(result))
         return
     done = _blend_to_zarr(job, path, cluster, how)
     for warning in done.warnings:
@@ -593,7 +606,7 @@ def blend(
         output = job.output
         kind = f"an OME-Zarr {output.ome_zarr} pyramid of {done.levels} levels, lossless ({output.compressor})"
         _write_report(report_path, job, path, kind, done.as_dict())
-    click.echo(json.dumps(done.as_dict()) if as_json else report.run_text(done))
+    _print(json.dumps(done.as_dict()) if as_json else report.run_text(done))
 
 
 def _check_report(report_path: str, part: str | None) -> None:
@@ -765,7 +778,7 @@ def export(result: str, out: str, compression: str, tile: int, resume: bool, as_
     with _stoppable() as stop, report.progress("writing") as progress, _told_interruption(out):
         running = Running(_cluster(flags), progress, stop)
         done = export_ometiff(result, out, options, running=running, resume=resume)
-    click.echo(json.dumps(done.as_dict()) if as_json else report.export_text(done))
+    _print(json.dumps(done.as_dict()) if as_json else report.export_text(done))
 
 
 @cli.command()
@@ -786,9 +799,9 @@ def outline(mask: str, out: str, like: str | None, mask_values: str | None, name
     values = mask_values_of(_mask_values(mask_values) if mask_values else "auto")
     done = trace(mask, out, like=like, mask_values=values, name=name)
     if as_json:
-        click.echo(json.dumps(done.as_dict()))
+        _print(json.dumps(done.as_dict()))
     else:
-        click.echo(f"{done.path}: {done.outlines:,} outlines, {report.amount(done.bytes_written)}")
+        _print(f"{done.path}: {done.outlines:,} outlines, {report.amount(done.bytes_written)}")
 
 
 @cli.command()
@@ -811,7 +824,7 @@ def preview(
 
     *images, out = paths
     done = draw(_previewed(images, flags), out, max_size, scale_bar=scale_bar, seams=seams, weights=weights)
-    click.echo(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
+    _print(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
 
 
 def _previewed(images: list[str], flags: dict[str, Any]) -> Any:
@@ -853,7 +866,7 @@ def view(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> Non
         scene = Scene.of_composite(composite)
 
     def ready(url: str) -> None:
-        click.echo(json.dumps({"url": url}) if as_json else url)
+        _print(json.dumps({"url": url}) if as_json else url)
         sys.stdout.flush()
         if in_browser:
             click.launch(url)
@@ -886,9 +899,9 @@ def seams(widths: str | None, as_json: bool, **flags: Any) -> None:
         report.say(f"note: {note}")
     found = measure_seams(composite, compared, threads=cpu_count())
     if as_json:
-        click.echo(json.dumps({"seams": [seam.as_dict() for seam in found]}))
+        _print(json.dumps({"seams": [seam.as_dict() for seam in found]}))
     else:
-        click.echo(report.seams_text(found))
+        _print(report.seams_text(found))
 
 
 @cli.command()
@@ -918,14 +931,14 @@ def verify(result: str, fast: bool, against_inputs: str | None, as_json: bool) -
         document["recomputed_tiles"], document["differing"] = again.tiles, list(again.differing)
         document["ok"] = not again.differing
     if as_json:
-        click.echo(json.dumps(document))
+        _print(json.dumps(document))
     found.require_ok()
     if again is not None and again.differing:
         raise VerificationError(
             f"{result}: {len(again.differing)} objects are not what the inputs give (first: {again.differing[0]})"
         )
     if not as_json:
-        click.echo(found.summary() + (f"; {again.tiles} tiles rendered again are the same" if again else ""))
+        _print(found.summary() + (f"; {again.tiles} tiles rendered again are the same" if again else ""))
 
 
 def _tile_count(text: str | None) -> int | None:
@@ -965,9 +978,9 @@ def clean(result: str, as_json: bool) -> None:
 
     done = clean_ometiff(result) if is_ometiff_path(result) else clean_zarr(result)
     if as_json:
-        click.echo(json.dumps(asdict(done)))
+        _print(json.dumps(asdict(done)))
     elif done.finished:
-        click.echo(f"{result}: the result is complete and stays; its ledger was removed")
+        _print(f"{result}: the result is complete and stays; its ledger was removed")
     else:
         kept = f"; kept {len(done.kept)} files that are not of the run" if done.kept else ""
-        click.echo(f"{result}: removed {done.removed} objects of an unfinished run{kept}")
+        _print(f"{result}: removed {done.removed} objects of an unfinished run{kept}")

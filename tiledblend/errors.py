@@ -31,13 +31,22 @@ def one_line(text: str) -> str:
     >>> one_line("no such file:\\n a\\x1b[2J.tif ")
     'no such file: a�[2J.tif'
     """
-    line = re.sub(r"\s*[\r\n]+\s*", " ", text).strip()
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in line)
+    line = printable(re.sub(r"\s*[\r\n]+\s*", " ", text).strip())
     if len(line) > LONGEST_MESSAGE:
         half = LONGEST_MESSAGE // 2 - 2
         line = f"{line[:half]} … {line[-half:]}"
     return line
+
+
+def printable(text: str) -> str:
+    """A text of several lines in which terminal commands and half characters, of a file's own names, are replaced.
+
+    >>> printable("size\\n  a\x1b[2J.tif")
+    'size\\n  a�[2J.tif'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
 class UsageError(TiledblendError, ValueError):

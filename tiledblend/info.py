@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from tiledblend.errors import BadInputError
+from tiledblend.errors import BadInputError, one_line
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import make_spec, open_source, recognise
 
@@ -118,7 +118,7 @@ def _paragraph(entry: dict[str, Any]) -> str:
         title += f", series {entry['series']}" + (f" ({entry['name']})" if entry["name"] else "")
     rows = [*_fact_rows(entry), ("usable as", _usable(entry))]
     rows += [("note", note) for note in entry.get("notes", ())]
-    return "\n".join([title, *(f"  {key:<12}{value}" for key, value in rows)])
+    return "\n".join([one_line(title), *(f"  {key:<12}{one_line(value)}" for key, value in rows)])
 
 
 def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:

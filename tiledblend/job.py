@@ -25,7 +25,7 @@ from tiledblend.levels import at_level, at_pixel_size
 from tiledblend.matrix import affine_of, with_numbers
 from tiledblend.sources import open_source
 from tiledblend.sources.bytes import open_bytes
-from tiledblend.sources.opening import make_spec
+from tiledblend.sources.opening import make_spec, require_possible
 from tiledblend.store.spec import OutputSpec
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from tiledblend.sources.base import RasterSource
 
-MAX_BYTES = 16 * 2**20
-MAX_NODES = 1_000_000
+MAX_BYTES = 4 * 2**20
+MAX_NODES = 100_000
+MAX_DIGITS = 100
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,7 @@ def _absolute(source: Any, folder: Path | str, key: str) -> Any:
         return dict(source) | {"path": _absolute(source["path"], folder, "path")}
     if not isinstance(source, str) or (key == "mask" and source == "alpha"):
         return source
+    require_possible(source)
     if scheme_of(source):
         return checked_url(source)
     if isinstance(folder, str) and not source.startswith(("/", "~")):
@@ -271,7 +273,11 @@ def parse_mapping(text: str, *, where: str) -> dict[str, Any]:
 def _parse(text: str, where: str) -> Any:
     if text.lstrip().startswith("{"):
         try:
-            return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
+            return json.loads(
+                text,
+                object_pairs_hook=lambda pairs: _unique(pairs, where),
+                parse_int=lambda digits: _whole(digits, where),
+            )
         except json.JSONDecodeError:
             pass  # YAML's own {flow: style}, or broken: YAML says where
     try:
@@ -286,10 +292,17 @@ def _parse(text: str, where: str) -> Any:
             loader.dispose()
     except yaml.YAMLError as error:
         raise UsageError(f"{where}: {_yaml_reason(error)}") from error
-    except ValueError as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{where}: {error}") from error
+    except UsageError:
+        raise
+    except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        # What a value's own tag leads to: `!!bool x` is a KeyError in the parser.
+        raise UsageError(f"{where}: a value cannot be read: {str(error) or type(error).__name__}") from error
+
+
+def _whole(digits: str, where: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise UsageError(f"{where}: a number of {len(digits):,} characters")
+    return int(digits)
 
 
 def _unique(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
@@ -301,8 +314,28 @@ def _unique(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
     return mapping
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML whose mappings have each key once."""
+    """Safe YAML whose mappings have each key once, of a bounded number of entries and of digits."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._entries = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._entries += 1
+        if self._entries > MAX_NODES:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"the document has more than {MAX_NODES:,} entries", mark)
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> Any:
+        if node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+            reason = f"a number of {len(node.value):,} characters"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

@@ -20,7 +20,7 @@ def at_level(composite: Composite, level: int) -> Composite:
     Raises UsageError for a level at which less than a pixel would be left.
     """
     height, width = composite.shape
-    if level < 0 or (level and 2 ** (level - 1) >= max(height, width)):
+    if level < 0 or (level and level > (max(height, width) - 1).bit_length()):
         coarsest = max(height, width).bit_length()
         raise UsageError(f"level {level} must be from 0 to {coarsest} for a canvas of {height} x {width} pixels")
     return reduced(composite, 2.0**level)

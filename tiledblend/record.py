@@ -77,7 +77,7 @@ def write_report(path: str | os.PathLike[str], job: Job, made: Made, *, threads:
     """
     page = _rendered(job, made, threads)
     try:
-        return write_new(path, page.encode())
+        return write_new(path, page.encode(errors="replace"))
     except StorageError as error:
         raise StorageError(f"{error}; the result {made.uri} is complete, only its report is missing") from error
 

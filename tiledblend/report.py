@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tiledblend.errors import one_line
+
 if TYPE_CHECKING:
     from tiledblend.cluster import ClusterOptions
     from tiledblend.demo import DemoReport
@@ -27,7 +29,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def say(line: str) -> None:
     """A line for people, on stderr."""
-    click.echo(f"tiledblend: {line}", err=True)
+    click.echo(f"tiledblend: {one_line(line)}", err=True)
 
 
 class _StderrLog(logging.Handler):
@@ -239,7 +241,7 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
     requests = planned.requests(out)
     if any(requests.values()):
         lines.append(f"requests about {requests['get']:,} GET and {requests['put']:,} PUT")
-    lines += [f"note     {note}" for note in facts["notes"]]
+    lines += [f"note     {one_line(note)}" for note in facts["notes"]]
     return "\n".join([*lines, *(f"note     {_unstored_text(found)}" for found in planned.unstored.values())])
 
 

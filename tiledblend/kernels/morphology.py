@@ -36,7 +36,9 @@ class Growth:
     spacing: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.radius) and max(self.halo_px) <= MAX_RADIUS_PX):
+        # Not by the halo alone: that is counted row by row.
+        is_near = math.isfinite(self.radius) and abs(self.radius) / min(self.spacing) < MAX_RADIUS_PX + 1
+        if not (is_near and max(self.halo_px) <= MAX_RADIUS_PX):
             raise UsageError(f"grow by {self.radius:g} reaches further than {MAX_RADIUS_PX} pixels")
 
     @property

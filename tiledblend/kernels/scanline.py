@@ -11,6 +11,8 @@ from tiledblend.geometry import Region
 
 BAND_PIXELS = 1 << 22
 """Most pixels that are counted at once: int32 counters of 16 MB."""
+BAND_CROSSINGS = 1 << 20
+"""Most crossings of edges with rows at once, where more than a row is looked at: some 100 MB."""
 
 
 def edges_of_rings(rings: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -66,6 +68,13 @@ def _fill_band(edges: NDArray[np.float64], polygon: NDArray[Any], band: Region, 
     if not len(touching):
         return
     first, count = first[touching], (last - first)[touching]
+    if count.sum() > BAND_CROSSINGS and band.shape[0] > 1:
+        middle = band.shape[0] // 2
+        upper = Region(band.y0, band.x0, band.y0 + middle, band.x1)
+        lower = Region(upper.y1, band.x0, band.y1, band.x1)
+        _fill_band(edges[touching], polygon[touching], upper, out[:middle])
+        _fill_band(edges[touching], polygon[touching], lower, out[middle:])
+        return
     edge = np.repeat(touching, count)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
     column = np.clip(_crossings(edges[edge], row), band.x0, band.x1) - band.x0

@@ -94,7 +94,18 @@ def is_remote(path: str) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path)) and not path.lower().startswith("file://")
 
 
+def require_possible(path: str) -> None:
+    """Raises BadInputError for a path that no file can have: one with a null character or half a character."""
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise BadInputError(f"{path}: no such file; no name has the character that stands in this one")
+
+
 def _absolute(path: str) -> str:
+    require_possible(path)
     if is_remote(path):
         try:
             return checked_url(path)
@@ -102,6 +113,7 @@ def _absolute(path: str) -> str:
             raise BadInputError(str(error)) from None
     if path.lower().startswith("file://"):
         path = unquote(urlsplit(path).path)
+        require_possible(path)
     return os.path.abspath(os.path.expanduser(path))
 
 

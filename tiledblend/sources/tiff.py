@@ -16,7 +16,7 @@ from typing import Any
 import tifffile
 from numpy.typing import NDArray
 
-from tiledblend.errors import BadInputError, TiledblendError
+from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.bytes import ByteReader, SeekableBytes, open_bytes
@@ -338,7 +338,7 @@ def _facts(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, index: int,
     if facts.pixel_size_um is None and tiff.imagej_metadata is None:
         trusted = series.kind == "ndpi"
         facts = replace(facts, pixel_size_um=resolution_facts(unit, x, y, trusted=trusted).pixel_size_um)
-    names = facts.names if len(facts.names) == channels else ()
+    names = tuple(one_line(name) for name in facts.names) if len(facts.names) == channels else ()
     colors = facts.colors if len(facts.colors) == channels else ()
     return ImageFacts(facts.pixel_size_um, names, colors)
 

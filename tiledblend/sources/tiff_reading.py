@@ -15,6 +15,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.bytes import ByteReader
 from tiledblend.sources.tiff_layout import PageTable, StoredLevel
+from tiledblend.sources.tiff_restarts import RestartOrder
 from tiledblend.sources.tiff_segments import SegmentError, check_segment
 
 BATCH_BYTES = 16 << 20
@@ -121,6 +122,8 @@ class LevelReader:
         self._allow_sparse = allow_sparse
         self._repeated = Repeated()
         self._values: dict[tuple[int, int], NDArray[np.int32]] = {}
+        cut_at_restarts = level.jpegheader is not None
+        self._orders = [RestartOrder(reader, table) for table in level.pages] if cut_at_restarts else []
 
     def uniform(self, region: Region, plane: tuple[int, int]) -> int | None:
         """The value of all of a region's pixels, where every tile of it is stored in a few bytes and has that one.
@@ -283,6 +286,10 @@ class LevelReader:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise self._error(item, region, f"cannot be decoded: {reason}; restore the file") from error
+        if self._orders:
+            misplaced = self._orders[item.page].problem(data, item.index)
+            if misplaced:
+                raise self._error(item, region, f"{misplaced}; restore the file")
         pixels = pixels[: needed[0], : needed[1]]
         return pixels if level.samples.convert is None else level.samples.convert(pixels)
 

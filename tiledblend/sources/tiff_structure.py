@@ -10,8 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tiledblend.errors import BadInputError
+from tiledblend.geometry import ceil_div
 from tiledblend.sources.bytes import ByteReader, SeekableBytes
 
 MAX_DIRECTORIES = 20_000
@@ -23,6 +25,8 @@ MAX_TAG_BYTES = 1 << 30
 _ITEM_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _TABLES = {273: "StripOffsets", 279: "StripByteCounts", 324: "TileOffsets", 325: "TileByteCounts", 330: "SubIFDs"}
 _SUBIFDS = 330
+# Of what a page's sides need, and beside it: a parser makes an object of each entry, 3 GB of a GiB of them.
+_MOST_NEEDED, _MOST_SPARE = 4, 65536
 # What makes two pages unlike: kind, sides, samples, compression, planes, predictor, tiles.
 _LAYOUT_TAGS = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 338, 339, 32997})
 _NDPI_FLAG = 65420
@@ -152,6 +156,7 @@ def _visit(
             f"{reader.uri}: has more than {MAX_LAYOUTS} TIFF pages that are unlike in size or samples; "
             "split it into smaller files"
         )
+    segments = _most_segments(entries, form)
     for code, kind, count, value, position in entries:
         item = _ITEM_SIZES.get(kind, 1)
         size = count * item
@@ -162,10 +167,28 @@ def _visit(
                     f"{reader.uri}: damaged: {_TABLES.get(code, f'tag {code}')} of {count} entries at byte {start} "
                     f"does not fit into a file of {reader.size} bytes"
                 )
+        if code in _TABLES and code != _SUBIFDS and count > _MOST_NEEDED * segments + _MOST_SPARE:
+            raise BadInputError(
+                f"{reader.uri}: damaged: {_TABLES[code]} of {count} entries for a page that needs {segments} or fewer"
+            )
         if code == _SUBIFDS:
             below += _subifds(reader, file, form, item, count, value, position)
     after = offset + struct.calcsize(form.count) + len(entries) * form.entry
     return _read_offset(reader, file, form, after), below
+
+
+def _most_segments(entries: Sequence[tuple[int, int, int, bytes, int]], form: _Format) -> int:
+    """Tiles of a page, or rows, of which a strip has one or more; of all its samples."""
+    order: Literal["little", "big"] = "little" if form.order == "<" else "big"
+    facts = {
+        code: int.from_bytes(value[: _ITEM_SIZES[kind]], order)
+        for code, kind, count, value, _ in entries
+        if count == 1 and kind in (3, 4, 16)
+    }
+    width, height, samples = (facts.get(code, 1) for code in (256, 257, 277))
+    tile_y, tile_x = facts.get(323, 1), facts.get(322, width)
+    depth = facts.get(32997, 1)  # of a volume
+    return samples * depth * ceil_div(height, max(1, tile_y)) * ceil_div(width, max(1, tile_x))
 
 
 def _layout(entries: Sequence[tuple[int, int, int, bytes, int]], form: _Format) -> Layout:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from tiledblend.errors import BadInputError, TiledblendError
+from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.array import check_dtype
 from tiledblend.sources.axes import PlaneAxes, find_plane
@@ -67,6 +68,7 @@ MICROMETRES = {
 RGB_NAMES = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_CHANNELS = 65536
+MAX_LEVELS = 64
 LARGEST_READ = 4096
 MAX_CHUNKS_READ = 1 << 20
 MOST_MISSED = 100_000
@@ -155,6 +157,8 @@ def _multiscale_image(
     if not isinstance(multiscales, list) or not 0 <= index < len(multiscales):
         raise BadInputError(f"{called}: has no series {index}; it has {len(multiscales)}")
     multiscale = multiscales[index]
+    if len(multiscale["datasets"]) > MAX_LEVELS:
+        raise BadInputError(f"{called}: its multiscales name {len(multiscale['datasets'])} datasets; it is damaged")
     arrays = [_level_node(node, str(dataset["path"]), called) for dataset in multiscale["datasets"]]
     if not arrays:
         raise BadInputError(f"{called}: its multiscales name no dataset")
@@ -258,9 +262,12 @@ def _omero(ome: Mapping[str, Any], channels: int) -> tuple[tuple[str, ...], tupl
         return (), (), []
     if len(entries) != channels or not all(isinstance(entry, dict) for entry in entries):
         return (), (), [f"omero names {len(entries)} channels, the image has {channels}: names not used"]
-    names = tuple(str(entry.get("label", "")) for entry in entries)
+    names = tuple(one_line(str(entry.get("label", ""))) for entry in entries)
     colors = tuple(str(entry.get("color", "")).lstrip("#").upper() for entry in entries)
-    return (names if any(names) else ()), (colors if any(colors) else ()), []
+    notes = []
+    if any(colors) and not all(re.fullmatch("[0-9A-F]{6}", color) for color in colors):
+        colors, notes = (), ["omero's colours are not RRGGBB: not used"]
+    return (names if any(names) else ()), (colors if any(colors) else ()), notes
 
 
 def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[bool, Alpha]:

@@ -14,7 +14,8 @@ from tiledblend.errors import BadInputError
 MAX_SIDE = 1 << 31
 MAX_CHUNK_BYTES = 2 << 30
 MAX_SHARD_CHUNKS = 1 << 24
-MAX_DOCUMENT_BYTES = 64 << 20
+MAX_DOCUMENT_BYTES = 16 << 20
+MAX_MULTISCALES = 64
 NOT_OF_PIXELS = ("pickle", "json", "msgpack", "vlen", "categorize", "string")
 """Codecs, by the beginning of their names, of Python objects and texts. Decoding a pickle runs what it says."""
 
@@ -265,7 +266,11 @@ def series_of(node: ZarrNode) -> list[int]:
     if "bioformats2raw.layout" in ome and "multiscales" not in ome:
         return sorted(int(n) for n in names_below(node.path) if n.isdecimal() and n.isascii())
     multiscales = ome.get("multiscales")
-    return list(range(len(multiscales))) if isinstance(multiscales, list) else []
+    if not isinstance(multiscales, list):
+        return []
+    if len(multiscales) > MAX_MULTISCALES:
+        raise BadInputError(f"{node.path}: {len(multiscales)} multiscales in one document; it is damaged")
+    return list(range(len(multiscales)))
 
 
 def list_children(node: ZarrNode, limit: int = 8) -> Sequence[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import product
@@ -124,6 +125,14 @@ class ObjectGrid:
             return None
         return found if all(found[axis] == at for axis, at in self._fixed.items()) else None
 
+    def _holds_keys(self, folder: str) -> bool:
+        """True for a folder below the array's, such as c/3, that keys go through. Others may be links in a circle."""
+        if self._separator != "/" or not f"{folder}/".startswith(self._prefix):
+            return False
+        parts = f"{folder}/".removeprefix(self._prefix).split("/")[:-1]
+        whole = zip(parts, self._whole, strict=False)
+        return len(parts) < len(self._whole) and all(p.isdecimal() and p.isascii() and int(p) < n for p, n in whole)
+
     def places(self, coords: Coords, index: bytes | None) -> NDArray[np.bool_]:
         """True for each chunk of the plane that the object lacks, False beyond the array's end: shape `inner`.
 
@@ -178,7 +187,7 @@ class ObjectGrid:
         if self.objects > most:
             return None
         present = np.zeros(self.counts, bool)
-        total, newest, size, entries = 0, 0, 0, _entries(path, len(self._whole) + 1)
+        total, newest, size, entries = 0, 0, 0, _entries(path, self._holds_keys)
         if entries is None:
             return None
         for number, (key, length, version) in enumerate(entries):
@@ -199,7 +208,7 @@ class ObjectGrid:
 
         Where a server cannot list, it is asked for every object that there may be.
         """
-        entries = _entries(path, len(self._whole) + 1)
+        entries = _entries(path, self._holds_keys)
         if entries is None:
             from tiledblend.sources.remote import only_stored
 
@@ -296,16 +305,17 @@ def _sharding(node: ZarrNode) -> Any:
     )
 
 
-def _entries(path: str, depth: int) -> Iterator[tuple[str, int, int | str]] | None:
+def _entries(path: str, holds_keys: Callable[[str], bool]) -> Iterator[tuple[str, int, int | str]] | None:
     """(key, size, modification time in ns or ETag) of every object below a folder; None where a server cannot list."""
     if "://" not in path:
-        return _files(path, "", depth)
+        return _files(path, "", holds_keys)
     from tiledblend.sources.remote import list_objects
 
     return list_objects(path)
 
 
-def _files(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int]]:
+def _files(folder: str, prefix: str, holds_keys: Callable[[str], bool]) -> Iterator[tuple[str, int, int]]:
+    """What is no regular file (a pipe, a device) is no stored object."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -313,13 +323,14 @@ def _files(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int
     for entry in entries:
         try:
             if entry.is_dir():
-                if depth > 1:
-                    yield from _files(entry.path, f"{prefix}{entry.name}/", depth - 1)
+                if holds_keys(prefix + entry.name):
+                    yield from _files(entry.path, f"{prefix}{entry.name}/", holds_keys)
                 continue
             found = entry.stat()
         except OSError:
             continue
-        yield prefix + entry.name, found.st_size, found.st_mtime_ns
+        if stat.S_ISREG(found.st_mode):
+            yield prefix + entry.name, found.st_size, found.st_mtime_ns
 
 
 def note(grid: ObjectGrid, key: str, byte_range: ByteRequest | None, found: Buffer | None) -> None:
@@ -402,6 +413,9 @@ class WatchedStore(LocalStore):
             found = os.stat(self.root / key)
         except OSError:
             return
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            # A pipe would be waited for, and a device has no end.
+            raise ValueError(f"chunk object {key} is no regular file; it is damaged")
         self.newest = max(self.newest, found.st_mtime_ns)
         require_sound_size(self._grid, key, found.st_size)
 

@@ -42,7 +42,9 @@ def dump(document: dict[str, Any]) -> bytes:
     >>> dump({"a": 1})
     b'{\\n  "a": 1\\n}\\n'
     """
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Half a character, of a file's name in another encoding, is written as JSON has it.
+    return text.encode(errors="backslashreplace")
 
 
 def array_documents(layout: ArrayLayout) -> dict[str, bytes]:
