@@ -11,12 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import zarr
 
 import tiledblend as tb
-from tiledblend.cluster import group_limits
+from tiledblend import cluster
+from tiledblend.cluster import group_limits, machine_memory
 
 MOUNTED = Path("/sys/fs/cgroup")
 
@@ -46,6 +48,15 @@ def test_where_a_limit_may_stand(tmp_path: Path, listing: str, files: dict[str, 
         file.write_text(text + "\n")
     assert group_limits(tmp_path / "listing", tmp_path / "cgroup") == limits
     assert group_limits(tmp_path / "none") == []
+
+
+def test_without_any_limit_it_is_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a laptop: control groups of version 2 say "max" there, or nothing at all."""
+    monkeypatch.setattr(cluster, "group_limits", list)
+    monkeypatch.setattr(cluster, "_addressable", list)
+    assert machine_memory() == psutil.virtual_memory().total
+    monkeypatch.setattr(cluster, "group_limits", lambda: [1000])
+    assert machine_memory() == 1000
 
 
 @contextmanager
@@ -130,7 +141,7 @@ def test_a_limit_is_refused_before_the_start_or_holds(
     assert refused.returncode == 6, refused.stderr
     assert len(lines) == 1, refused.stderr
     fewer = "fewer --workers, " if workers > 1 else ""
-    assert f"use fewer --threads-per-worker, {fewer}more memory (of the machine, container, job or" in lines[0]
+    assert f"use fewer --threads-per-worker, {fewer}more memory (of the machine, container, job, " in lines[0]
     assert not list(tmp_path.iterdir())
     with memory_group(needed) as group:
         done = blend_in(group, folder, out, *more)

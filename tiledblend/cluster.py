@@ -171,7 +171,7 @@ def machine_memory() -> int:
     """Bytes of memory for this process and its children: of the machine, or less in a container or a SLURM job."""
     import psutil
 
-    return min(psutil.virtual_memory().total, *_addressable(), *group_limits())
+    return min([psutil.virtual_memory().total, *_addressable(), *group_limits()])
 
 
 def group_limits(listing: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> list[int]:
