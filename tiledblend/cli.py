@@ -234,7 +234,7 @@ _output_options = _stacked(
 _cluster_options = _stacked(
     click.option("--workers", type=int, metavar="N", help="Worker processes here. [threads of this process]"),
     click.option("--threads-per-worker", type=int, metavar="N", help="[CPUs / workers; with --part: 1]"),
-    click.option("--memory-limit", metavar="SIZE", help="Of each worker process, such as 4GiB."),
+    click.option("--memory-limit", metavar="SIZE", help="Of each process that renders, such as 4GiB."),
     click.option("--local-directory", metavar="DIR", help="For dask's temporary files."),
     click.option("--scheduler", metavar="ADDRESS", help="Running dask scheduler: tcp://… or tls://…"),
     click.option("--scheduler-file", metavar="FILE", help="JSON file that the scheduler wrote."),
