@@ -1,7 +1,7 @@
 """tiledblend against libvips, naive dask and the floor: `python benchmarks/compare.py FOLDER --runs 3`.
 
-Each run is a whole process, start-up included; the systems take turns, another one first in each round: in a virtual
-machine, memory that a system before has freed is cheaper than memory that the host must find. Prints medians of wall
+Each run is a whole process, start-up included; the systems take turns, another one first in each round: what
+a run pays for memory in a virtual machine seems to depend on who ran before it. Prints medians of wall
 time, CPU seconds (in brackets: of them in the kernel) and peak memory (sum of PSS over the process tree, sampled ten
 times a second).
 """

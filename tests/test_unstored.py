@@ -13,9 +13,12 @@ import pytest
 import zarr
 from conftest import Command
 
+import tiledblend as tb
 from tiledblend.errors import BadInputError
-from tiledblend.geometry import Region
+from tiledblend.geometry import Region, Tile
+from tiledblend.run import TileJob
 from tiledblend.sources import open_source, zarr_stored
+from tiledblend.store.objects import DirectoryStore
 
 IMAGE = np.random.default_rng(3).integers(1, 256, (3, 300, 400), dtype=np.uint8)
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -245,3 +248,15 @@ def test_a_shape_raised_by_a_bit_is_not_silent(tmp_path: Path, layout: str) -> N
         source.read(Region(height - 10, 0, height, width))
         assert source.unstored() is not None or source.take_missed()
     assert height == 300 + (1 << 30)
+
+
+def test_what_another_run_left_in_this_thread_is_not_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zarr_stored, "MOST_INDICES", 0)
+    values = IMAGE.copy()
+    values[:, 32:64, 64:128] = 0
+    source = open_source(store(tmp_path / "a.zarr", values, **LAYOUTS["sharded"]))
+    planned = tb.plan(tb.Composite([tb.Layer(source)]), tb.OutputSpec(chunk=64, shard=64, levels=1))
+    job = TileJob(planned.composite, planned.rules, planned.layout, DirectoryStore(tmp_path / "out"), ())
+    source.read(Region(0, 64, 64, 128))  # as by a run that failed then
+    assert job.run(Tile(0, 0, 0)).missed == ()
+    assert [missed.chunks for _, missed in job.run(Tile(0, 0, 1)).missed] == [2]

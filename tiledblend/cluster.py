@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -54,10 +53,10 @@ class ClusterOptions:
     """Where tasks run. All defaults: one process here, as many threads as CPUs that it may use.
 
     workers: worker processes here (None: threads of this process). threads_per_worker. memory_limit: bytes per worker,
-    or "4GiB"; of a run in this process, what its memory is planned by.
-    local_directory: for dask's files. dashboard: dask's web page on 127.0.0.1. scheduler: address of a running
-    scheduler, such as tls://host:8786. scheduler_file: the JSON file it wrote. Without these two, what dask's own
-    configuration says (`DASK_SCHEDULER_ADDRESS`), unless something of a cluster here is given.
+    or "4GiB"; of a run in this process, what its memory is planned by. local_directory: for dask's files. dashboard:
+    dask's web page on 127.0.0.1. scheduler: address of a running scheduler, such as tls://host:8786. scheduler_file:
+    the JSON file it wrote. Without these two, what dask's own configuration says (`DASK_SCHEDULER_ADDRESS`), unless
+    something of a cluster here is given.
     tls_*: PEM files, all three together; without them, dask's own configuration. performance_report: HTML file to
     write.
     """
@@ -79,7 +78,7 @@ class ClusterOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{_flag(name)} {value} must be at least 1")
-        self._memory_limit_bytes()
+        self._memory_limit_bytes()  # refuses what is no size
         self._require_whole_tls()
         if self.scheduler and self.scheduler_file:
             raise UsageError("--scheduler and --scheduler-file name the cluster twice; give one of them")
@@ -132,6 +131,8 @@ class ClusterOptions:
 def _require_pem(ca_file: str, cert: str, key: str) -> None:
     """Raises UsageError for files that hold no certificate or key, or not of one another: dask would blame the
     scheduler."""
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(ca_file)

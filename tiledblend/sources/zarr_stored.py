@@ -30,7 +30,7 @@ MOST_LISTED = 100_000
 MOST_LISTED_REMOTE = 20_000
 """Of a bucket: twenty requests."""
 MOST_INDICES = 10_000
-"""Shards of a directory whose indices are read to count what they lack: a second or so."""
+"""Shards of a directory whose indices are read to count what they lack: 0.3 s in memory."""
 ENTRY_BYTES = 16
 _ABSENT = b"\xff" * ENTRY_BYTES
 
@@ -70,7 +70,7 @@ class Lacking:
 
 
 class ObjectGrid:
-    """How the chunks of one plane of an array lie in stored objects. No I/O.
+    """How the chunks of one plane of an array lie in stored objects.
 
     inner: chunks along each axis of an object (ones without shards). index: of a shard, as of `_shard_index`.
     has_plain_index: it is little-endian pairs (offset, length) as they are.
@@ -226,22 +226,23 @@ class ObjectGrid:
 
     def lacking(self, path: str, listing: Listing) -> Lacking | None:
         """The chunks of a listed plane that are not stored; None: all are. path: the array's folder."""
-        missing, first = 0, list[tuple[Coords, bytes | None]]()
+        missing = 0
+        first: tuple[Coords, bytes | None] | None = None
         if not listing.present.all():
             chunks = np.ones((), np.int64)
             for axis, count in enumerate(self.counts):
                 chunks = np.multiply.outer(chunks, self._chunks_along(axis, count))
             missing = int(chunks[~listing.present].sum())
-            first.append((self._coords(np.unravel_index(int(np.argmin(listing.present)), self.counts)), None))
+            first = self._coords(np.unravel_index(int(np.argmin(listing.present)), self.counts)), None
         if self.reads_indices(path):
             for place in np.argwhere(listing.present):
                 coords = self._coords(place)
                 index = self._stored_index(os.path.join(path, self.key(coords)))
                 count = 0 if index is None or _ABSENT not in index else int(self.places(coords, index).sum())
-                if count:
-                    missing += count
-                    first.append((coords, index))
-        return Lacking(missing, min(first)) if missing else None
+                missing += count
+                if count and (first is None or coords < first[0]):
+                    first = coords, index
+        return None if first is None else Lacking(missing, first)
 
     def _coords(self, place: Iterable[Any]) -> Coords:
         """Of a place in `counts`."""
