@@ -63,3 +63,25 @@ def test_a_failed_read_leaves_no_tasks(caplog: pytest.LogCaptureFixture) -> None
     gc.collect()
     assert not went_on
     assert "pending" not in caplog.text
+
+
+def test_a_failed_read_leaves_no_open_loop_behind_its_thread() -> None:
+    """Its traceback may live on, in a circle that only the collector ends: the loop closes with its thread."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    kept: list[ValueError] = []
+
+    async def failing() -> None:
+        loops.append(asyncio.get_running_loop())
+        raise ValueError("no such chunk")
+
+    def read() -> None:
+        try:
+            run_inline(failing)
+        except ValueError as error:
+            kept.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert kept[0].__traceback__ is not None
+    assert loops[0].is_closed()

@@ -43,17 +43,27 @@ _INHERITED: list[_OwnedLoop] = []
 closed here, be it by the collector, would deafen the parent's."""
 
 
-def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _loop() -> asyncio.AbstractEventLoop:
+    """The calling thread's own loop.
+
+    No frame keeps its owner: one that a failed read's traceback holds would leave the loop to the collector, which
+    closes its sockets in any order, with a warning, instead of at the thread's end.
+    """
     owned: _OwnedLoop | None = getattr(_THREAD, "owned", None)
     if owned is not None and owned.process != os.getpid():
         _INHERITED.append(owned)
         owned = None
     if owned is None:
         owned = _THREAD.owned = _OwnedLoop()
+    return owned.loop
+
+
+def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    loop = _loop()
     try:
-        return owned.loop.run_until_complete(make())
+        return loop.run_until_complete(make())
     except BaseException:
-        _cancel_rest(owned.loop)
+        _cancel_rest(loop)
         raise
 
 
