@@ -98,7 +98,10 @@ def test_lost_objects_are_counted_and_told(command: Command, tmp_path: Path, lay
     assert done.err.count(line) == 2  # as a warning at the start, and at the end
     document = json.loads(done.out)
     assert any(line in warning for warning in document["warnings"])
-    assert document["unstored"][0]["missing"] == missing
+    (unstored,) = document["unstored"]
+    assert unstored["missing"] == missing
+    assert set(unstored["first"]) == {"y0", "x0", "y1", "x1"}
+    assert json.loads(command("plan", path, "--json").out)["unstored"][0]["first"] == unstored["first"]
     assert f"{missing} of {chunks} chunks are not stored" in (tmp_path / "out.html").read_text()
     pixels = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")["0"][:]
     np.testing.assert_array_equal(pixels, zarr.open_array(path, mode="r")[:])

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -155,7 +155,7 @@ class Plan:
             "tile_bytes": self.tile_bytes,
             "memory_bytes": {f"{threads}_threads": self.process_bytes(threads, uri) for threads in (1, 2, 4, 8)},
             "notes": list(self.notes),
-            "unstored": [asdict(found) for found in self.unstored.values()],
+            "unstored": [found.as_dict() for found in self.unstored.values()],
         }
 
 

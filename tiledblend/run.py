@@ -106,7 +106,8 @@ class RunReport(ShownInNotebooks):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
-        return {**asdict(self), "shape": list(self.shape), "warnings": list(self.warnings)}
+        unstored = [found.as_dict() for found in self.unstored]
+        return {**asdict(self), "shape": list(self.shape), "warnings": list(self.warnings), "unstored": unstored}
 
 
 def identity_of(composite: Composite, *, deep: bool) -> dict[str, Any]:

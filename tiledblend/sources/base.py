@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,6 +118,10 @@ class Unstored:
     fill: str
     first: Region | None = None
     refused: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {**asdict(self), "first": None if self.first is None else self.first._asdict()}
 
     def __str__(self) -> str:
         counts = f"{self.missing:,} of {self.chunks:,} chunks are not stored"
