@@ -223,7 +223,7 @@ def is_right(case: JobCase, out: Path, seen: Any, partner: Any, top: Any, mask: 
     pictures = [Picture(layer) for layer in layers]
     if case.role != "alone":
         pictures[-1].mask, pictures[-1].values, pictures[-1].sigma = where, values, float(case.feather)
-    if len({picture.image.shape for picture in pictures}) != 1 or layers[0].shape != found.shape:
+    if len({picture.image.shape for picture in pictures}) != 1 or layers[0].shape != found.shape or 0 in seen.shape:
         return False
     expected = composite(pictures, found.shape[:2])
     difference = np.abs(found.astype(float) - expected.values)
