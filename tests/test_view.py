@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -355,3 +356,40 @@ def test_a_person_looks_at_a_planned_composite(browser: Any, page: str) -> None:
     assert {address.split("/")[2] for address in visit.asked} == {page.split("/")[2]}
     assert visit.said == []
     visit.page.close()
+
+
+def test_full_resolution_and_beyond_show_the_stored_pixels(browser: Any, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (1301, 1225, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "noise.tif", pixels, tile=(256, 256), photometric="rgb")
+    with viewing(tmp_path, "noise.tif") as url:
+        visit = Visit(browser, url)  # its middle lies between pixels of the image
+
+        def is_as_stored() -> bool:
+            """On every pixel of the screen's middle that lies within one pixel of the image."""
+            drawn = base64.b64decode(visit.state("viewer.drawer.canvas.toDataURL()").partition(",")[2])
+            shown = cv2.cvtColor(cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            corner = "viewer.world.getItemAt(0).viewerElementToImageCoordinates(new OpenSeadragon.Point({0}, {0}))"
+            start, end = visit.state(corner.format(0)), visit.state(corner.format(100))
+            places = []
+            for axis, screen in (("y", np.arange(100, 700)), ("x", np.arange(300, 700))):
+                at = start[axis] + (screen + 0.5) * (end[axis] - start[axis]) / 100
+                inner = np.abs(at % 1 - 0.5) < 0.3
+                places.append((screen[inner], np.floor(at[inner]).astype(int)))
+            (y, row), (x, column) = places
+            assert min(len(y), len(x)) > 100
+            return np.array_equal(shown[np.ix_(y, x)], pixels[np.ix_(row, column)])
+
+        visit.page.keyboard.press("f")
+        visit.settle()
+        assert is_as_stored()
+        visit.page.mouse.move(700, 400)
+        visit.page.mouse.down()
+        visit.page.mouse.move(671, 333, steps=7)
+        visit.page.mouse.up()  # it glides on
+        visit.settle()
+        assert is_as_stored()
+        for zoom in (2, 4):  # smoothed, then as squares, of several tiles
+            visit.page.evaluate(f"tiledblend.viewer.viewport.zoomTo({zoom} * 1225 / 1280)")
+            visit.settle()
+        assert is_as_stored()
+        visit.page.close()

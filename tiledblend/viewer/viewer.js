@@ -146,6 +146,8 @@
     const zoom = viewer.viewport.getZoom(true) * viewer.container.clientWidth / width; // screen pixels an image pixel
     const size = scene.pixel_size_um;
     viewer.drawer.setImageSmoothingEnabled(zoom < 3);
+    // What is not opaque and what has several tiles is drawn by way of a second canvas, which the drawer forgets to tell.
+    if (viewer.drawer.sketchContext) viewer.drawer.sketchContext.imageSmoothingEnabled = zoom < 3;
     $("where").textContent = [place, size ? micrometres(1 / zoom) : "", `${trim(100 * zoom)} %`].filter(Boolean).join("  ·  ");
     if (!size) return;
     const most = Math.min(220, viewer.container.clientWidth / 4) * size[1] / zoom;
@@ -167,6 +169,14 @@
   viewer.addHandler("viewport-change", () => { clip(); scale(); });
   viewer.addHandler("resize", () => { clip(); placeTags(); scale(); });
   viewer.addHandler("open", scale);
+  viewer.addHandler("animation-finish", () => {
+    // At full resolution pixels come to rest on the screen's own: between two of them each would be drawn as a mean.
+    const { x: across, y: down } = viewer.viewport.getContainerSize(), centre = viewer.viewport.getCenter();
+    if (Math.abs(viewer.viewport.getZoom() * across / width - 1) > 1e-6) return;
+    const whole = (at, side) => (Math.round(at * width - side / 2) + side / 2) / width;
+    const near = new OpenSeadragon.Point(whole(centre.x, across), whole(centre.y, down));
+    if (near.distanceTo(centre) * width > 1e-6) viewer.viewport.panTo(near, true);
+  });
   new OpenSeadragon.MouseTracker({
     element: viewer.canvas, startDisabled: false,
     moveHandler: (event) => {
