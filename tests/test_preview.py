@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tiledblend.composed import canvas_views
+from tiledblend.composite import Composite, Layer
 from tiledblend.errors import BadInputError, RefusedError, StorageError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.preview import panel, preview, preview_level, thumbnail
@@ -122,3 +124,20 @@ def test_refusals(slides: Slides, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no such file"):
         preview(tmp_path / "none.tif", tmp_path / "a.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken.png"]
+
+
+def test_a_faint_weight_is_drawn_faint() -> None:
+    grey = from_array(np.full((60, 80, 3), 90, np.uint8), axes="yxc")
+    mask = from_array(np.tri(60, 80, dtype=bool), axes="yx", mask=True)
+    views = canvas_views(Composite([Layer(grey), Layer(grey, mask=mask, opacity=0.05)]))
+    weight = views.weights[1]
+    assert weight is not None
+    assert np.unique(thumbnail(weight)).tolist() == [0, 13]
+
+
+def test_a_caption_stays_below_its_picture(tmp_path: Path) -> None:
+    grey = from_array(np.full((90, 90), 200, np.uint8), axes="yx")
+    panel([("a caption that is much longer than its picture is wide", grey), ("", grey)], tmp_path / "p.png", 90)
+    assert (np.asarray(Image.open(tmp_path / "p.png"))[110:, 112:] == 255).all()
+    panel([("short", grey), ("", grey)], tmp_path / "q.png", 90)
+    assert (np.asarray(Image.open(tmp_path / "q.png"))[110:, 12:102] < 255).any()

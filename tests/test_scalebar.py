@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tiledblend.preview import preview
-from tiledblend.scalebar import MIN_WIDTH, SHARE, fitting_bar, with_scale_bar
+from tiledblend.scalebar import MIN_HEIGHT, MIN_WIDTH, SHARE, fitting_bar, with_scale_bar
 from tiledblend.sources.array import from_array
 
 
@@ -39,6 +39,17 @@ def test_labels(pixel_um: float, label: str) -> None:
 
 def test_narrow_pictures_have_none() -> None:
     assert fitting_bar(0.5, MIN_WIDTH - 1) is None
+
+
+@pytest.mark.parametrize("width", [MIN_WIDTH, 300, 4000])
+def test_a_flat_picture_has_a_whole_one_or_none(width: int, tmp_path: Path) -> None:
+    for height in (MIN_HEIGHT - 1, MIN_HEIGHT, 60, 90):
+        flat = from_array(np.full((height, width, 3), 200, np.uint8), axes="yxc", pixel_size_um=(0.5, 0.4))
+        done = preview(flat, tmp_path / f"{height}.png", width)
+        touched = (np.asarray(Image.open(tmp_path / f"{height}.png")) != 200).any(2)
+        assert (done["scale_bar_um"] is not None) == touched.any() == (height >= MIN_HEIGHT)
+        assert not touched[0].any()
+        assert not touched[:, -1].any()
 
 
 @pytest.mark.parametrize("ground", [0, 255])

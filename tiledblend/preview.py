@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tiledblend.composed import CanvasViews, canvas_views
+from tiledblend.composed import CanvasViews, WeightSource, canvas_views
 from tiledblend.composite import Composite
 from tiledblend.edges import COLOURS, edge_lines, with_lines
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.export import refuse_existing, write_new
 from tiledblend.geometry import Region, ceil_div, is_square
 from tiledblend.origin import origin_of
-from tiledblend.scalebar import ScaleBar, fitting_bar, with_scale_bar
+from tiledblend.scalebar import MIN_HEIGHT, ScaleBar, fitting_bar, with_scale_bar
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.store.ome import PALETTE
@@ -65,7 +65,7 @@ def preview(
     picture = thumbnail(source, max_size)
     if seams and views:
         picture = _with_edges(picture, views, max_size)
-    bar = picture_bar(source, picture.shape[1]) if scale_bar else None
+    bar = picture_bar(source, picture.shape[:2]) if scale_bar else None
     if bar is not None:
         picture = with_scale_bar(picture, bar)
     if weights and views:
@@ -108,14 +108,16 @@ def picture_png(
     picture = thumbnail(source, max_size)
     if edges_of is not None:
         picture = _with_edges(picture, edges_of, max_size)
-    if (bar := picture_bar(source, picture.shape[1])) is not None:
+    if (bar := picture_bar(source, picture.shape[:2])) is not None:
         picture = with_scale_bar(picture, bar)
     return bytes(_png(picture)), (picture.shape[0], picture.shape[1])
 
 
-def picture_bar(source: RasterSource, width: int) -> ScaleBar | None:
-    """The scale bar of a picture of `source` that is `width` px wide; None where its pixel size is not known."""
-    if source.pixel_size_um is None:
+def picture_bar(source: RasterSource, shape: tuple[int, ...]) -> ScaleBar | None:
+    """The scale bar of a picture of `source` that is (height, width) px large; None where its pixel size is not known
+    or the picture is too small for one."""
+    height, width = shape
+    if source.pixel_size_um is None or height < MIN_HEIGHT:
         return None
     size = source.pixel_size_um
     return fitting_bar(size[1] * source.shape[1] / width, width, square=is_square(size))
@@ -146,9 +148,19 @@ def _sheet(parts: Sequence[tuple[str, Pixels]]) -> Pixels:
         sheet.paste(Image.fromarray(part), (left, _MARGIN))
         box = (left - 1, _MARGIN - 1, left + part.shape[1], _MARGIN + part.shape[0])
         draw.rectangle(box, outline=(200, 200, 200))
-        draw.text((left + 1, _MARGIN + part.shape[0] + 6), caption, fill=(40, 40, 40), font=font)
+        shown = _fitted_caption(caption, part.shape[1], font)
+        draw.text((left + 1, _MARGIN + part.shape[0] + 6), shown, fill=(40, 40, 40), font=font)
         left += part.shape[1] + _MARGIN
     return np.asarray(sheet)
+
+
+def _fitted_caption(caption: str, width: int, font: Any) -> str:
+    """The caption, its middle left out where it would run into the next one."""
+    shown, kept = caption, len(caption)
+    while kept > 2 and font.getlength(shown) > width:
+        kept -= 1
+        shown = f"{caption[: kept // 2]}…{caption[len(caption) - (kept - kept // 2) :]}"
+    return shown
 
 
 def _fitted(source: RasterSource, height: int) -> Pixels:
@@ -172,8 +184,9 @@ def preview_level(source: RasterSource, max_size: int) -> int:
 def thumbnail(source: RasterSource, max_size: int = 1024) -> Pixels:
     """uint8 RGB (h, w, 3) for eyes, longer side at most `max_size`, area-averaged from a pyramid level.
 
-    8-bit RGB as it is; deeper RGB and every other channel stretched between its 0.1 and 99.9 percentiles; channels
-    in their own colours, added; alpha over white. Memory: a few blocks of 2048 px, whatever the image's size.
+    8-bit RGB and weights as they are; deeper RGB and every other channel stretched between its 0.1 and 99.9
+    percentiles; channels in their own colours, added; alpha over white. Memory: a few blocks of 2048 px, whatever the
+    image's size.
     """
     level = preview_level(source, max_size)
     mean = _reduced(source, level, max_size)
@@ -237,7 +250,8 @@ def _coloured(mean: Floats, source: RasterSource) -> Pixels:
         if source.dtype == np.uint8:
             return _rounded(np.clip(mean, 0, 255))
         return _rounded(255 * _stretched(mean))
-    if channels == 1 and source.dtype == np.uint8 and mean.max() >= 16:
+    is_weight = isinstance(source, WeightSource)
+    if channels == 1 and source.dtype == np.uint8 and (is_weight or mean.max() >= 16):
         return np.repeat(_rounded(np.clip(mean, 0, 255)), 3, axis=2)
     colours = channel_colours(source, channels)
     picture = np.zeros((*mean.shape[:2], 3), np.float32)

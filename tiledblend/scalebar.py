@@ -13,8 +13,8 @@ Pixels = NDArray[np.uint8]
 
 SHARE = 0.25
 """Most of a picture's width that the bar takes."""
-MIN_WIDTH = 96
-"""Narrower pictures get none: its label would not fit."""
+MIN_WIDTH, MIN_HEIGHT = 96, 48
+"""Smaller pictures get none: its label would not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def fitting_bar(pixel_um: float, width_px: int, *, square: bool = True) -> Scale
 def with_scale_bar(picture: Pixels, bar: ScaleBar) -> Pixels:
     """The RGB picture (h, w, 3) with the bar and its label on a dark plate, bottom left."""
     height, width = picture.shape[:2]
-    size = min(28, max(12, width // 56))
+    size = min(28, max(12, min(width // 56, height // 4)))
     pad = size // 2
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
