@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ import zarr
 from conftest import ROOT, Command, Ran
 from PIL import Image
 
+from tiledblend.store.objects import DirectoryStore, storage_error
 from tiledblend.tissue import Slides
 
 
@@ -319,6 +321,22 @@ def test_unexpected_errors_are_one_line(command: Command, monkeypatch: pytest.Mo
     ran = command("preview", "a.tif", "b.png")
     assert ran.code == 1
     assert ran.error == "tiledblend: error: unexpected ValueError: some thing; run again with --debug to see where"
+
+
+@pytest.mark.parametrize("verb", ["blend", "preview"])
+def test_resume_is_advised_only_where_there_is_one(
+    verb: str, command: Command, slides: Slides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise storage_error(OSError(errno.ENOSPC, "No space left on device"), "create", "small.png")
+
+    monkeypatch.setattr(DirectoryStore, "put_new", full)
+    ran = command(verb, slides.base, *(["-o"] if verb == "blend" else []), "small.png")
+    assert ran.code == 5
+    assert ran.error == "tiledblend: error: cannot create small.png: no space left; free some, then run again"
+    ran = command("blend", slides.base, "-o", "large.ome.zarr", "--shard", 512)
+    assert ran.error.endswith("no space left; free some, then run again with --resume")
+    assert "--part" not in command("demo", "--help").out + command("export", "--help").out
 
 
 def test_a_reader_that_leaves_early_is_no_error(slides: Slides) -> None:

@@ -87,7 +87,7 @@ _ECHO = _Echo()
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code. Every error is one line on stderr."""
-    state = {"debug": False}
+    state = {"debug": False, "resumes": True}
     try:
         # A bare `tiledblend` asks what there is.
         code = cli.main(args=list(arguments) or ["--help"], prog_name="tiledblend", standalone_mode=False, obj=state)
@@ -103,8 +103,13 @@ def run_command(arguments: Sequence[str]) -> int:
         code, line = _explained(error)
         if state["debug"]:
             click.echo(redacted(traceback.format_exc()), err=True)
-        click.echo(f"tiledblend: error: {redacted(line)}", err=True)
+        click.echo(f"tiledblend: error: {redacted(_advised(line, state['resumes']))}", err=True)
         return code
+
+
+def _advised(line: str, resumes: bool) -> str:
+    """The line, without the advice to --resume where there is none."""
+    return line if resumes else line.replace("continue with --resume", "start again").replace(" with --resume", "")
 
 
 def _print(text: str) -> None:
@@ -121,7 +126,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
         verb = context.command_path.partition(" ")[2] if context is not None else ""
         return 2, one_line(f"{verb}: {error.format_message()}" if verb else error.format_message())
     if isinstance(error, (_Stopped, KeyboardInterrupt, click.Abort)):
-        return InterruptedRun.exit_code, "interrupted; if it was writing a result, run the same command with --resume"
+        return InterruptedRun.exit_code, "interrupted; if it was writing a result, continue with --resume"
     if isinstance(error, MemoryError):
         return 6, "out of memory; use fewer threads or a smaller --shard"
     if (told := _told_limit(error)) is not None:
@@ -172,6 +177,11 @@ def _stacked(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _is_debugging() -> bool:
     return bool(click.get_current_context().find_root().obj["debug"])
+
+
+def _cannot_resume() -> None:
+    """This command, or what it writes, knows no --resume: no error shall advise it."""
+    click.get_current_context().find_root().obj["resumes"] = False
 
 
 _debug_option = click.option(
@@ -233,7 +243,7 @@ _output_options = _stacked(
 )
 _cluster_options = _stacked(
     click.option("--workers", type=int, metavar="N", help="Worker processes here. [threads of this process]"),
-    click.option("--threads-per-worker", type=int, metavar="N", help="[CPUs / workers; with --part: 1]"),
+    click.option("--threads-per-worker", type=int, metavar="N", help="[CPUs / workers]"),
     click.option("--memory-limit", metavar="SIZE", help="Of each process that renders, such as 4GiB."),
     click.option("--local-directory", metavar="DIR", help="For dask's temporary files."),
     click.option("--scheduler", metavar="ADDRESS", help="Running dask scheduler: tcp://… or tls://…"),
@@ -473,6 +483,7 @@ def demo(size: int, out: Path | None, seed: int, as_json: bool, **flags: Any) ->
     from tiledblend import report
     from tiledblend.demo import run_demo
 
+    _cannot_resume()
     report.start_logging(debug=_is_debugging())
     with _stoppable() as stop, report.progress() as progress:
         done = run_demo(
@@ -542,7 +553,11 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
 @_output_options
 @click.option("--resume", is_flag=True, help="Continue an unfinished run of the same job.")
 @click.option("--replace", is_flag=True, help="Exchange an older result of tiledblend for this one.")
-@click.option("--part", metavar="I/N", help="Make only this share of the tiles, without dask (a SLURM array).")
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Make only this share of the tiles, without dask (a SLURM array); on one thread unless --threads-per-worker.",
+)
 @click.option("--finish", is_flag=True, help="After all parts: upper levels and metadata.")
 @click.option(
     "--deep-fingerprint", is_flag=True, help="Know inputs by a hash of their content: --resume after they were copied."
@@ -593,6 +608,7 @@ def blend(
     if _is_image(path):
         if resume or replace or share or finish:
             raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
+        _cannot_resume()
         result = _blend_to_image(job, path)
         for warning in result["warnings"]:
             report.say(f"note: {warning}")
@@ -604,7 +620,8 @@ def blend(
         report.say(f"note: {warning}")
     if done.complete:
         output = job.output
-        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {done.levels} levels, lossless ({output.compressor})"
+        levels = report.counted(done.levels, "level", "levels")
+        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels}, lossless ({output.compressor})"
         _write_report(report_path, job, path, kind, done.as_dict())
     _print(json.dumps(done.as_dict()) if as_json else report.run_text(done))
 
@@ -739,13 +756,16 @@ def _told_interruption(path: str) -> Iterator[None]:
 def _stoppable() -> Iterator[Event]:
     """The first Ctrl-C or SIGTERM sets the event, so that tiles in flight are waited for; the second ends us."""
     stop = Event()
+    at_once = _advised(
+        "stopped at once; continue with --resume", click.get_current_context().find_root().obj["resumes"]
+    )
 
     def ask(number: int, frame: FrameType | None) -> None:
         if _ECHO.is_echo():
             return
         if stop.is_set():
             # A dead run is resumed like a stopped one; leaving in order would wait for the threads.
-            click.echo("tiledblend: error: stopped at once; continue with --resume", err=True)
+            click.echo(f"tiledblend: error: {at_once}", err=True)
             os._exit(InterruptedRun.exit_code)
         stop.set()
         click.echo("tiledblend: stopping; waiting for the tiles in flight (once more: at once)", err=True)
@@ -795,6 +815,7 @@ def outline(mask: str, out: str, like: str | None, mask_values: str | None, name
     from tiledblend.job import mask_values_of
     from tiledblend.outline import outline as trace
 
+    _cannot_resume()
     report.start_logging()
     values = mask_values_of(_mask_values(mask_values) if mask_values else "auto")
     done = trace(mask, out, like=like, mask_values=values, name=name)
@@ -822,6 +843,7 @@ def preview(
     """
     from tiledblend.preview import preview as draw
 
+    _cannot_resume()
     *images, out = paths
     done = draw(_previewed(images, flags), out, max_size, scale_bar=scale_bar, seams=seams, weights=weights)
     _print(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")

@@ -11,6 +11,7 @@ from tiledblend.composed import ComposedSource
 from tiledblend.composite import Composite, Layer
 from tiledblend.errors import UsageError
 from tiledblend.preview import picture_png, preview_level
+from tiledblend.report import counted
 from tiledblend.run import RunReport
 from tiledblend.seams import feather_text
 from tiledblend.sources import open_source
@@ -102,7 +103,7 @@ def _source_rows(source: RasterSource) -> Rows:
     height, width = source.shape
     rows = [
         ("format", f"{source.info.format}, axes {source.info.axes}"),
-        ("size", f"{width:,} × {height:,} px, {len(source.levels)} levels"),
+        ("size", f"{width:,} × {height:,} px, {counted(len(source.levels), 'level', 'levels')}"),
         ("pixels", _pixels(source.channels, source.dtype.name, source.is_rgb)),
         ("pixel size", _pixel_size(source.pixel_size_um)),
     ]
@@ -137,7 +138,7 @@ def _report_rows(report: RunReport) -> Rows:
     height, width = report.shape
     chunks = report.chunks
     return [
-        ("size", f"{width:,} × {height:,} px, {report.levels} levels"),
+        ("size", f"{width:,} × {height:,} px, {counted(report.levels, 'level', 'levels')}"),
         ("pixels", _pixels(report.channels, report.dtype, False)),
         ("time", f"{report.seconds:,.1f} s"),
         ("chunks", f"{chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} empty"),

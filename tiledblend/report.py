@@ -147,10 +147,15 @@ def amount(count: float) -> str:
 
 
 def _size(shape: Sequence[int], channels: int, dtype: str) -> str:
-    return f"{shape[0]:,} x {shape[1]:,} px (y x x), {_count(channels, 'channel', 'channels')} of {dtype}"
+    return f"{shape[0]:,} x {shape[1]:,} px (y x x), {counted(channels, 'channel', 'channels')} of {dtype}"
 
 
-def _count(number: int, one: str, many: str) -> str:
+def counted(number: int, one: str, many: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "level", "levels"), counted(1074, "tile", "tiles")
+    ('1 level', '1,074 tiles')
+    """
     return f"{number:,} {one if number == 1 else many}"
 
 
@@ -166,12 +171,12 @@ def run_text(done: RunReport) -> str:
     told = f"{chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} skipped (empty)"
     lines = [
         done.uri,
-        f"  size     {_size(done.shape, done.channels, done.dtype)}, {done.levels} levels",
+        f"  size     {_size(done.shape, done.channels, done.dtype)}, {counted(done.levels, 'level', 'levels')}",
         f"  time     {took}",
         *([f"  chunks   {told}"] if done.tiles else []),
-        f"  stored   {_count(done.objects, 'object', 'objects')}, {amount(done.bytes_written)}"
+        f"  stored   {counted(done.objects, 'object', 'objects')}, {amount(done.bytes_written)}"
         if done.complete
-        else f"  stored   {amount(done.bytes_written)} so far; it will be {_count(done.objects, 'object', 'objects')}",
+        else f"  stored   {amount(done.bytes_written)} so far; it will be {counted(done.objects, 'object', 'objects')}",
     ]
     if done.tiles and done.resumed_tiles:
         lines.append(f"  resumed  {done.resumed_tiles:,} tiles were there already, {done.tiles:,} made now")
@@ -184,7 +189,7 @@ def run_text(done: RunReport) -> str:
 
 def export_text(done: ExportReport) -> str:
     """What an export did."""
-    what = f"{_size(done.shape, done.channels, done.dtype)}, {_count(done.levels, 'level', 'levels')}"
+    what = f"{_size(done.shape, done.channels, done.dtype)}, {counted(done.levels, 'level', 'levels')}"
     size = f"{done.compression}: {amount(done.bytes_written)}"
     if done.resumed_blocks == done.blocks:
         return f"{done.uri}: {what}, {size}; complete already and right, nothing computed"
@@ -213,11 +218,8 @@ def demo_text(done: DemoReport) -> str:
 
 def image_text(result: dict[str, Any]) -> str:
     """What a blend into one image file did."""
-    height, width = result["shape"]
-    return (
-        f"{result['uri']}: {width:,} x {height:,} px, {result['channels']} channels of {result['dtype']}, "
-        f"{amount(result['bytes_written'])} in {result['seconds']:.1f} s"
-    )
+    what = _size(result["shape"], result["channels"], result["dtype"])
+    return f"{result['uri']}: {what}, {amount(result['bytes_written'])} in {result['seconds']:.1f} s"
 
 
 def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) -> str:
@@ -226,12 +228,13 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
 
     facts = planned.as_dict()
     threads = cluster.threads_per_worker or max(1, cpu_count() // (cluster.workers or 1))
-    where = f"{_count(cluster.workers or 1, 'process', 'processes')} of {_count(threads, 'thread', 'threads')}"
+    where = f"{counted(cluster.workers or 1, 'process', 'processes')} of {counted(threads, 'thread', 'threads')}"
     classes = ", ".join(f"{100 * share:.1f} % {name}" for name, share in facts["classes"].items())
     how = "all tiles" if facts["exact"] else f"{facts['sampled_tiles']} sampled tiles"
+    what = f"{_size(facts['shape'], facts['channels'], facts['dtype'])}, {counted(facts['levels'], 'level', 'levels')}"
     lines = [
-        f"size     {_size(facts['shape'], facts['channels'], facts['dtype'])}, {facts['levels']} levels",
-        f"tasks    {_count(facts['tiles'], 'tile', 'tiles')} of {facts['shard']} px in chunks of {facts['chunk']} px",
+        f"size     {what}",
+        f"tasks    {counted(facts['tiles'], 'tile', 'tiles')} of {facts['shard']} px in chunks of {facts['chunk']} px",
         f"objects  {facts['objects']:,}",
         f"chunks   {classes} (from {how})",
         f"reads    about {amount(facts['read_bytes'])} of pixels",
@@ -278,7 +281,7 @@ def _seam_text(seam: Seam) -> str:
     if seam.before is None or seam.after is None or seam.images is None:
         where = f"{seam.blocks:,} of {seam.of_blocks:,} blocks" if seam.blocks < seam.of_blocks else "the canvas"
         return f"{title}\n  no edge found on {where}"
-    how = f"a sample, {_count(seam.windows, 'window', 'windows')}" if seam.sampled else "all"
+    how = f"a sample, {counted(seam.windows, 'window', 'windows')}" if seam.sampled else "all"
     rows: list[tuple[str, Step]] = [("hard edge", seam.before), (f"feather {seam.feather}", seam.after)]
     rows += [(f"feather {name}", step) for name, step in seam.widths]
     rows.append(("images alone", seam.images))
