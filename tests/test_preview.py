@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Command
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -141,3 +142,16 @@ def test_a_caption_stays_below_its_picture(tmp_path: Path) -> None:
     assert (np.asarray(Image.open(tmp_path / "p.png"))[110:, 112:] == 255).all()
     panel([("short", grey), ("", grey)], tmp_path / "q.png", 90)
     assert (np.asarray(Image.open(tmp_path / "q.png"))[110:, 12:102] < 255).any()
+
+
+def test_pictures_of_one_canvas_are_equally_large(tmp_path: Path, command: Command) -> None:
+    """1043 x 777 px and their half, 522 x 389 px, are 223 and 224 px wide at 300 px high."""
+    pixels = np.full((1043, 777, 3), 90, np.uint8)
+    pixels[300:700, 300:500] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[..., 0] // 200 * 255).save(tmp_path / "m.png")
+    flags = ("a.png", "a.png", "--mask", "m.png")
+    assert command("blend", *flags, "-o", "small.png", "--report", "small.html").code == 0
+    command("blend", *flags, "-o", "flat.ome.zarr", "--levels", "1")
+    assert command("preview", "flat.ome.zarr", "p.png", "--max-size", "300", "--seams", "--weights").code == 0
+    assert thumbnail(open_source(tmp_path / "a.png"), 300).shape == (300, 223, 3)

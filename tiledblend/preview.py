@@ -212,8 +212,7 @@ def _rounded(values: Floats) -> Pixels:
 def _reduced(source: RasterSource, level: int, max_size: int) -> Floats:
     """Area average of a level: float32 (h, w, c), longer side at most `max_size`. NaN counts as 0."""
     rows, columns = source.levels[level].shape
-    scale = min(1.0, max_size / max(rows, columns))
-    factor = max(1, int(1 / scale + 1e-9))
+    factor = max(1, int(max(rows, columns) / max_size + 1e-9))
     step = factor * max(1, _BLOCK // factor)
     coarse = np.zeros((ceil_div(rows, factor), ceil_div(columns, factor), source.channels), np.float32)
     for y in range(0, rows, step):
@@ -221,7 +220,9 @@ def _reduced(source: RasterSource, level: int, max_size: int) -> Floats:
             region = Region(y, x, min(y + step, rows), min(x + step, columns))
             block = _area_mean(_finite(source.read(region, level)), factor)
             coarse[y // factor :, x // factor :][: block.shape[0], : block.shape[1]] = block
-    size = max(1, round(rows * scale)), max(1, round(columns * scale))
+    # From level 0, whose sides are not rounded: pictures of one canvas are equally large, from whatever levels.
+    scale = min(1.0, max_size / max(source.shape))
+    size = max(1, round(source.shape[0] * scale)), max(1, round(source.shape[1] * scale))
     return coarse if coarse.shape[:2] == size else _resized(coarse, size)
 
 
