@@ -11,7 +11,7 @@ from tiledblend.composed import ComposedSource
 from tiledblend.composite import Composite, Layer
 from tiledblend.errors import UsageError
 from tiledblend.preview import picture_png, preview_level
-from tiledblend.report import counted
+from tiledblend.report import amount, counted
 from tiledblend.run import RunReport
 from tiledblend.seams import feather_text
 from tiledblend.sources import open_source
@@ -142,7 +142,7 @@ def _report_rows(report: RunReport) -> Rows:
         ("pixels", _pixels(report.channels, report.dtype, False)),
         ("time", f"{report.seconds:,.1f} s"),
         ("chunks", f"{chunks['copied']:,} copied, {chunks['blended']:,} blended, {chunks['empty']:,} empty"),
-        ("stored", f"{report.objects:,} objects, {report.bytes_written / 1e6:,.1f} MB"),
+        ("stored", f"{counted(report.objects, 'object', 'objects')}, {amount(report.bytes_written)}"),
         *([] if report.complete else [("state", "not complete: other parts are missing")]),
     ]
 
