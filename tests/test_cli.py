@@ -22,6 +22,8 @@ import zarr
 from conftest import ROOT, Command, Ran
 from PIL import Image
 
+from tiledblend.report import _bar
+from tiledblend.run import ProgressEvent
 from tiledblend.store.objects import DirectoryStore, storage_error
 from tiledblend.tissue import Slides
 
@@ -393,3 +395,14 @@ def test_a_bare_call_shows_the_help(tiledblend: Command) -> None:
     bare = tiledblend()
     assert bare.code == 0
     assert "Commands:" in bare.out
+
+
+def test_a_narrow_terminal_still_shows_the_share(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"COLUMNS": "40", "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    with _bar("blending") as update:
+        update(ProgressEvent(1, 4, 250_000_000, 1_000_000_000, 8.0))
+        update(ProgressEvent(2, 4, 500_000_000, 1_000_000_000, 16.0))
+    assert "50%" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)

@@ -109,10 +109,12 @@ class _Lines:
 @contextmanager
 def _bar(doing: str) -> Iterator[Callable[[ProgressEvent], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     pace = Pace()
-    columns = (TextColumn(doing), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[pace]}"))
+    # One column: a narrow terminal cuts its end, and not the share as well.
+    told = TextColumn("[progress.percentage]{task.percentage:>3.0f}%[/] {task.fields[pace]}")
+    columns = (TextColumn(doing), BarColumn(), told)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(doing, total=None, pace="", visible=False)
 
