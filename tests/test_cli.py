@@ -341,6 +341,12 @@ def test_resume_is_advised_only_where_there_is_one(
     assert "--part" not in command("demo", "--help").out + command("export", "--help").out
 
 
+def test_a_small_image_does_not_ignore_a_cluster(command: Command, slides: Slides) -> None:
+    ran = command("blend", slides.base, "-o", "small.png", "--scheduler", "tcp://127.0.0.1:9")
+    assert ran.code == 2
+    assert ran.error.endswith("small.png: one image is made in this process, on no cluster; leave out --scheduler")
+
+
 def test_a_reader_that_leaves_early_is_no_error(slides: Slides) -> None:
     line = f"'{sys.executable}' -m tiledblend info {'{} ' * 40}| head -n 1".format(*[slides.base] * 40)
     done = subprocess.run(line, shell=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

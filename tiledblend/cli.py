@@ -258,6 +258,7 @@ _CLUSTER_KEYS = (
     *("workers", "threads_per_worker", "memory_limit", "local_directory", "scheduler", "scheduler_file"),
     *("tls_ca_file", "tls_cert", "tls_key", "performance_report", "dashboard"),
 )
+_SCHEDULER_KEYS = ("scheduler", "scheduler_file", "dashboard", "performance_report")
 _LAYER_KEYS = {
     "mask": "mask",
     "mask_values": "mask_values",
@@ -608,6 +609,8 @@ def blend(
     if _is_image(path):
         if resume or replace or share or finish:
             raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
+        if ignored := [name for name in _SCHEDULER_KEYS if flags[name]]:
+            raise UsageError(f"{path}: one image is made in this process, on no cluster; leave out {_flag(ignored[0])}")
         _cannot_resume()
         result = _blend_to_image(job, path)
         for warning in result["warnings"]:
