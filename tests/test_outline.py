@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 import tiledblend as tb
 from tiledblend import outline as module
+from tiledblend.composed import WeightSource
 from tiledblend.errors import BadInputError, RefusedError
 from tiledblend.geometry import Region
 from tiledblend.kernels.scanline import edges_of_rings, fill_polygons
@@ -100,6 +101,21 @@ def test_coordinates_are_the_slides(tmp_path: Path) -> None:
     assert outline(source(mask), tmp_path / "b.geojson", like=third).scale == (3, 3)
     with pytest.raises(BadInputError, match="does not match"):
         outline(source(mask), tmp_path / "c.geojson", like=tb.from_array(np.zeros((30, 90, 3), np.uint8), axes="yxc"))
+
+
+@pytest.mark.parametrize("shape", [(103, 79), (97, 74), (100, 76)])
+def test_the_last_pixels_reach_the_slides_end(shape: tuple[int, int], tmp_path: Path) -> None:
+    """A mask of rounded down (or up) size covers all of its slide, as it does in a blend."""
+    mask = np.random.default_rng(4).random((25, 19)) < 0.7
+    slide = tb.from_array(np.zeros((*shape, 3), np.uint8), axes="yxc")
+    outline(source(mask), tmp_path / "a.geojson", like=slide)
+    large = np.pad(np.repeat(np.repeat(mask, 4, 0), 4, 1), ((0, 3), (0, 3)), mode="edge")[: shape[0], : shape[1]]
+    np.testing.assert_array_equal(reread(tmp_path / "a.geojson", shape), large)
+    composite = tb.Composite([tb.Layer(slide), tb.Layer(slide, mask=source(mask))])
+    np.testing.assert_array_equal(WeightSource(composite, 1).read(Region.of_shape(shape))[:, :, 0] > 0, large)
+    rings = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    corners = np.concatenate([r for f in rings for r in f["geometry"]["coordinates"]])
+    assert corners.max(0).tolist() == [shape[1], shape[0]]
 
 
 def test_labels_are_classes(tmp_path: Path) -> None:

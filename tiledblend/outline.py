@@ -64,32 +64,42 @@ def outline(
     started = time.perf_counter()
     refuse_existing(path)
     source = mask if isinstance(mask, RasterSource) else open_source(mask, mask=True)
-    scale = (1.0, 1.0) if like is None else _scale(source, like)
+    frame = _Frame(source.shape, source.shape, (1.0, 1.0)) if like is None else _frame(source, like)
     features: list[bytes] = []
     counts: dict[str, int] = {}
     for klass, rule in _classes(source, mask_values, name):
         polygons = trace(_bands(source, rule), source.shape)
         color = COLORS[len(counts) % len(COLORS)]
-        features += [_feature(polygon, scale, klass, color) for polygon in polygons]
+        features += [_feature(polygon, frame, klass, color) for polygon in polygons]
         counts[klass or "unclassified"] = len(polygons)
     parts = [b'{"type":"FeatureCollection","features":[\n', b",\n".join(features), b"\n]}\n"]
     size = write_new(path, parts)
-    return OutlineReport(os.fspath(path), len(features), counts, scale, size, time.perf_counter() - started)
+    return OutlineReport(os.fspath(path), len(features), counts, frame.scale, size, time.perf_counter() - started)
 
 
-def _scale(mask: RasterSource, like: str | os.PathLike[str] | RasterSource) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Frame:
+    """How a mask lies on its slide, both (y, x) in their own pixels: a corner times scale, the mask's last row and
+    column to the slide's end, as they do in a blend."""
+
+    mask: tuple[int, int]
+    slide: tuple[int, int]
+    scale: tuple[float, float]
+
+
+def _frame(mask: RasterSource, like: str | os.PathLike[str] | RasterSource) -> _Frame:
     """Slide pixels per mask pixel: a power of two where one fits, as a mask lies on its layer, else the ratio."""
     slide = like if isinstance(like, RasterSource) else open_source(like, mask=True)
     for f in (1 << power for power in range(31)):
         if all(abs(f * m - n) < f for m, n in zip(mask.shape, slide.shape, strict=True)):
-            return float(f), float(f)
+            return _Frame(mask.shape, slide.shape, (float(f), float(f)))
     y, x = slide.shape[0] / mask.shape[0], slide.shape[1] / mask.shape[1]
     if abs(mask.shape[0] - slide.shape[0] / x) > 1 and abs(mask.shape[1] - slide.shape[1] / y) > 1:
         raise BadInputError(
             f"mask {mask.name} is {mask.shape[0]} x {mask.shape[1]} pixels (y x x), which does not match "
             f"{slide.name} of {slide.shape[0]} x {slide.shape[1]} at any scale"
         )
-    return y, x
+    return _Frame(mask.shape, slide.shape, (y, x))
 
 
 def _classes(source: RasterSource, values: MaskValues, name: str | None) -> Iterator[tuple[str | None, MaskRule]]:
@@ -262,9 +272,9 @@ def _beside(ring: Ring) -> tuple[float, float]:
 # --- GeoJSON
 
 
-def _feature(polygon: list[Ring], scale: tuple[float, float], klass: str | None, color: tuple[int, int, int]) -> bytes:
+def _feature(polygon: list[Ring], frame: _Frame, klass: str | None, color: tuple[int, int, int]) -> bytes:
     """A QuPath annotation. Its id follows from its shape: the same mask gives the same file."""
-    rings = [_coordinates(ring, scale) for ring in polygon]
+    rings = [_coordinates(ring, frame) for ring in polygon]
     properties: dict[str, Any] = {"objectType": "annotation"}
     if klass:
         properties["classification"] = {"name": klass, "color": list(color)}
@@ -275,10 +285,11 @@ def _feature(polygon: list[Ring], scale: tuple[float, float], klass: str | None,
     return f'{head[:-1]},"geometry":{text}}}'.encode()
 
 
-def _coordinates(ring: Ring, scale: tuple[float, float]) -> list[list[float]]:
+def _coordinates(ring: Ring, frame: _Frame) -> list[list[float]]:
     closed = np.concatenate([ring, ring[:1]])
-    if scale[0].is_integer() and scale[1].is_integer():
-        whole: list[list[float]] = (closed * np.array([int(scale[1]), int(scale[0])])).tolist()
-        return whole
-    broken: list[list[float]] = (closed * np.array([scale[1], scale[0]])).tolist()
-    return broken
+    whole = all(scale.is_integer() for scale in frame.scale)
+    placed = closed * np.array(frame.scale[::-1], np.int64 if whole else np.float64)
+    for column, axis in enumerate((1, 0)):
+        placed[closed[:, column] == frame.mask[axis], column] = frame.slide[axis]
+    points: list[list[float]] = placed.tolist()
+    return points
