@@ -178,3 +178,12 @@ def test_the_cache_is_bounded_and_reads_once() -> None:
 def test_channels_are_checked(bad: tuple[str, float, float]) -> None:
     with pytest.raises(UsageError):
         Channel(0, *bad)
+
+
+def test_grey_is_shown_as_it_is_and_a_mask_of_ones_is_visible() -> None:
+    grey = np.tri(60, 80, dtype=np.uint8)
+    for pixels, range_ in ((grey, (0, 1)), (grey * 200, (0, 255))):
+        scene = Scene.of_composite(Composite([Layer(from_array(pixels, axes="yx"))]))
+        (channel,) = scene.channels()
+        assert (channel.low, channel.high) == range_
+        assert whole(scene, "result", 0).max() == (255 if range_ == (0, 1) else 200)

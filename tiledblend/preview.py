@@ -29,6 +29,8 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 MAX_SIZE = 8192
+FAINTEST_GREY = 16
+"""An 8-bit image of one channel that has no such value is a mask or labels: it is stretched to be seen."""
 _BLOCK = 2048  # side of what is read at once
 _MARGIN = 12
 _CAPTION = 26
@@ -252,7 +254,7 @@ def _coloured(mean: Floats, source: RasterSource) -> Pixels:
             return _rounded(np.clip(mean, 0, 255))
         return _rounded(255 * _stretched(mean))
     is_weight = isinstance(source, WeightSource)
-    if channels == 1 and source.dtype == np.uint8 and (is_weight or mean.max() >= 16):
+    if channels == 1 and source.dtype == np.uint8 and (is_weight or mean.max() >= FAINTEST_GREY):
         return np.repeat(_rounded(np.clip(mean, 0, 255)), 3, axis=2)
     colours = channel_colours(source, channels)
     picture = np.zeros((*mean.shape[:2], 3), np.float32)

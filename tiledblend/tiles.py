@@ -20,7 +20,7 @@ from tiledblend.composite import Composite, Layer
 from tiledblend.edges import COLOURS, edge_lines
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
-from tiledblend.preview import channel_colours
+from tiledblend.preview import FAINTEST_GREY, channel_colours
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
 
@@ -110,8 +110,8 @@ class Scene:
         return not (self.source.is_rgb and self.source.dtype == np.uint8)
 
     def channels(self) -> tuple[Channel, ...]:
-        """The result's channels as they are drawn at first: 8-bit grey as it is, others stretched between the 0.1 and
-        99.9 percentiles of the coarsest level."""
+        """The result's channels as they are drawn at first: 8-bit grey as it is, others (a mask of 0 and 1, too)
+        stretched between the 0.1 and 99.9 percentiles of the coarsest level."""
         if self._channels is None:
             level = self.levels - 1
             pixels = self.source.read(Region.of_shape(self.source.levels[level].shape), level)
@@ -196,9 +196,8 @@ def _place(index: int, layers: Sequence[Layer]) -> str:
 def _first_channels(pixels: Pixels, source: RasterSource) -> tuple[Channel, ...]:
     count = source.channels - (source.alpha is not Alpha.NONE)
     colours = [f"{r:02X}{g:02X}{b:02X}" for r, g, b in np.rint(channel_colours(source, count) * 255).astype(int)]
-    ranges = (
-        [(0.0, 255.0)] if count == 1 and source.dtype == np.uint8 else [_range(pixels[..., c]) for c in range(count)]
-    )
+    is_grey = count == 1 and source.dtype == np.uint8 and pixels[..., 0].max() >= FAINTEST_GREY
+    ranges = [(0.0, 255.0)] if is_grey else [_range(pixels[..., c]) for c in range(count)]
     return tuple(Channel(c, colours[c], *ranges[c]) for c in range(count))
 
 
