@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from conftest import Command
 from numpy.typing import NDArray
@@ -19,9 +20,11 @@ from tiledblend import tiles as module
 from tiledblend.composite import Composite, Feather, Layer
 from tiledblend.errors import UsageError
 from tiledblend.lazy import to_array
+from tiledblend.sources import open_source
 from tiledblend.sources.array import from_array
 from tiledblend.sources.base import Alpha
 from tiledblend.tiles import Channel, Scene, coloured
+from tiledblend.view import describe
 
 Array = NDArray[Any]
 
@@ -187,3 +190,15 @@ def test_grey_is_shown_as_it_is_and_a_mask_of_ones_is_visible() -> None:
         (channel,) = scene.channels()
         assert (channel.low, channel.high) == range_
         assert whole(scene, "result", 0).max() == (255 if range_ == (0, 1) else 200)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_rgb_is_red_green_and_blue_before_it_is_stored(dtype: str, tmp_path: Path, command: Command) -> None:
+    """As a TIFF, as a planned composite of it, and as the result."""
+    rgb = np.linspace(0, 4000, 60 * 80 * 3).reshape(60, 80, 3).astype(dtype)
+    tifffile.imwrite(tmp_path / "rgb.tif", rgb, photometric="rgb")
+    command("blend", "rgb.tif", "-o", "rgb.ome.zarr")
+    for name in ("rgb.tif", "rgb.ome.zarr"):
+        scene = Scene.of_composite(Composite([Layer(open_source(tmp_path / name))]))
+        assert [channel.colour for channel in scene.channels()] == ["FF0000", "00FF00", "0000FF"]
+        assert [channel["name"] for channel in describe(scene)["channels"]] == ["red", "green", "blue"]

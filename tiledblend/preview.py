@@ -23,7 +23,7 @@ from tiledblend.origin import origin_of
 from tiledblend.scalebar import MIN_HEIGHT, ScaleBar, fitting_bar, with_scale_bar
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
-from tiledblend.store.ome import PALETTE
+from tiledblend.store.ome import default_channels
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -278,7 +278,8 @@ def channel_colours(source: RasterSource, channels: int) -> Floats:
     named = source.info.channel_colors
     if channels == 1 and not named:
         return np.ones((1, 3), np.float32)
-    chosen = [named[c] if c < len(named) and _is_hex(named[c]) else PALETTE[c % len(PALETTE)] for c in range(channels)]
+    _, stored = default_channels(channels, is_rgb=source.is_rgb)
+    chosen = [named[c] if c < len(named) and _is_hex(named[c]) else stored[c] for c in range(channels)]
     rgb = [[int(colour.lstrip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4)] for colour in chosen]
     return np.asarray(rgb, np.float32)
 

@@ -23,6 +23,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from tiledblend.errors import ResourceError, TiledblendError, UsageError
 from tiledblend.sources.base import Alpha
+from tiledblend.store.ome import default_channels
 from tiledblend.tiles import TILE, Channel, Scene
 
 HOST = "127.0.0.1"
@@ -168,6 +169,7 @@ def parse_channels(text: str) -> list[Channel]:
 def describe(scene: Scene) -> dict[str, Any]:
     """What the page needs to know, JSON types only. Reads the coarsest level when there are channels to stretch."""
     source = scene.source
+    unnamed, _ = default_channels(source.channels, is_rgb=source.is_rgb)
     names: Mapping[int, str] = dict(enumerate(source.info.channel_names))
     has_range = source.dtype.kind == "u"
     full = float(2 ** (8 * source.dtype.itemsize) - 1) if has_range else None
@@ -187,7 +189,7 @@ def describe(scene: Scene) -> dict[str, Any]:
         "channels": [
             {
                 "index": c.index,
-                "name": names.get(c.index) or f"channel {c.index}",
+                "name": names.get(c.index) or unnamed[c.index],
                 "colour": c.colour,
                 "low": c.low,
                 "high": c.high,

@@ -155,13 +155,20 @@ def _channels(layout: ArrayLayout, image: ImageMetadata) -> list[dict[str, Any]]
     ]
 
 
+def default_channels(count: int, *, is_rgb: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(names, colours as RRGGBB) of channels that have none of their own.
+
+    >>> default_channels(3, is_rgb=True)
+    (('red', 'green', 'blue'), ('FF0000', '00FF00', '0000FF'))
+    """
+    if is_rgb and count in (3, 4):
+        return tuple(name for name, _ in _RGB[:count]), tuple(color for _, color in _RGB[:count])
+    return tuple(f"channel {i}" for i in range(count)), tuple(PALETTE[i % len(PALETTE)] for i in range(count))
+
+
 def _names_and_colors(layout: ArrayLayout, image: ImageMetadata) -> tuple[Sequence[str], Sequence[str]]:
     count = layout.channels
-    if layout.is_rgb and count in (3, 4):
-        names, colors = zip(*_RGB[:count], strict=True)
-    else:
-        names = tuple(f"channel {index}" for index in range(count))
-        colors = tuple(PALETTE[index % len(PALETTE)] for index in range(count))
+    names, colors = default_channels(count, is_rgb=bool(layout.is_rgb))
     for given, what in ((image.channel_names, "names"), (image.channel_colors, "colours")):
         if given and len(given) != count:
             raise UsageError(f"{len(given)} channel {what} for {count} channels; give one per channel or none")
