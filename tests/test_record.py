@@ -152,3 +152,12 @@ def test_grown_and_registered_layers_have_views_and_seams(inputs: Path, command:
     seam = json.loads(ran.out)["seams"][0]
     assert seam["after"]["mean"] < seam["before"]["mean"]
     assert command("preview", "base.ome.tif", "--layer", top, "--seams", "--weights", "p.png").code == 0
+
+
+def test_the_result_has_a_scale_bar_where_its_format_says_no_pixel_size(tmp_path: Path, command: Command) -> None:
+    pixels = np.full((300, 400), 200, np.uint8)
+    metadata = {"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(tmp_path / "grey.ome.tif", pixels, metadata=metadata)
+    assert command("blend", "grey.ome.tif", "-o", "small.png", "--report", "a.html").code == 0
+    layer, result = Text((tmp_path / "a.html").read_text("utf-8")).addresses
+    assert result == layer

@@ -104,24 +104,32 @@ def _with_edges(picture: Pixels, views: CanvasViews, max_size: int) -> Pixels:
 
 
 def picture_png(
-    source: RasterSource, max_size: int, edges_of: CanvasViews | None = None
+    source: RasterSource,
+    max_size: int,
+    edges_of: CanvasViews | None = None,
+    pixel_size_um: tuple[float, float] | None = None,
 ) -> tuple[bytes, tuple[int, int]]:
-    """(PNG, (height, width)) of a source for a page: with a scale bar, and the layers' edges when they are given."""
+    """(PNG, (height, width)) of a source for a page: with a scale bar, and the layers' edges when they are given.
+
+    pixel_size_um: (y, x) where it is known and the source, such as a PNG, does not say it.
+    """
     picture = thumbnail(source, max_size)
     if edges_of is not None:
         picture = _with_edges(picture, edges_of, max_size)
-    if (bar := picture_bar(source, picture.shape[:2])) is not None:
+    if (bar := picture_bar(source, picture.shape[:2], pixel_size_um)) is not None:
         picture = with_scale_bar(picture, bar)
     return bytes(_png(picture)), (picture.shape[0], picture.shape[1])
 
 
-def picture_bar(source: RasterSource, shape: tuple[int, ...]) -> ScaleBar | None:
+def picture_bar(
+    source: RasterSource, shape: tuple[int, ...], pixel_size_um: tuple[float, float] | None = None
+) -> ScaleBar | None:
     """The scale bar of a picture of `source` that is (height, width) px large; None where its pixel size is not known
     or the picture is too small for one."""
     height, width = shape
-    if source.pixel_size_um is None or height < MIN_HEIGHT:
+    size = source.pixel_size_um or pixel_size_um
+    if size is None or height < MIN_HEIGHT:
         return None
-    size = source.pixel_size_um
     return fitting_bar(size[1] * source.shape[1] / width, width, square=is_square(size))
 
 

@@ -294,6 +294,7 @@ def _pictures(composite: Composite, made: Made) -> Iterator[dict[str, Any]]:
     except TiledblendError:
         drawn.append(("result", views.result))
     for caption, source in drawn:
-        png, (height, width) = picture_png(source, PICTURE_PX, views if caption == "result" else None)
+        edges_of = views if caption == "result" else None
+        png, (height, width) = picture_png(source, PICTURE_PX, edges_of, composite.grid.pixel_size_um)
         data = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         yield {"caption": without_secrets(caption), "data": data, "width": width, "height": height}
