@@ -393,3 +393,33 @@ def test_full_resolution_and_beyond_show_the_stored_pixels(browser: Any, tmp_pat
             visit.settle()
         assert is_as_stored()
         visit.page.close()
+
+
+def test_another_picture_while_colours_change(browser: Any, fluorescence: Path) -> None:
+    """On a slow line: what has old colours goes, whatever is looked at before the new ones are there."""
+    with viewing(fluorescence, "out.ome.zarr") as url:
+        visit = Visit(browser, url)
+        page = visit.page
+        line = page.context.new_cdp_session(page)
+        line.send("Network.enable")
+        slow = {"offline": False, "latency": 700, "downloadThroughput": -1, "uploadThroughput": -1}
+        line.send("Network.emulateNetworkConditions", slow)
+        field = page.locator(".channel input[type=number].high").nth(0)
+        for value in (2000, 3000, 4000):  # each before the one before is there
+            field.fill(str(value))
+            page.wait_for_timeout(250)
+        field.press("Enter")
+        page.keyboard.press("3")
+        visit.settle()
+        world = (
+            "[...Array(tiledblend.viewer.world.getItemCount()).keys()].map((i) => tiledblend.viewer.world.getItemAt(i))"
+        )
+        seen = f"{world}.filter((item) => item.getOpacity())"
+        assert page.evaluate(f"{seen}.map((item) => item.viewId)") == ["image-1"]
+        page.keyboard.press("1")
+        visit.settle()
+        shown = page.evaluate(f"{seen}.map((item) => item.source.getTileUrl(0, 0, 0))")
+        assert len(shown) == 1
+        assert re.search(r"c=0%2C[0-9A-F]{6}%2C[0-9.]+%2C4000%3B", shown[0])
+        assert [line for line in visit.said if not line.startswith("Ignoring tile")] == []
+        page.close()

@@ -11,7 +11,7 @@
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const state = { shown: scene.views[0].id, other: "", how: "swipe", line: 0.5, opacity: 0.5, edges: new Set(),
     channels: scene.channels.map((c) => ({ ...c, on: true })) };
-  const items = new Map(); // id of a view -> its image in the viewer, or null while it is being added
+  const items = new Map(); // id of a view -> its newest image in the viewer, or null while it is being added
 
   const viewer = OpenSeadragon({
     id: "image", drawer: "canvas", showNavigationControl: false, showNavigator: true, navigatorId: "navigator",
@@ -69,34 +69,35 @@
       if (!old || !isColoured(id)) continue;
       if (!old.getOpacity()) { viewer.world.removeItem(old); items.delete(id); continue; }
       viewer.addTiledImage({
-        tileSource: source(id, channelText()), x: 0, y: 0, width: 1, opacity: old.getOpacity(),
-        index: viewer.world.getIndexOfItem(old) + 1,
+        tileSource: source(id, channelText()), x: 0, y: 0, width: 1, opacity: 0,
         success: ({ item }) => {
-          item.viewId = id;
-          const before = items.get(id);
-          items.set(id, item);
+          items.set(id, item); item.viewId = id;
+          item.addHandler("fully-loaded-change", tidy);
           arrange();
-          const drop = () => { if (viewer.world.getIndexOfItem(before) >= 0) viewer.world.removeItem(before); };
-          if (item.getFullyLoaded()) drop();
-          else item.addOnceHandler("fully-loaded-change", drop);
         },
       });
     }
   }
 
+  function tidy() {
+    for (const item of drawn()) {
+      const newest = items.get(item.viewId);
+      if (newest && newest !== item && (newest.getFullyLoaded() || !newest.getOpacity())) viewer.world.removeItem(item);
+    }
+  }
+
+  const drawn = () => [...Array(viewer.world.getItemCount()).keys()].map((i) => viewer.world.getItemAt(i)); // from the bottom
+
   function arrange() {
     const wanted = [state.shown, state.other, ...state.edges].filter(Boolean);
     wanted.forEach(ensure);
-    const above = (id, place) => {
-      const item = items.get(id);
-      if (item) viewer.world.setItemIndex(item, Math.min(place, viewer.world.getItemCount() - 1));
-    };
-    wanted.forEach((id) => above(id, viewer.world.getItemCount() - 1));
-    for (const [id, item] of items) {
-      if (!item) continue;
-      const top = id === state.other && state.other !== state.shown;
-      item.setOpacity(!wanted.includes(id) ? 0 : top && state.how === "overlay" ? state.opacity : 1);
+    const raise = (item) => viewer.world.setItemIndex(item, viewer.world.getItemCount() - 1);
+    wanted.forEach((id) => drawn().filter((item) => item.viewId === id).forEach(raise));
+    for (const item of drawn()) {
+      const top = item.viewId === state.other && state.other !== state.shown;
+      item.setOpacity(!wanted.includes(item.viewId) ? 0 : top && state.how === "overlay" ? state.opacity : 1);
     }
+    tidy();
     clip();
     tags();
   }
@@ -108,8 +109,8 @@
     divider.hidden = !swiping();
     divider.style.left = `${x}px`;
     divider.setAttribute("aria-valuenow", Math.round(100 * state.line));
-    for (const [id, item] of items) {
-      if (!item) continue;
+    for (const item of drawn()) {
+      const id = item.viewId;
       if (!swiping() || (id !== state.other && id !== state.shown) || state.other === state.shown) {
         if (item.getClip()) item.setClip(null);
         continue;
