@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ndpi import ndpi_bytes, restart_jpeg
+from PIL import Image
 
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
@@ -275,6 +277,30 @@ def test_bilevel_masks(tmp_path: Path) -> None:
     check_regions(open_path(path, mask=True), ~bits)
     tifffile.imwrite(path, bits[:, :, 0])  # which says min-is-white of every bool array
     check_regions(open_path(path, mask=True), bits)
+
+
+@pytest.mark.parametrize("fill_order", [1, 2])
+def test_group_4_fax_masks(tmp_path: Path, fill_order: int) -> None:
+    bits = make_pixels("uint8", 1) > 128
+    path = tmp_path / "a.tif"
+    image = Image.fromarray(bits[:, :, 0])
+    image.save(path, compression="group4", tiffinfo={266: fill_order, 278: 40})
+    check_regions(open_path(path, mask=True), bits)
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.pages.first.fillorder == fill_order
+        offset, count = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[offset + count // 2 : offset + count] = bytes(count - count // 2)
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match="truncated group 4 fax: no end marker"):
+        open_path(path, mask=True).read(Region(0, 0, 10, 10))
+
+
+@pytest.mark.parametrize("compression", ["group3", "tiff_ccitt"])
+def test_fax_without_an_end_marker_is_refused_by_name(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(make_pixels("uint8", 1)[:, :, 0] > 128).save(path, compression=compression)
+    assert re.search(r"compression . \(ccitt\w+\) is not read; convert the file", refused(path, mask=True))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "int32", "float64", "float16", "uint64", "int64"])

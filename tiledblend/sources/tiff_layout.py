@@ -15,13 +15,14 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import ceil_div
 from tiledblend.sources.base import MASK_DTYPES, SUPPORTED_DTYPES, Alpha, SourceSpec
 from tiledblend.sources.tiff_jpeg import JpegStream, jpeg_stream
-from tiledblend.sources.tiff_segments import JPEG, WEBP
+from tiledblend.sources.tiff_segments import GROUP_4_FAX, JPEG, WEBP
 
 MAX_SEGMENT_BYTES = 1 << 30
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, TRANSPARENCY_MASK, YCBCR = 0, 1, 2, 3, 4, 6
 APERIO_YCBCR_JPEG_2000 = 33003
-_FAX = frozenset({2, 3, 4})
+# Their streams have no end marker and their decoders make a picture of any bytes: damage would go unseen.
+_UNCHECKED_FAX = frozenset({2, 3})
 
 Pixels = NDArray[Any]
 Convert = Callable[[Pixels], Pixels]
@@ -185,15 +186,13 @@ def _check_compression(page: tifffile.TiffPage, name: str) -> None:
     code = int(page.compression)
     if code == 1:
         return
-    if code in _FAX and page.bitspersample != 1:
-        # A fax decoder makes a picture of any bytes: one flipped bit of this tag (7 to 3) gave zeros for a JPEG.
+    if code in _UNCHECKED_FAX | GROUP_4_FAX and page.bitspersample != 1:
+        # One flipped bit of this tag (7 to 3) gave zeros for a JPEG.
         raise BadInputError(f"{name}: compression {code} (fax) of {page.bitspersample}-bit samples; it is damaged")
-    try:
-        tifffile.TIFF.DECOMPRESSORS[code]
-    except KeyError as error:
+    if code in _UNCHECKED_FAX or code not in tifffile.TIFF.DECOMPRESSORS:
         kind = getattr(page.compression, "name", None)
         said = f"compression {code}" + (f" ({kind.lower()})" if kind else "")
-        raise BadInputError(f"{name}: {said} is not read; convert the file, to deflate for example") from error
+        raise BadInputError(f"{name}: {said} is not read; convert the file, to deflate for example")
 
 
 def _check_table(level: StoredLevel, name: str) -> None:

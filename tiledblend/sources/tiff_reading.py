@@ -16,7 +16,7 @@ from tiledblend.geometry import Region
 from tiledblend.sources.bytes import ByteReader
 from tiledblend.sources.tiff_layout import PageTable, StoredLevel
 from tiledblend.sources.tiff_restarts import RestartOrder
-from tiledblend.sources.tiff_segments import JpegFrames, SegmentError, check_segment
+from tiledblend.sources.tiff_segments import GROUP_4_FAX, JpegFrames, SegmentError, check_segment
 
 BATCH_BYTES = 16 << 20
 CACHE_BYTES = 32 << 20
@@ -282,6 +282,8 @@ class LevelReader:
                 pixels = level.decode(data, item.index, jpegtables=tables, jpegheader=level.jpegheader)[0][0]
             if pixels.shape[0] < needed[0] or pixels.shape[1] < needed[1] or pixels.shape[2] != level.contiguous:
                 raise SegmentError(f"decodes to {pixels.shape}, {needed} pixels are needed")
+            if level.compression in GROUP_4_FAX:
+                pixels = pixels != 0  # bits come as uint8
             if pixels.dtype != level.dtype:
                 raise SegmentError(f"decodes to {pixels.dtype}, the TIFF says {level.dtype}")
         except MemoryError:

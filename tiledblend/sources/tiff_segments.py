@@ -2,7 +2,8 @@
 
 A tile's own header may claim 65,500 x 65,500 pixels, and a JPEG cut off in the middle decodes to grey without an
 error: both must be found in the bytes. Markers: ITU-T T.81 annex B (JPEG), T.800 annex A (JPEG 2000), T.832 clause
-8.3 (JPEG XR), ISO/IEC 18181-1 annex D (JPEG XL), Lerc2.h of Esri's lerc, PNG and WebP container specifications.
+8.3 (JPEG XR), T.6 clause 2.4.1 (group 4 fax), ISO/IEC 18181-1 annex D (JPEG XL), Lerc2.h of Esri's lerc, PNG and
+WebP container specifications.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ WEBP = frozenset({34927, 50001})
 LERC = frozenset({34887})
 JPEG_XR = frozenset({22610, 34934})
 JPEG_XL = frozenset({50002, 52546})
+GROUP_4_FAX = frozenset({4})
 
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS_SOF = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+_FAX_TAIL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ def check_segment(
     """
     if compression in JPEG:
         return None if frames is None else _check_jpeg(data, stored, needed, frames)
+    if compression in GROUP_4_FAX and not _ends_as_fax(data):
+        raise SegmentError(f"truncated group 4 fax: no end marker in its last {_FAX_TAIL} bytes")
     own = None
     if compression in JPEG_2000:
         own = _jpeg2000_shape(data, stored[2])
@@ -75,6 +80,12 @@ def check_segment(
     if own is not None:
         _compare(own, stored, needed)
     return None
+
+
+def _ends_as_fax(data: bytes) -> bool:
+    """True when the last bytes hold the end-of-block marker, in either order of the bits in a byte."""
+    tail = [f"{byte:08b}" for byte in data[-_FAX_TAIL:]]
+    return any("000000000001" * 2 in "".join(bits) for bits in (tail, [byte[::-1] for byte in tail]))
 
 
 class JpegFrames:
