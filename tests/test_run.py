@@ -27,7 +27,7 @@ from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, Usage
 from tiledblend.geometry import Region, Tile
 from tiledblend.report import run_text
 from tiledblend.run import TileJob
-from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.store.objects import TEMPORARY_PREFIX
 from tiledblend.store.spec import OutputSpec
 
@@ -88,6 +88,23 @@ def opens(path: Path) -> bool:
             continue
         return True
     return False
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 2), ("uint8", 4), ("uint16", 4), ("float32", 4)])
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_a_result_with_alpha_is_read_as_one(
+    tmp_path: Path, client: Client, dtype: str, channels: int, version: str
+) -> None:
+    top = 1 if dtype == "float32" else np.iinfo(dtype).max
+    pixels = (np.random.default_rng(0).random((40, 50, channels)) * top).astype(dtype)
+    made = Composite([Layer(tb.from_array(pixels, axes="yxc", alpha=Alpha.STRAIGHT))])
+    output = OutputSpec(16, 32, ome_zarr=version)
+    tb.write(made, str(tmp_path / "a.ome.zarr"), client=client, output=output)
+    result = tb.open(str(tmp_path / "a.ome.zarr"))
+    assert (result.alpha, result.channels) == (Alpha.STRAIGHT, channels)
+    tb.write(Composite([Layer(result)]), str(tmp_path / "b.ome.zarr"), client=client, output=output)
+    for level in range(3):
+        np.testing.assert_array_equal(stored(tmp_path / "b.ome.zarr", level), stored(tmp_path / "a.ome.zarr", level))
 
 
 class Breaking(RasterSource):

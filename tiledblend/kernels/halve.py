@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 Pixels = NDArray[Any]
 """uint8, uint16 or float32 of shape (y, x, c); interleaved or planar memory."""
 
+_ALPHA_WEIGHTED = "alpha-weighted mean"
+
 
 def halving_rule(*, has_alpha: bool) -> str:
     """The name of what `halve_tile` does, with a revision: pyramids that carry the same one were made alike."""
-    return "alpha-weighted mean of 2 x 2, revision 1" if has_alpha else "mean of 2 x 2, revision 1"
+    return f"{_ALPHA_WEIGHTED} of 2 x 2, revision 1" if has_alpha else "mean of 2 x 2, revision 1"
+
+
+def names_alpha(rule: str | None) -> bool:
+    """True when a pyramid with this `halving_rule`, of any revision, has straight alpha as its last channel."""
+    return rule is not None and rule.startswith(_ALPHA_WEIGHTED)
 
 
 def halve_tile(pixels: Pixels, *, has_alpha: bool = False) -> Pixels:

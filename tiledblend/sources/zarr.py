@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.geometry import Region, ceil_div
+from tiledblend.kernels.halve import names_alpha
 from tiledblend.sources.array import check_dtype
 from tiledblend.sources.axes import PlaneAxes, find_plane
 from tiledblend.sources.base import Alpha, Level, Missed, RasterSource, SourceInfo, SourceSpec, Unstored
@@ -271,10 +272,15 @@ def _omero(ome: Mapping[str, Any], channels: int) -> tuple[tuple[str, ...], tupl
 
 
 def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[bool, Alpha]:
-    """(is RGB, alpha): by channel names or colours; a plain array's three interleaved channels are red, green, blue."""
+    """(is RGB, alpha): by channel names or colours; a plain array's three interleaved channels are red, green, blue.
+
+    A result of tiledblend says by its halving rule that it has alpha, of any dtype and any number of colours.
+    """
     names = [name.strip().lower() for name in image.channel_names]
     by_name = len(names) >= 3 and all(name in known for name, known in zip(names, RGB_NAMES, strict=False))
     by_color = image.channel_colors[:3] == RGB_COLORS
+    if channels > 1 and names_alpha(image.halving):
+        return channels == 4 and (by_name or by_color), Alpha.STRAIGHT
     named_alpha = len(names) == 4 and (names[3] == "alpha" or (names[3] == "a" and by_name))
     if channels == 4 and dtype == np.uint8 and named_alpha and (by_name or by_color):
         return True, Alpha.STRAIGHT
