@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -24,6 +25,8 @@ from PIL import Image
 
 from tiledblend.report import _bar
 from tiledblend.run import ProgressEvent
+from tiledblend.sources import open_source
+from tiledblend.sources.base import Alpha
 from tiledblend.store.objects import DirectoryStore, storage_error
 from tiledblend.tissue import Slides
 
@@ -159,6 +162,27 @@ def test_formats_that_cannot_hold_the_result(command: Command, tmp_path: Path) -
     assert (unset.code, "no output" in unset.error) == (2, True)
     assert command("blend", deep, "-o", "o.tif").code == 0
     assert tifffile.imread(tmp_path / "o.tif").dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("colours", "has_alpha"), [(1, True), (2, False), (3, True), (4, False)])
+def test_only_alpha_is_written_as_alpha(
+    command: Command, tmp_path: Path, dtype: type, colours: int, has_alpha: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 2, (16, 16, colours + has_alpha)).astype(dtype)
+    extra = [0] * (colours - 1 - 2 * has_alpha * (colours == 3)) + [2] * has_alpha
+    kind = "rgb" if has_alpha and colours == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=kind, planarconfig="contig", extrasamples=extra)
+    assert command("blend", "a.tif", "-o", "o.tif").code == 0
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "o.tif"), pixels)
+    written = open_source(str(tmp_path / "o.tif"))
+    assert (written.channels, written.alpha is Alpha.STRAIGHT) == (colours + has_alpha, has_alpha)
+    ran = command("blend", "a.tif", "-o", "o.png")
+    if has_alpha and dtype is not np.float32:
+        assert ran.code == 0
+        np.testing.assert_array_equal(imagecodecs.png_decode((tmp_path / "o.png").read_bytes()), pixels)
+    else:
+        assert (ran.code, "PNG holds" in ran.error, (tmp_path / "o.png").exists()) == (2, True, False)
 
 
 # --- bad input: one line, the right code, nothing written

@@ -680,9 +680,10 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
 
     composite = job.composite
     lacking = find_unstored(composite, layer_readers(composite, (None,) * len(composite.layers)))
-    check_image_output(path, composite.shape, composite.channels, composite.dtype)
+    has_alpha = composite.has_alpha
+    check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
     started = time.perf_counter()
-    size = write_image(to_array(composite), path, composite.grid.pixel_size_um)
+    size = write_image(to_array(composite), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
     sources = enumerate(sources_of(composite))
     missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
     height, width = composite.shape

@@ -32,18 +32,23 @@ def _ending(path: str | os.PathLike[str]) -> str:
     return PurePosixPath(os.fspath(path)).suffix.lower()
 
 
-def check_image_output(path: str | os.PathLike[str], shape: tuple[int, int], channels: int, dtype: Any) -> None:
-    """Raises UsageError when the file format cannot hold such an image, RefusedError when `path` exists."""
+def check_image_output(
+    path: str | os.PathLike[str], shape: tuple[int, int], channels: int, dtype: Any, *, has_alpha: bool = False
+) -> None:
+    """Raises UsageError when the file format cannot hold such an image, RefusedError when `path` exists.
+
+    has_alpha: the last channel is alpha.
+    """
     dtype, kind = np.dtype(dtype), _ending(path)
     if shape[0] * shape[1] > MAX_IMAGE_PIXELS:
         raise UsageError(
             f"{path}: the result is {shape[0]} x {shape[1]} pixels; one image file may have "
             f"{MAX_IMAGE_PIXELS // 1_000_000} Mpx: write -o {PurePosixPath(os.fspath(path)).stem}.ome.zarr"
         )
-    if kind == ".png" and (dtype.name not in ("uint8", "uint16") or channels > 4):
-        raise UsageError(
-            f"{path}: PNG holds 1 to 4 channels of uint8 or uint16, not {channels} of {dtype.name}; use .tif"
-        )
+    if kind == ".png" and (dtype.name not in ("uint8", "uint16") or channels - has_alpha not in (1, 3)):
+        # Every reader takes the last of 2 or 4 channels for alpha.
+        what = f"{channels} of {dtype.name} {'with' if has_alpha else 'without'} alpha"
+        raise UsageError(f"{path}: PNG holds 1 or 3 channels and alpha of uint8 or uint16, not {what}; use .tif")
     if kind in (".jpg", ".jpeg") and (dtype != np.uint8 or channels not in (1, 3)):
         raise UsageError(
             f"{path}: JPEG holds 1 or 3 channels of uint8, not {channels} of {dtype.name}; use .png or .tif"
@@ -78,17 +83,23 @@ def local_output(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def write_image(
-    array: NDArray[Any], path: str | os.PathLike[str], pixel_size_um: tuple[float, float] | None = None
+    array: NDArray[Any],
+    path: str | os.PathLike[str],
+    pixel_size_um: tuple[float, float] | None = None,
+    *,
+    has_alpha: bool = False,
 ) -> int:
     """Write (y, x, c) pixels as PNG, JPEG (quality 95, full colour resolution) or TIFF (deflate), by the ending.
 
-    Returns the number of bytes. The file appears whole or not at all. Raises as `check_image_output`, StorageError.
+    has_alpha: the last channel is straight alpha. Returns the number of bytes. The file appears whole or not at all.
+    Raises as `check_image_output`, StorageError.
     """
-    check_image_output(path, (array.shape[0], array.shape[1]), array.shape[2], array.dtype)
-    pixels = np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    height, width, channels = array.shape
+    check_image_output(path, (height, width), channels, array.dtype, has_alpha=has_alpha)
+    pixels = np.ascontiguousarray(array[:, :, 0] if channels == 1 else array)
     kind = _ending(path)
     if kind in (".tif", ".tiff"):
-        return write_new(path, _tiff(pixels, pixel_size_um))
+        return write_new(path, _tiff(pixels, pixel_size_um, has_alpha=has_alpha))
     import imagecodecs
 
     if kind == ".png":
@@ -98,16 +109,16 @@ def write_image(
     return write_new(path, data)
 
 
-def _tiff(pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None) -> memoryview:
+def _tiff(pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None, *, has_alpha: bool) -> memoryview:
     import tifffile
 
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    is_rgb = channels in (3, 4) and pixels.dtype.kind == "u"
+    is_rgb = channels - has_alpha == 3 and pixels.dtype.kind == "u"
     options: dict[str, Any] = {"photometric": "rgb" if is_rgb else "minisblack"}
-    if channels == 4 and is_rgb:
-        options["extrasamples"] = ["unassalpha"]
-    elif channels > 1 and not is_rgb:
+    if channels > 1:
         options["planarconfig"] = "contig"
+        plain = channels - has_alpha - (3 if is_rgb else 1)
+        options["extrasamples"] = ["unspecified"] * plain + ["unassalpha"] * has_alpha
     if pixel_size_um is not None:
         options |= {"resolution": (1e4 / pixel_size_um[1], 1e4 / pixel_size_um[0]), "resolutionunit": "CENTIMETER"}
     file = io.BytesIO()
