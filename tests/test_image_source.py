@@ -78,6 +78,32 @@ def test_png_palette_and_one_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(tmp_path / "bits.png")[:, :, 0], np.where(PIXELS[:, :, 0] > 99, 255, 0))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparency", [None, 0])
+def test_a_png_palette_of_colours_is_labels_as_a_mask(tmp_path: Path, bits: int, transparency: int | None) -> None:
+    labels = PIXELS[:, :, 0] >> (8 - bits)
+    image = Image.fromarray(labels)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 3 << bits, np.uint8).tobytes())
+    image.save(tmp_path / "a.png", bits=bits, **({} if transparency is None else {"transparency": transparency}))
+    mask, layer = open_source(tmp_path / "a.png", mask=True), open_source(tmp_path / "a.png")
+    region = Region.of_shape(labels.shape)
+    for source in (mask, pickle.loads(pickle.dumps(mask))):
+        assert (source.channels, source.alpha, source.is_rgb) == (1, Alpha.NONE, False)
+        np.testing.assert_array_equal(source.read(region)[:, :, 0], labels)
+    assert "palette indices are kept as labels" in mask.info.notes
+    colours = "RGB" if transparency is None else "RGBA"
+    np.testing.assert_array_equal(layer.read(region), np.asarray(Image.open(tmp_path / "a.png").convert(colours)))
+
+
+def test_a_png_palette_of_greys_is_grey_as_a_mask(tmp_path: Path) -> None:
+    image = Image.fromarray(PIXELS[:, :, 0] >> 7)
+    image.putpalette([255, 255, 255, 0, 0, 0])  # the index is no 0 or 1 of the mask
+    image.save(tmp_path / "a.png", bits=1)
+    mask = open_source(tmp_path / "a.png", mask=True)
+    shown = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(mask.read(Region.of_shape(mask.shape)), shown)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_png_of_few_bits_with_a_transparent_grey(tmp_path: Path, bits: int) -> None:
     values = PIXELS[:8, :16, 0] >> (8 - bits)

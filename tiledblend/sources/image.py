@@ -30,6 +30,7 @@ MAX_FILE_BYTES = 4 << 30
 def open_image(spec: SourceSpec, *, mask: bool = False) -> ImageSource:
     """The image in a PNG, JPEG or WebP file, by its header only.
 
+    mask: a PNG with a palette of colours is a label image, its pixels are the numbers in the palette.
     Raises BadInputError: malformed, CMYK, animated, or of more than `MAX_PIXELS` pixels.
     """
     if spec.plane:
@@ -37,6 +38,8 @@ def open_image(spec: SourceSpec, *, mask: bool = False) -> ImageSource:
     if spec.series not in (None, 0):
         raise BadInputError(f"{spec}: a PNG, JPEG or WebP is one image; it has no series {spec.series}")
     header = read_header(spec.path)
+    if mask and header.coloured:
+        header = header.of_indices()
     height, width = header.stored
     if min(height, width) < 1:
         raise BadInputError(f"{spec.path}: an image of {height} x {width} pixels")
@@ -93,9 +96,11 @@ class ImageSource(RasterSource):
 
 
 _Stored = tuple[tuple[str, Any], ...]
+_Decoded = tuple[_Stored, bool]
+"""What a file is, and whether its pixels are numbers in a palette."""
 _LOCK = threading.Lock()
-_DECODING: dict[_Stored, threading.Lock] = {}
-_PIXELS: weakref.WeakValueDictionary[_Stored, NDArray[Any]] = weakref.WeakValueDictionary()
+_DECODING: dict[_Decoded, threading.Lock] = {}
+_PIXELS: weakref.WeakValueDictionary[_Decoded, NDArray[Any]] = weakref.WeakValueDictionary()
 
 
 def _stored(path: str) -> _Stored:
@@ -107,10 +112,11 @@ def _decoded(header: ImageHeader, path: str, state: _Stored) -> NDArray[Any]:
     """The whole image, (y, x, channels), upright and read-only; decoded by the first who asks."""
     if _stored(path) != state:
         raise BadInputError(f"{path}: has changed since it was opened")
+    key = state, header.indices
     with _LOCK:
-        decoding = _DECODING.setdefault(state, threading.Lock())
+        decoding = _DECODING.setdefault(key, threading.Lock())
     with decoding:
-        known = _PIXELS.get(state)
+        known = _PIXELS.get(key)
         if known is not None:
             return known
         data = read_whole(path, MAX_FILE_BYTES)
@@ -118,9 +124,9 @@ def _decoded(header: ImageHeader, path: str, state: _Stored) -> NDArray[Any]:
             raise BadInputError(f"{path}: has changed since it was opened")
         pixels = decode(data, header)
         pixels.flags.writeable = False
-        _PIXELS[state] = pixels
+        _PIXELS[key] = pixels
     with _LOCK:
-        _DECODING.pop(state, None)
+        _DECODING.pop(key, None)
     return pixels
 
 
@@ -159,6 +165,8 @@ def _expand_png(data: bytes, header: ImageHeader) -> NDArray[Any]:
     # Not Image.open: its own pixel limit warns through a process-wide setting; the limit here is open_image's.
     with PngImageFile(io.BytesIO(data)) as image:
         image.load()
+        if header.indices:
+            return np.asarray(image)
         if header.transparent is not None:
             image.info.pop("transparency", None)
         channels = header.channels - (header.transparent is not None)

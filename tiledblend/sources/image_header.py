@@ -25,6 +25,7 @@ class ImageHeader:
 
     channels: as decoded, alpha included. bits: 8 or 16 of a decoded sample. expand: a PNG with a palette,
     samples of under 8 bits, or interlaced. transparent: a PNG's one transparent grey or colour (tRNS), as decoded.
+    coloured: a PNG's palette has more than greys. indices: its pixels are decoded to their numbers in the palette.
     """
 
     format: str
@@ -38,6 +39,13 @@ class ImageHeader:
     transparent: tuple[int, ...] | None = None
     icc_digest: str | None = None
     notes: tuple[str, ...] = ()
+    coloured: bool = False
+    indices: bool = False
+
+    def of_indices(self) -> ImageHeader:
+        """The same PNG, its pixels decoded to numbers in the palette."""
+        notes = (*self.notes, "palette indices are kept as labels")
+        return replace(self, channels=1, alpha=False, notes=notes, indices=True)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,7 +97,7 @@ def _png(file: BinaryIO, path: str) -> ImageHeader:
         length, name = struct.unpack(">I4s", _exactly(file, 8))
         if name == b"IEND":
             break
-        if name in (b"IHDR", b"tRNS", b"eXIf", b"iCCP"):
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"iCCP"):
             data = _exactly(file, length)
             file.seek(4, os.SEEK_CUR)
             header = _png_start(data, path) if name == b"IHDR" else _png_more(header, name, data)
@@ -129,6 +137,8 @@ def _png_more(header: ImageHeader | None, name: bytes, data: bytes) -> ImageHead
         return replace(header, orientation=_orientation(data))
     if name == b"iCCP":
         return replace(header, icc_digest=_digest(data))
+    if name == b"PLTE":
+        return replace(header, coloured=header.kind.startswith("palette") and not data[::3] == data[1::3] == data[2::3])
     if header.alpha:
         return header
     if header.kind.startswith("palette"):
