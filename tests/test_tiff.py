@@ -303,6 +303,18 @@ def test_fax_without_an_end_marker_is_refused_by_name(tmp_path: Path, compressio
     assert re.search(r"compression . \(ccitt\w+\) is not read; convert the file", refused(path, mask=True))
 
 
+def test_lerc_inside_another_code_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    extra = [(50674, "I", 2, (4, 1), True)]
+    tifffile.imwrite(path, make_pixels("uint8", 1), tile=(32, 32), compression="zlib", extratags=extra)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags[259].valueoffset
+    data[at : at + 2] = struct.pack("<H", 34887)
+    path.write_bytes(data)
+    assert "LERC inside deflate or zstd is not read; convert it" in refused(path)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "int32", "float64", "float16", "uint64", "int64"])
 def test_mask_dtypes(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "a.tif"

@@ -15,7 +15,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import ceil_div
 from tiledblend.sources.base import MASK_DTYPES, SUPPORTED_DTYPES, Alpha, SourceSpec
 from tiledblend.sources.tiff_jpeg import JpegStream, jpeg_stream
-from tiledblend.sources.tiff_segments import GROUP_4_FAX, JPEG, WEBP
+from tiledblend.sources.tiff_segments import GROUP_4_FAX, JPEG, LERC, WEBP
 
 MAX_SEGMENT_BYTES = 1 << 30
 
@@ -23,6 +23,7 @@ MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, TRANSPARENCY_MASK, YCBCR = 0, 1, 2, 3,
 APERIO_YCBCR_JPEG_2000 = 33003
 # Their streams have no end marker and their decoders make a picture of any bytes: damage would go unseen.
 _UNCHECKED_FAX = frozenset({2, 3})
+_LERC_PARAMETERS = 50674
 
 Pixels = NDArray[Any]
 Convert = Callable[[Pixels], Pixels]
@@ -189,6 +190,9 @@ def _check_compression(page: tifffile.TiffPage, name: str) -> None:
     if code in _UNCHECKED_FAX | GROUP_4_FAX and page.bitspersample != 1:
         # One flipped bit of this tag (7 to 3) gave zeros for a JPEG.
         raise BadInputError(f"{name}: compression {code} (fax) of {page.bitspersample}-bit samples; it is damaged")
+    parameters = page.tags.valueof(_LERC_PARAMETERS) if code in LERC else None
+    if isinstance(parameters, tuple) and len(parameters) > 1 and parameters[1] != 0:
+        raise BadInputError(f"{name}: LERC inside deflate or zstd is not read; convert it, to deflate for example")
     if code in _UNCHECKED_FAX or code not in tifffile.TIFF.DECOMPRESSORS:
         kind = getattr(page.compression, "name", None)
         said = f"compression {code}" + (f" ({kind.lower()})" if kind else "")
