@@ -184,6 +184,11 @@ def _cannot_resume() -> None:
     click.get_current_context().find_root().obj["resumes"] = False
 
 
+def _can_resume() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is None or bool(context.find_root().obj["resumes"])
+
+
 _debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_debug, help="Show a traceback on errors."
 )
@@ -760,9 +765,7 @@ def _told_interruption(path: str) -> Iterator[None]:
 def _stoppable() -> Iterator[Event]:
     """The first Ctrl-C or SIGTERM sets the event, so that tiles in flight are waited for; the second ends us."""
     stop = Event()
-    at_once = _advised(
-        "stopped at once; continue with --resume", click.get_current_context().find_root().obj["resumes"]
-    )
+    at_once = _advised("stopped at once; continue with --resume", _can_resume())
 
     def ask(number: int, frame: FrameType | None) -> None:
         if _ECHO.is_echo():
