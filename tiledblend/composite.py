@@ -211,8 +211,8 @@ class Layer:
             raise UsageError(
                 f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none, canvas or physical"
             )
-        if self.grow is not None and self.mask is None:
-            raise UsageError(f"layer {self.image.name}: grow {self.grow} needs a mask")
+        if self.mask is None:
+            self._refuse_what_needs_a_mask()
         if self.feather_side not in (None, "both", "inside"):
             raise UsageError(f"layer {self.image.name}: feather_side {self.feather_side!r} must be both or inside")
         if self.mask == "alpha" and self.image.alpha is Alpha.NONE:
@@ -242,6 +242,12 @@ class Layer:
             object.__setattr__(self, "affine", Affine.of_matrix(matrix))
         if self.pixel_size_um is not None:
             object.__setattr__(self, "pixel_size_um", _pixel_size(self.pixel_size_um, self.image.name))
+
+    def _refuse_what_needs_a_mask(self) -> None:
+        """A mask that was forgotten would else show the whole layer, without a word."""
+        given = {"grow": self.grow is not None, "invert": self.invert, "mask_values": self.mask_values != "auto"}
+        for what in (name for name, is_given in given.items() if is_given):
+            raise UsageError(f"layer {self.image.name}: {what} needs a mask")
 
     def _check_mask_values(self) -> None:
         values = self.mask_values
