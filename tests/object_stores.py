@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -176,20 +176,20 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if refusal := refusal or proxy.refusal(self.command, path, self.headers.items()):
                 self._answer(refusal[0], [], f"<Error><Code>{refusal[1]}</Code></Error>".encode())
                 return
-            connection = http.client.HTTPConnection(proxy.upstream.removeprefix("http://"), timeout=30)
-            # The signature covers the Host header as the client sent it.
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in proxy.sent(self.headers.items()):
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            answer = connection.getresponse()
-            data = answer.read()
+            # Closed even where our own client was killed and the answer finds nobody.
+            with closing(http.client.HTTPConnection(proxy.upstream.removeprefix("http://"), timeout=30)) as connection:
+                # The signature covers the Host header as the client sent it.
+                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in proxy.sent(self.headers.items()):
+                    connection.putheader(name, value)
+                connection.endheaders(body)
+                answer = connection.getresponse()
+                data = answer.read()
             if fault == "drop answer":
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
             else:
                 self._answer(answer.status, proxy.answered(answer.getheaders()), data)
-            connection.close()
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = forward  # noqa: N815 - the server's own names
 
