@@ -7,9 +7,11 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +25,10 @@ import tiledblend as tb
 from tiledblend import cluster as clusters
 from tiledblend import connection
 from tiledblend.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
-from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
+from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
 from tiledblend.ometiff.export import Running, export_ometiff
 from tiledblend.ometiff.options import TiffOptions
-from tiledblend.run import SharedJob, TileJob, write
+from tiledblend.run import SharedJob, TileJob, errors_told, write
 from tiledblend.store.objects import DirectoryStore
 from tiledblend.store.spec import OutputSpec
 from tiledblend.store.verify import verify
@@ -300,6 +302,101 @@ def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"address": 5}', '{"address": ""}'])
+def test_a_whole_file_of_something_else_is_not_waited_for(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    started = time.monotonic()
+    with pytest.raises(ResourceError, match=r"other.json is not the file of a dask scheduler: it names no address"):
+        open_client(ClusterOptions(scheduler_file=str(tmp_path / "other.json"))).__enter__()
+    assert time.monotonic() - started < 5
+
+
+def test_a_scheduler_file_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "s.json", "Not a directory")):
+        with pytest.raises(UsageError, match=f"--scheduler-file {path}: cannot be read: {reason}"):
+            open_client(ClusterOptions(scheduler_file=str(path))).__enter__()
+
+
+def test_another_server_is_not_taken_for_a_lack_of_memory() -> None:
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(answer, server)
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with short_connects(), pytest.raises(ResourceError, match="what answers there is no dask scheduler"):
+            open_client(ClusterOptions(scheduler=address)).__enter__()
+        answered.result(timeout=30)
+
+
+def test_a_stop_is_noticed_while_something_is_waited_for(
+    tmp_path: Path, slides: Slides, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch system that ends a job gives it half a minute."""
+
+    def stopped_after(seconds: float, **options: str) -> float:
+        stop, out = threading.Event(), tmp_path / "out.ome.zarr"
+        threading.Timer(seconds, stop.set).start()
+        started = time.monotonic()
+        with pytest.raises(InterruptedRun, match="stopped; continue with --resume"):
+            write(composite(slides), str(out), output=SPEC, cluster=ClusterOptions(**options), stop=stop)  # type: ignore[arg-type]
+        assert not out.exists()
+        return time.monotonic() - started
+
+    file = str(tmp_path / "none.json")
+    assert stopped_after(1, scheduler_file=file) < 6
+    assert f"waiting up to 60 s for a dask scheduler to write {file}" in caplog.text
+    with dask_processes(tmp_path, workers=0):
+        assert stopped_after(4, scheduler_file=str(tmp_path / "scheduler.json")) < 20
+    assert "waiting up to 300 s for a worker of the dask cluster" in caplog.text
+
+
+def test_a_malformed_configuration_of_dask_is_told(tmp_path: Path, slides: Slides) -> None:
+    (tmp_path / "dask.yaml").write_text("a: [not closed")
+    wanted = {"DASK_CONFIG": str(tmp_path)}
+    code, said = command("blend", slides.base, "-o", tmp_path / "out.ome.zarr", environment=wanted)
+    assert (code, len(said.splitlines())) == (2, 1), said
+    assert "dask.yaml' is malformed" in said
+
+
+def test_dasks_too_short_timeout_is_named() -> None:
+    assert "distributed.comm.timeouts.tcp is too low" in clusters._dask_reason(AssertionError("Timeout too low"))
+
+
+def test_an_error_names_the_worker_of_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        address = "tcp://10.0.0.7:4711"
+
+    class Panic(BaseException):
+        """As of a library in Rust."""
+
+    def fail(error: BaseException) -> None:
+        with errors_told():
+            raise error
+
+    monkeypatch.setattr("distributed.get_worker", Elsewhere)
+    with pytest.raises(BadInputError, match=r"^a.tif: no such file \(on worker tcp://10.0.0.7:4711\)$"):
+        fail(BadInputError("a.tif: no such file"))
+    monkeypatch.setattr(Elsewhere, "address", "inproc://192.0.2.1/1/2")
+    with pytest.raises(BadInputError, match=r"^a.tif: no such file$"):
+        fail(BadInputError("a.tif: no such file"))
+    with pytest.raises(RuntimeError, match="Panic: unwrap"):
+        fail(Panic("unwrap"))
+
+
+def test_a_part_takes_no_cluster(tmp_path: Path, slides: Slides) -> None:
+    out = str(tmp_path / "out.ome.zarr")
+    with pytest.raises(UsageError, match=r"--part works without dask.*leave out --workers$"):
+        write(composite(slides), out, output=SPEC, part=(1, 2), cluster=ClusterOptions(workers=2))
+    with pytest.raises(UsageError, match=r"leave out --scheduler$"):
+        write(composite(slides), out, output=SPEC, part=(1, 2), cluster=ClusterOptions(scheduler="tcp://h:1"))
+    assert list(tmp_path.iterdir()) == []
+
+
 class Cluster:
     """What `Workforce` asks a client for."""
 
@@ -379,6 +476,9 @@ def test_options_that_contradict_each_other(tmp_path: Path, monkeypatch: pytest.
         assert options.memory_here() == machine_memory()
     with pytest.raises(UsageError, match="one of them"):
         ClusterOptions(scheduler="tcp://h:1", scheduler_file="f")
+    for name in ("scheduler", "scheduler_file"):
+        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is empty"):
+            ClusterOptions(**{name: ""})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--threads-per-worker is for a cluster that is started here"):
         ClusterOptions(scheduler="tcp://h:1", threads_per_worker=2)
     monkeypatch.setattr(clusters, "_has_bokeh", lambda: False)

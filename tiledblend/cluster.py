@@ -28,11 +28,15 @@ DASHBOARD_PORT = 8787
 
 SCHEDULER_FILE_SECONDS = 60.0
 FIRST_WORKER_SECONDS = 300.0
+ASK_SECONDS = 1.0
+"""Between two looks for a first worker; a stop is noticed then."""
 THREADS_BYTES = 160_000_000
 """Addresses of what a cluster starts in a process: a dozen threads and their stacks, and what it imports then."""
 
 MORE_MEMORY = "more memory (of the machine, container, job, `ulimit -v` or --memory-limit)"
 """What makes `memory_here` larger, for errors."""
+LARGER_LIMIT = "a larger --memory-limit"
+"""The same of a worker that has a limit of its own."""
 
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 """Run by dask in each worker process."""
@@ -80,6 +84,9 @@ class ClusterOptions:
                 raise UsageError(f"{_flag(name)} {value} must be at least 1")
         self._memory_limit_bytes()  # refuses what is no size
         self._require_whole_tls()
+        for name in ("scheduler", "scheduler_file"):
+            if getattr(self, name) == "":
+                raise UsageError(f"{_flag(name)} is empty; name a scheduler, or leave it out for a cluster here")
         if self.scheduler and self.scheduler_file:
             raise UsageError("--scheduler and --scheduler-file name the cluster twice; give one of them")
         if (self.scheduler or self.scheduler_file) and self.local:
@@ -103,10 +110,21 @@ class ClusterOptions:
         limit = 0 if self.workers else self._memory_limit_bytes()
         return min(machine_memory(), limit) if limit else machine_memory()
 
+    def memory_of_each(self) -> tuple[int | None, str]:
+        """(bytes for each process that renders here, what would allow more). None: a running scheduler's workers say it
+        themselves."""
+        if running_scheduler(self) is not None:
+            return None, ""
+        if self.workers and (limit := self._memory_limit_bytes()):
+            return limit, LARGER_LIMIT
+        workers = self.workers or 1
+        return self.memory_here() // workers, ("fewer --workers, " if workers > 1 else "") + MORE_MEMORY
+
     def _memory_limit_bytes(self) -> int:
         """0: none of our own (dask has meanings for "auto" and 0)."""
         if self.memory_limit is None or self.memory_limit == "auto":
             return 0
+        dask_config()
         from dask.utils import parse_bytes
 
         try:
@@ -234,7 +252,7 @@ def require_open_files(options: ClusterOptions) -> None:
     import resource
 
     workers = options.workers or 0
-    needed = 32 + 12 * workers + 4 * _threads(options)
+    needed = 32 + 12 * workers + 4 * threads_of(options)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         remedy = "raise `ulimit -n`" + (" or use fewer --workers" if workers else "")
@@ -243,7 +261,7 @@ def require_open_files(options: ClusterOptions) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _threads(options: ClusterOptions) -> int:
+def threads_of(options: ClusterOptions) -> int:
     """Of each worker of a cluster here."""
     return options.threads_per_worker or max(1, cpu_count() // (options.workers or 1))
 
@@ -255,11 +273,24 @@ def forget_task_names() -> None:
     key_split.cache_clear()
 
 
+def dask_config() -> Any:
+    """The module `dask.config`. Raises UsageError for a configuration file that dask cannot read."""
+    try:
+        import dask.config
+    except ValueError as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    return dask.config
+
+
+def never() -> None:
+    """The check of a wait that nothing interrupts."""
+
+
 @contextmanager
-def open_client(options: ClusterOptions) -> Iterator[Client]:
+def open_client(options: ClusterOptions, check: Callable[[], None] = never) -> Iterator[Client]:
     """A client of the chosen cluster, closed at the end; an embedded cluster ends with it.
 
-    An embedded cluster listens on 127.0.0.1 only.
+    An embedded cluster listens on 127.0.0.1 only. check: called while a running one is waited for; may raise.
     """
     scheduler = running_scheduler(options)
     if scheduler is None:
@@ -271,8 +302,8 @@ def open_client(options: ClusterOptions) -> Iterator[Client]:
 
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     if scheduler is not None:
-        with scheduler.client() as client:
-            require_same_versions(client)
+        with scheduler.client(check=check) as client:
+            require_same_versions(client, check)
             yield client
         return
     import dask.config
@@ -300,8 +331,8 @@ class RunningScheduler:
     def __str__(self) -> str:
         return str(self.address or self.file)
 
-    def client(self, seconds: float | None = None) -> Client:
-        """A new client. seconds: to wait for an answer (None: as dask's configuration says).
+    def client(self, seconds: float | None = None, check: Callable[[], None] = never) -> Client:
+        """A new client. seconds: to wait for an answer (None: as dask's configuration says). check: may end the wait.
 
         Raises ResourceError when nobody answers or the answer is a refusal, UsageError for missing certificates.
         """
@@ -309,7 +340,7 @@ class RunningScheduler:
         from distributed import Client
         from distributed.versions import VersionMismatchWarning
 
-        address = self.address or _address_in(str(self.file))
+        address = self.address or _address_in(str(self.file), check)
         security = _security(self.options, address)
         settings = {"distributed.admin.log-format": "%(message)s"}
         with dask.config.set(settings), warnings.catch_warnings():
@@ -318,8 +349,9 @@ class RunningScheduler:
             try:
                 timeout = seconds or dask.config.get("distributed.comm.timeouts.connect")
                 return Client(address, security=security, set_as_default=False, timeout=timeout)
-            except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, AssertionError) as error:
+                check()
+                reason = _dask_reason(error)
                 raise ResourceError(
                     f"no dask scheduler answers at {self}: {reason}; check that it runs, its address, and on both sides"
                     " the same use of TLS"
@@ -328,43 +360,68 @@ class RunningScheduler:
 
 def running_scheduler(options: ClusterOptions) -> RunningScheduler | None:
     """The scheduler that the options or dask's configuration name; None for a cluster of this process."""
-    import dask.config
-
     if options.scheduler or options.scheduler_file:
         return RunningScheduler(options, options.scheduler, options.scheduler_file)
-    configured = dask.config.get("scheduler-address", None)
+    configured = dask_config().get("scheduler-address", None)
     if configured and options.local:
         log.warning("%s: a cluster here, not the configured scheduler %s", _flag(options.local[0]), configured)
         return None
     return RunningScheduler(options, str(configured), None) if configured else None
 
 
-def _address_in(path: str) -> str:
-    """The address in a scheduler's file, waiting for one that is still to be written."""
-    deadline = time.monotonic() + SCHEDULER_FILE_SECONDS
-    content = ""
+def _dask_reason(error: BaseException) -> str:
+    """Why dask does not start or connect, on one line."""
+    if isinstance(error, MemoryError):
+        # The first bytes of another kind of server, read as a length, are more than any memory.
+        return "what answers there is no dask scheduler"
+    if isinstance(error, AssertionError) and "Timeout too low" in str(error):
+        return "dask's configuration distributed.comm.timeouts.tcp is too low; give it 12s or more"
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _address_in(path: str, check: Callable[[], None]) -> str:
+    """The address in a scheduler's file, waiting for one that is still to be written: jobs may start both together."""
+    deadline, is_told = time.monotonic() + SCHEDULER_FILE_SECONDS, False
     while True:
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
-            content = file.read()
-            return str(json.loads(content)["address"])
+        content = _content(path)
+        # The file of a scheduler that is just writing it breaks off somewhere.
+        with suppress(ValueError):
+            return _stated_address(json.loads(content), path)
         if time.monotonic() > deadline:
             found = "is not the file of a dask scheduler" if content else "was written by no dask scheduler"
             raise ResourceError(f"{path} {found} in {SCHEDULER_FILE_SECONDS:g} s; start one with --scheduler-file")
+        if not is_told:
+            log.warning("waiting up to %g s for a dask scheduler to write %s", SCHEDULER_FILE_SECONDS, path)
+            is_told = True
         time.sleep(0.2)
+        check()
 
 
-def require_same_versions(client: Client) -> None:
+def _content(path: str) -> bytes:
+    """Of a file that may not be there yet."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UsageError(f"--scheduler-file {path}: cannot be read: {error.strerror}") from error
+
+
+def _stated_address(document: Any, path: str) -> str:
+    address = document.get("address") if isinstance(document, dict) else None
+    if not isinstance(address, str) or not address:
+        raise ResourceError(f"{path} is not the file of a dask scheduler: it names no address")
+    return address
+
+
+def require_same_versions(client: Client, check: Callable[[], None] = never) -> None:
     """Wait for a worker, and raise ResourceError if packages that decide pixels differ between client and workers.
 
-    InterruptedRun when the scheduler is lost meanwhile.
+    check: called while a worker is waited for; may raise. InterruptedRun when the scheduler is lost meanwhile.
     """
     try:
-        client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
+        _wait_for_a_worker(client, check)
         theirs: dict[str, Any] = client.run(installed_versions, on_error="return")
-    except TimeoutError as error:
-        raise ResourceError(
-            f"the dask cluster has no worker after {FIRST_WORKER_SECONDS:g} s; start some and run again with --resume"
-        ) from error
     except OSError as error:
         raise InterruptedRun("the dask scheduler was lost before the first tile; continue with --resume") from error
     for address, found in theirs.items():
@@ -372,6 +429,24 @@ def require_same_versions(client: Client) -> None:
             raise ResourceError(f"dask worker {address} lacks a package: {found}; install the client's versions there")
         if not isinstance(found, Exception):  # else it died just now: who comes in its place is asked by its first task
             require_versions(installed_versions(), found, address)
+
+
+def _wait_for_a_worker(client: Client, check: Callable[[], None]) -> None:
+    deadline, is_told = time.monotonic() + FIRST_WORKER_SECONDS, False
+    while True:
+        try:
+            client.wait_for_workers(1, timeout=ASK_SECONDS)
+            return
+        except TimeoutError as error:
+            check()
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"the dask cluster has no worker after {FIRST_WORKER_SECONDS:g} s; start some and run again with"
+                    " --resume"
+                ) from error
+            if not is_told:
+                log.warning("waiting up to %g s for a worker of the dask cluster", FIRST_WORKER_SECONDS)
+                is_told = True
 
 
 def require_versions(ours: dict[str, str], theirs: dict[str, str], worker: str) -> None:
@@ -444,7 +519,7 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         def observe_tasks(self, tss: Any, code: Any, span_metadata: Any) -> Any:
             return super().observe_tasks(tss, code, {"collections": []})
 
-    threads = _threads(options)
+    threads = threads_of(options)
     steals = dask.config.get("distributed.scheduler.work-stealing")
     extensions = {name: made for name, made in DEFAULT_EXTENSIONS.items() if steals or name != "stealing"}
     how: dict[str, Any] = {
@@ -503,11 +578,11 @@ def _dashboard_address() -> str:
 def _started(start: Callable[[], Any]) -> Any:
     try:
         return start()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, AssertionError) as error:
         first: BaseException = error
         while (cause := first.__cause__ or first.__context__) is not None:
             first = cause
         raise ResourceError(
-            f"the local dask workers do not start: {' '.join(str(first).split())[:200] or type(first).__name__}; "
+            f"the local dask workers do not start: {_dask_reason(first)}; "
             "check `ulimit -n` and `ulimit -u`, memory, and --local-directory"
         ) from error

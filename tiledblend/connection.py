@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tiledblend.cluster import (
     ClusterOptions,
     RunningScheduler,
+    never,
     open_client,
     require_same_versions,
     running_scheduler,
@@ -80,16 +81,21 @@ class Connection:
 
 
 @contextmanager
-def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[Connection]:
-    """The connection of a run: to the cluster of a given client, else to the one that the options say."""
+def connect(
+    options: ClusterOptions, client: Client | None = None, check: Callable[[], None] = never
+) -> Iterator[Connection]:
+    """The connection of a run: to the cluster of a given client, else to the one that the options say.
+
+    check: called while a scheduler or a first worker is waited for; may raise.
+    """
     with ExitStack() as stack:
         if client is not None:
             _require_usable(client)
-            require_same_versions(client)
+            require_same_versions(client, check)
             connection = Connection(client)
         else:
             scheduler = running_scheduler(options)
-            connection = Connection(stack.enter_context(open_client(options)), scheduler)
+            connection = Connection(stack.enter_context(open_client(options, check)), scheduler)
         stack.callback(connection.close)
         if options.performance_report:
             stack.enter_context(_reported(connection, options.performance_report))

@@ -250,8 +250,28 @@ class SharedJob:
 def run_tile(job: SharedJob, tile: Tile) -> TileResult:
     """A task: one tile. While it waits for the disk or the network its thread's place is another tile's."""
     forget_task_names()
-    result: TileResult = job.open().run(tile, _aside)
-    return result
+    with errors_told():
+        result: TileResult = job.open().run(tile, _aside)
+        return result
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """In a task: errors that say on which host they happened, and that reach the client."""
+    from distributed import get_worker
+
+    try:
+        yield
+    except TiledblendError as error:
+        address = get_worker().address
+        if _is_here(address):
+            raise
+        raise type(error)(f"{error} (on worker {address})") from error
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # A panic of a library in Rust: its class cannot be unpickled, and the client would wait for ever.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
 
 _STORING = threading.BoundedSemaphore(MOST_STORING)
@@ -324,6 +344,8 @@ def write(
         raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
     cluster = cluster or ClusterOptions()
     shared = Part(*part) if part else None
+    if shared:
+        _refuse_cluster(cluster, client)
     planned = planned or plan(composite, output, samples=0)
     if shared or finish:
         planned.require_memory(_threads_here(cluster), cluster.memory_here(), MORE_MEMORY, uri)
@@ -368,6 +390,15 @@ def write(
 def _threads_here(options: ClusterOptions) -> int:
     """Of a run without dask: one, unless more were asked for."""
     return options.threads_per_worker or 1
+
+
+def _refuse_cluster(options: ClusterOptions, client: Client | None) -> None:
+    """Raise UsageError if a part, which is made in threads of this process, is given a cluster."""
+    names = ("workers", "scheduler", "scheduler_file", "dashboard", "performance_report")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    given += ["client"] if client is not None else []
+    if given:
+        raise UsageError(f"--part works without dask, in threads of this process; leave out {', '.join(given)}")
 
 
 def _lost_lock(opened: Output) -> TiledblendError | None:
@@ -467,7 +498,7 @@ class _Run:
             for stage in range(grid.stages):
                 self._make_here(self._missing(stage), options)
             return
-        with connect(options, client) as connection:
+        with connect(options, client, self._stop_if_asked) as connection:
             for stage in range(grid.stages):
                 self._make_stage(connection, stage)
 
@@ -619,6 +650,11 @@ class OrderedTasks:
     stop: threading.Event
     output: str
 
+    def stop_if_asked(self) -> None:
+        """Raise InterruptedRun if it is to stop."""
+        if self.stop.is_set():
+            raise InterruptedRun(f"{self.output}: stopped; continue with --resume")
+
     def results(self, client: Client, job: Any, items: Iterable[Any]) -> Generator[Any]:
         """The results in the order of the items, a few per thread ahead of who takes them. job: as of `SharedJob`.
 
@@ -650,8 +686,7 @@ class OrderedTasks:
                     while not ahead[0][1].done() and not self.stop.is_set():
                         with suppress(queue.Empty):
                             finished.get(timeout=0.5)
-                    if self.stop.is_set():
-                        raise InterruptedRun(f"{self.output}: stopped; continue with --resume")
+                    self.stop_if_asked()
                     result = _result(ahead[0][1])
                     ahead.popleft()
                     yield result

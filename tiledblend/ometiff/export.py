@@ -23,7 +23,7 @@ from tiledblend.ometiff.pages import directories
 from tiledblend.ometiff.seal import job_digest, require_finished
 from tiledblend.ometiff.work import WorkFolder
 from tiledblend.ometiff.xml import ome_xml
-from tiledblend.run import OrderedTasks, ProgressEvent, SharedJob
+from tiledblend.run import OrderedTasks, ProgressEvent, SharedJob, errors_told
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.opening import open_source
 from tiledblend.store.commit import refuse_overlap
@@ -99,8 +99,9 @@ class BlockJob:
 
 def run_block(job: SharedJob, block: Block) -> list[bytes | bytearray]:
     """A task: one block."""
-    tiles: list[bytes | bytearray] = job.open().run(block)
-    return tiles
+    with errors_told():
+        tiles: list[bytes | bytearray] = job.open().run(block)
+        return tiles
 
 
 def checked_target(path: str | os.PathLike[str]) -> str:
@@ -203,7 +204,10 @@ def _append_missing(source: RasterSource, assembly: Assembly, running: Running) 
     pixels = sum(block.region.size for block in layout.blocks() if block.number < first)
     job = BlockJob(source, layout, source.fingerprint())
     tasks = OrderedTasks(run_block, running.stop, str(assembly.work.target))
-    with open_client(running.cluster) as client, closing(tasks.results(client, job, layout.blocks(first))) as results:
+    with (
+        open_client(running.cluster, tasks.stop_if_asked) as client,
+        closing(tasks.results(client, job, layout.blocks(first))) as results,
+    ):
         for block, tiles in zip(layout.blocks(first), results, strict=True):
             assembly.append(tiles)
             pixels += block.region.size

@@ -124,6 +124,7 @@ _REMEDIES = {
     errno.EACCES: "no permission to write here; change it or give another output path",
     errno.EPERM: "not permitted; change the permissions or give another output path",
     errno.EROFS: "the file system is read-only; give another output path",
+    errno.ENOENT: "a folder on the way is not there: removed, or not mounted on this host",
     errno.ENOTDIR: "a part of this path is a file; give another output path",
     errno.EIO: "the device reports an input/output error; check it, then run again with --resume",
     errno.ENAMETOOLONG: "the name is too long for this file system; give a shorter output path",
