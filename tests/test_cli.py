@@ -121,6 +121,35 @@ def test_plan_says_what_would_happen_and_writes_nothing(slides: Slides, command:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_says_what_blend_would_refuse(slides: Slides, command: Command, tmp_path: Path) -> None:
+    flags = (slides.base, "--chunk", 128, "--shard", 512)
+
+    def refused(*more: object) -> str | None:
+        ran, text = command("plan", *flags, *more, "--json"), command("plan", *flags, *more)
+        assert (ran.code, text.code) == (0, 0), ran.err
+        found: str | None = json.loads(ran.out)["refused"]
+        assert text.out.rpartition("\n")[0].rpartition("\n")[2].startswith("refused  ") == (found is not None)
+        done = command("blend", *flags, *more, *(() if "-o" in more else ("-o", tmp_path / "new.ome.zarr")))
+        assert found is None or (done.code in (3, 5, 6) and done.error == f"tiledblend: error: {found}"), done.err
+        return found
+
+    out, part = tmp_path / "out.ome.zarr", tmp_path / "part.ome.zarr"
+    assert refused("-o", out) is None
+    assert "output exists" in str(refused("-o", out))
+    assert command("blend", *flags, "-o", part, "--part", "1/2").code == 0
+    assert "an unfinished run is there" in str(refused("-o", part))
+    assert "lies inside the input" in str(refused("-o", slides.base / "out.ome.zarr"))
+    (tmp_path / "own.ome.zarr.manifest").write_text("mine")
+    assert "is no manifest of tiledblend" in str(refused("-o", tmp_path / "own.ome.zarr"))
+    (tmp_path / "out.ome.tif").touch()
+    assert "exists" in str(refused("-o", tmp_path / "out.ome.tif"))
+    (tmp_path / "out.png").touch()
+    assert "exists" in str(refused("-o", tmp_path / "out.png"))
+    assert "but is allowed 100 MB" in str(refused("--memory-limit", "100MB"))
+    assert "but is allowed 150 MB" in str(refused("--workers", 1, "--memory-limit", "150MB"))
+    assert command("plan", *flags, "-o", "s3://bucket").code == 2
+
+
 # --- small results as one image file
 
 

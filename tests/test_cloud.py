@@ -216,6 +216,16 @@ def test_a_bucket_that_is_not_there(endpoint: str, use: Use) -> None:
         store.get("a")
 
 
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_empty_endpoint_is_told(name: str, endpoint: str, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client would end the request with a panic."""
+    use(endpoint)
+    monkeypatch.setenv(name, "")
+    forget_clients()
+    with pytest.raises(UsageError, match=f"{name} in the environment is empty"):
+        CloudStore(f"s3://{BUCKET}/out").get("a")
+
+
 def test_ranges_and_changes(bucket: CloudStore) -> None:
     content = np.random.default_rng(1).bytes(1_000_000)
     bucket.put("a.bin", content)
@@ -684,6 +694,10 @@ def test_the_command_line(tmp_path: Path, endpoint: str, slides: Slides, bucket:
     assert run("verify", out).returncode == 0
     again = run("blend", *flags)
     assert again.returncode == 3, again.stderr
+    assert "use another path or --resume" in again.stderr  # --replace is for directories
+    planned = run("plan", *flags, "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert f"tiledblend: error: {json.loads(planned.stdout)['refused']}" == again.stderr.splitlines()[-1]
 
 
 def test_addresses() -> None:

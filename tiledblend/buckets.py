@@ -233,10 +233,11 @@ def _require_whole_endpoints(root: str) -> None:
     """Raises UsageError for an endpoint without http:// or https://: the client would end the process over it."""
     prefix = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}.get(scheme_of(root))
     for name in _ENDPOINTS:
-        value = os.environ.get(name, "")
-        if prefix and name.startswith(prefix) and value and scheme_of(value) not in ("http", "https"):
+        value = os.environ.get(name)
+        if prefix and name.startswith(prefix) and value is not None and scheme_of(value) not in ("http", "https"):
             # Its value is kept out of this line: it may hold what must not be shown.
-            raise UsageError(f"{root}: {name} in the environment must begin with https:// (or http://)")
+            remedy = "must begin with https:// (or http://)" if value else "is empty: set it, or unset it"
+            raise UsageError(f"{root}: {name} in the environment {remedy}")
 
 
 def _plain_http(root: str) -> bool:

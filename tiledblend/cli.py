@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tiledblend.composite import Composite
     from tiledblend.job import Job
     from tiledblend.ometiff.export import ExportReport
+    from tiledblend.plan import Plan
     from tiledblend.recompute import RecomputeReport
     from tiledblend.run import RunReport
     from tiledblend.sources.base import Unstored
@@ -532,7 +533,7 @@ def info(paths: tuple[str, ...], as_json: bool) -> int:
 @_json_option
 @_debug_option
 def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
-    """What blend would do: tiles, chunk classes, bytes, memory. Writes nothing."""
+    """What blend would do: tiles, chunk classes, bytes, memory; or why it would refuse. Writes nothing."""
     from tiledblend import report
     from tiledblend.ometiff.blend import planned_layout
     from tiledblend.ometiff.options import is_ometiff_path
@@ -551,7 +552,48 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
         layout = planned_layout(planned, job.path, job.compression or "deflate")
         document["work_bytes"] = planned.raw_bytes + layout.raw_bytes
         text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned, layout)}"
-    _print(json.dumps(document) if as_json else text)
+    if not as_json:
+        # Before the output is looked at: a bucket may take its time.
+        _print(text)
+        sys.stdout.flush()
+    refused = _refusal(job, planned, cluster)
+    if as_json:
+        _print(json.dumps(document | {"refused": refused}))
+    elif refused is not None:
+        _print(f"refused  {refused}")
+
+
+def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
+    """Why blend, with the same flags, would not begin; None where it would."""
+    from tiledblend.cluster import threads_of
+    from tiledblend.export import check_image_output
+    from tiledblend.fingerprint import sources_of
+    from tiledblend.ometiff.export import checked_target
+    from tiledblend.ometiff.options import is_ometiff_path
+    from tiledblend.ometiff.work import WorkFolder
+    from tiledblend.store.commit import refuse_overlap, refuse_taken
+    from tiledblend.store.objects import DirectoryStore
+
+    composite, path = job.composite, job.path
+    inputs = [source.spec.path for source in sources_of(composite)]
+    try:
+        if path is not None and is_ometiff_path(path):
+            target = checked_target(path)
+            refuse_overlap(DirectoryStore(target), inputs)
+            WorkFolder(target).refuse_taken()
+        elif path is not None and _is_image(path):
+            has_alpha = composite.has_alpha
+            check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
+            return None
+        elif path is not None:
+            refuse_taken(path, inputs)
+        memory, remedy = cluster.memory_of_each()
+        planned.require_memory(threads_of(cluster), memory, remedy, path)
+    except UsageError:
+        raise
+    except TiledblendError as error:
+        return str(error)
+    return None
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tiledblend.buckets import BUCKET_SCHEMES, scheme_of
+from tiledblend.cluster import LARGER_LIMIT
 from tiledblend.composite import Composite
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.fingerprint import sources_of
@@ -120,7 +121,7 @@ class Plan:
         return PROCESS_BYTES + rendered * self.tile_bytes + compressed + _whole_images(self.composite)
 
     def require_memory(
-        self, threads: int, allowed: int | None, remedy: str = "a larger --memory-limit", uri: str | None = None
+        self, threads: int, allowed: int | None, remedy: str = LARGER_LIMIT, uri: str | None = None
     ) -> None:
         """Raise ResourceError if a worker of `threads` threads cannot stay within `allowed` bytes.
 

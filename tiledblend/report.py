@@ -226,10 +226,9 @@ def image_text(result: dict[str, Any]) -> str:
 
 def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) -> str:
     """What a run would do."""
-    from tiledblend.cluster import cpu_count
+    from tiledblend.cluster import threads_of
 
-    facts = planned.as_dict()
-    threads = cluster.threads_per_worker or max(1, cpu_count() // (cluster.workers or 1))
+    facts, threads = planned.as_dict(), threads_of(cluster)
     where = f"{counted(cluster.workers or 1, 'process', 'processes')} of {counted(threads, 'thread', 'threads')}"
     classes = ", ".join(f"{100 * share:.1f} % {name}" for name, share in facts["classes"].items())
     how = "all tiles" if facts["exact"] else f"{facts['sampled_tiles']} sampled tiles"

@@ -71,19 +71,23 @@ class WorkFolder:
 
         Raises RefusedError when the target is there, or an unfinished run that was not asked to go on; StorageError.
         """
-        if not self.published:
-            refuse_existing(self.target)
-        if self.exists and not (resume or shared):
-            self.refuse_living()
-            raise RefusedError(
-                f"{self.target}: an unfinished run is there; continue it with --resume or remove it with "
-                f"`tiledblend clean {self.target}`"
-            )
+        self.refuse_taken(unfinished=not (resume or shared))
         try:
             self.path.mkdir(exist_ok=resume or shared)
             sync_folder(self.path.parent)
         except OSError as error:
             raise storage_error(error, "create", self.path) from error
+
+    def refuse_taken(self, *, unfinished: bool = True) -> None:
+        """Raise RefusedError when the target is there, or (`unfinished`) a run of it that did not end."""
+        if not self.published:
+            refuse_existing(self.target)
+        if unfinished and self.exists:
+            self.refuse_living()
+            raise RefusedError(
+                f"{self.target}: an unfinished run is there; continue it with --resume or remove it with "
+                f"`tiledblend clean {self.target}`"
+            )
 
     def refuse_living(self) -> None:
         """Raise RefusedError when a living process of this machine works here."""

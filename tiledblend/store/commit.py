@@ -139,11 +139,7 @@ def begin(
             return repaired
         return opened
     if stored is not None:
-        # Says who is at work, if somebody is; otherwise what can be done.
-        refuse_living(beside(final, ledgers.SUFFIX), "lock.")
-        raise RefusedError(
-            f"{final.uri}: an unfinished run is there; continue it with --resume or remove it with `tiledblend clean`"
-        )
+        _refuse_unfinished(final)
     occupied = _occupied(final)
     older = read_result(final) if occupied else None
     if older and resume and not (replace and _unlike(older, layout, job)):
@@ -154,6 +150,28 @@ def begin(
         refuse_foreign(final, older.layout)
         document |= {"building": _BUILDING, "older": older.layout.as_dict()}
     return _start(final, layout, document, part)
+
+
+def refuse_taken(uri: str | os.PathLike[str], inputs: Sequence[str] = ()) -> None:
+    """Raise RefusedError where `begin` would not begin a new run: something is there, or an input. Writes nothing.
+
+    inputs: as of `begin`. Raises StorageError where that cannot be told, UsageError.
+    """
+    final = open_store(uri)
+    refuse_overlap(final, inputs)
+    if ledgers.stored_job(final) is not None:
+        _refuse_unfinished(final)
+    if _occupied(final):
+        raise RefusedError(_existing(final, replace=False, resume=False))
+    _refuse_foreign_manifest(final)
+
+
+def _refuse_unfinished(final: ObjectStore) -> None:
+    # Says who is at work, if somebody is; otherwise what can be done.
+    refuse_living(beside(final, ledgers.SUFFIX), "lock.")
+    raise RefusedError(
+        f"{final.uri}: an unfinished run is there; continue it with --resume or remove it with `tiledblend clean`"
+    )
 
 
 def require_agreement(output: Output) -> None:
@@ -285,9 +303,8 @@ def _start(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], pa
     building = _building(final, document)
     if building.uri != final.uri and _occupied(building):
         raise RefusedError(f"{building.uri} is in the way of --replace; move it away")
-    beside_it = manifest_bytes(final)
-    if beside_it is not None and parse_manifest(beside_it) is None and not document["building"]:
-        raise RefusedError(f"{final.uri}{SUFFIX} exists and is no manifest of tiledblend; use another path")
+    if not document["building"]:
+        _refuse_foreign_manifest(final)
     ledger = Ledger.create(final, document, part)
     try:
         folder = building.local_path()
@@ -298,6 +315,12 @@ def _start(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], pa
         ledger.close() if part else ledger.remove()
         raise
     return Output(final.uri, layout, final, _drafting(building, ledger), ledger, fresh=part is None)
+
+
+def _refuse_foreign_manifest(final: ObjectStore) -> None:
+    beside_it = manifest_bytes(final)
+    if beside_it is not None and parse_manifest(beside_it) is None:
+        raise RefusedError(f"{final.uri}{SUFFIX} exists and is no manifest of tiledblend; use another path")
 
 
 def _continue(final: ObjectStore, layout: ArrayLayout, document: dict[str, Any], part: Part | None) -> Output:
@@ -520,7 +543,8 @@ def _existing(store: ObjectStore, replace: bool, resume: bool) -> str:
             f"{store.uri}: exists and is neither a result of tiledblend nor an unfinished run with its ledger, so "
             "--resume cannot go on; remove it by hand if it is yours to remove, or use another path"
         )
-    return f"{store.uri}: output exists; use another path, --resume or --replace"
+    remedies = "another path, --resume or --replace" if store.local_path() is not None else "another path or --resume"
+    return f"{store.uri}: output exists; use {remedies}"
 
 
 def _manifest_digest(store: ObjectStore) -> str | None:
