@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from distributed import Client
 
 import tiledblend as tb
 from tiledblend import cluster as clusters
-from tiledblend import connection
+from tiledblend import connection, run
 from tiledblend.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
 from tiledblend.ometiff.export import Running, export_ometiff
@@ -353,6 +354,41 @@ def test_a_stop_is_noticed_while_something_is_waited_for(
     with dask_processes(tmp_path, workers=0):
         assert stopped_after(4, scheduler_file=str(tmp_path / "scheduler.json")) < 20
     assert "waiting up to 300 s for a worker of the dask cluster" in caplog.text
+
+
+def test_a_stop_is_noticed_where_the_scheduler_is_frozen(
+    tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and says nothing: dask's own timeouts do not count then."""
+    for module in (clusters, connection, run):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
+    out, file = tmp_path / "out.ome.zarr", str(tmp_path / "scheduler.json")
+    with dask_processes(tmp_path) as (scheduler, *_):
+        with open_client(ClusterOptions(scheduler_file=file)):
+            pass
+        stop = threading.Event()
+
+        def freeze_once(event: tb.ProgressEvent | None = None) -> None:
+            if not frozen:
+                scheduler.send_signal(signal.SIGSTOP)
+                threading.Timer(1, stop.set).start()
+                frozen.append(time.monotonic())
+
+        for progress in (None, freeze_once):
+            frozen: list[float] = []
+            stop.clear()
+            if progress is None:
+                freeze_once()
+            with pytest.raises(InterruptedRun, match="stopped; continue with --resume"):
+                write(
+                    composite(slides), str(out), output=SPEC, cluster=ClusterOptions(scheduler_file=file),
+                    progress=progress, stop=stop,
+                )  # fmt: skip
+            scheduler.send_signal(signal.SIGCONT)
+            assert time.monotonic() - frozen[0] < 25
+        report = write(composite(slides), str(out), output=SPEC, resume=True)
+        assert report.resumed_tiles > 0
+    assert verify(str(out)).ok
 
 
 def test_a_malformed_configuration_of_dask_is_told(tmp_path: Path, slides: Slides) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiledblend.errors import InterruptedRun, RefusedError, ResourceError, UsageError
 from tiledblend.process import prepare_process, process_environment
@@ -23,13 +26,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LOOPBACK = "127.0.0.1:0"
 DASHBOARD_PORT = 8787
 
 SCHEDULER_FILE_SECONDS = 60.0
 FIRST_WORKER_SECONDS = 300.0
-ASK_SECONDS = 1.0
-"""Between two looks for a first worker; a stop is noticed then."""
+ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 0.2
+"""Between two looks for what is waited for; a stop is noticed then."""
 THREADS_BYTES = 160_000_000
 """Addresses of what a cluster starts in a process: a dozen threads and their stacks, and what it imports then."""
 
@@ -286,6 +292,28 @@ def never() -> None:
     """The check of a wait that nothing interrupts."""
 
 
+def asked(question: Callable[[], T], check: Callable[[], None] = never, seconds: float = math.inf) -> T:
+    """What `question` returns or raises. It asks a cluster, and would wait for ever for one that is frozen.
+
+    check: called a few times a second meanwhile; may raise. Raises TimeoutError after `seconds`.
+    """
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    deadline = time.monotonic() + seconds
+    threading.Thread(target=ask, name="ask-cluster", daemon=True).start()
+    while not wait([answer], LOOK_SECONDS).done:
+        check()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no answer in {seconds:g} s")
+    return answer.result()
+
+
 @contextmanager
 def open_client(options: ClusterOptions, check: Callable[[], None] = never) -> Iterator[Client]:
     """A client of the chosen cluster, closed at the end; an embedded cluster ends with it.
@@ -337,6 +365,7 @@ class RunningScheduler:
         Raises ResourceError when nobody answers or the answer is a refusal, UsageError for missing certificates.
         """
         import dask.config
+        from dask.utils import parse_timedelta
         from distributed import Client
         from distributed.versions import VersionMismatchWarning
 
@@ -347,8 +376,10 @@ class RunningScheduler:
             # `require_same_versions` tells it in one line, and only of what decides pixels
             warnings.simplefilter("ignore", VersionMismatchWarning)
             try:
-                timeout = seconds or dask.config.get("distributed.comm.timeouts.connect")
-                return Client(address, security=security, set_as_default=False, timeout=timeout)
+                timeout = parse_timedelta(seconds or dask.config.get("distributed.comm.timeouts.connect"))
+                make = partial(Client, address, security=security, set_as_default=False, timeout=timeout)
+                # What takes the connection and then says nothing is beyond dask's own patience.
+                return asked(make, check, timeout + ANSWER_SECONDS)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, AssertionError) as error:
                 check()
                 reason = _dask_reason(error)
@@ -393,7 +424,7 @@ def _address_in(path: str, check: Callable[[], None]) -> str:
         if not is_told:
             log.warning("waiting up to %g s for a dask scheduler to write %s", SCHEDULER_FILE_SECONDS, path)
             is_told = True
-        time.sleep(0.2)
+        time.sleep(LOOK_SECONDS)
         check()
 
 
@@ -421,7 +452,12 @@ def require_same_versions(client: Client, check: Callable[[], None] = never) -> 
     """
     try:
         _wait_for_a_worker(client, check)
-        theirs: dict[str, Any] = client.run(installed_versions, on_error="return")
+        try:
+            ask = partial(client.run, installed_versions, on_error="return")
+            theirs: dict[str, Any] = asked(ask, check, ANSWER_SECONDS)
+        except TimeoutError:
+            # Somebody is frozen. Every task asks again.
+            return
     except OSError as error:
         raise InterruptedRun("the dask scheduler was lost before the first tile; continue with --resume") from error
     for address, found in theirs.items():
@@ -435,10 +471,9 @@ def _wait_for_a_worker(client: Client, check: Callable[[], None]) -> None:
     deadline, is_told = time.monotonic() + FIRST_WORKER_SECONDS, False
     while True:
         try:
-            client.wait_for_workers(1, timeout=ASK_SECONDS)
+            asked(lambda: client.wait_for_workers(1, timeout=1), check, FIRST_WORKER_SECONDS)
             return
         except TimeoutError as error:
-            check()
             if time.monotonic() > deadline:
                 raise ResourceError(
                     f"the dask cluster has no worker after {FIRST_WORKER_SECONDS:g} s; start some and run again with"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.cluster import (
+    ANSWER_SECONDS,
     ClusterOptions,
     RunningScheduler,
+    asked,
     never,
     open_client,
     require_same_versions,
@@ -28,7 +29,6 @@ RECONNECT_SECONDS = 180.0
 NO_WORKER_SECONDS = 300.0
 LOOK_SECONDS = 5.0
 LAST_TASKS_SECONDS = 60.0
-ANSWER_SECONDS = 10.0
 TASKS_PER_THREAD = 3
 
 
@@ -52,7 +52,7 @@ class Connection:
         deadline = time.monotonic() + RECONNECT_SECONDS
         if self.client.status != "running":
             log.warning("the dask scheduler was lost; trying to reach it for up to %g s", RECONNECT_SECONDS)
-        while not self._is_back():
+        while not self._is_back(check):
             check()
             if time.monotonic() > deadline or not self._may_come_back():
                 raise InterruptedRun("the dask scheduler was lost and does not answer; continue with --resume")
@@ -67,13 +67,13 @@ class Connection:
     def _may_come_back(self) -> bool:
         return self._scheduler is not None or self.client.status not in ("closed", "closing")
 
-    def _is_back(self) -> bool:
+    def _is_back(self, check: Callable[[], None]) -> bool:
         if self.client.status == "running":
             return True
         if self._scheduler is None or self.client.status != "closed":
             return False
         try:
-            self.client = self._scheduler.client(seconds=5)
+            self.client = self._scheduler.client(5, check)
         except (ResourceError, UsageError):
             return False
         self._replaced.append(self.client)
@@ -131,11 +131,14 @@ def _reported(connection: Connection, path: str) -> Iterator[None]:
 class Workforce:
     """The workers of a cluster, as they come and go during a run.
 
-    require: called with dask's description of all workers, by address, whenever there are new ones.
+    require: called with dask's description of all workers, by address, whenever there are new ones. check: called
+    while the scheduler is asked; may raise.
     """
 
-    def __init__(self, client: Client, require: Callable[[dict[str, Any]], None]) -> None:
-        self._client, self._require = client, require
+    def __init__(
+        self, client: Client, require: Callable[[dict[str, Any]], None], check: Callable[[], None] = never
+    ) -> None:
+        self._client, self._require, self._check = client, require, check
         self._known: set[str] = set()
         self._threads = 0
         self._looked = self._last_seen = float("-inf")
@@ -153,7 +156,7 @@ class Workforce:
 
     def _look(self) -> None:
         now = self._looked = time.monotonic()
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        workers = asked(lambda: self._client.scheduler_info(n_workers=-1), self._check)["workers"]
         if workers.keys() - self._known:
             self._require(workers)
         self._known |= set(workers)
@@ -179,7 +182,8 @@ def withdraw(client: Client, running: set[Future[Any]]) -> None:
     deadline, keys = time.monotonic() + LAST_TASKS_SECONDS, {future.key for future in running}
     try:
         begun = _begun(client) & keys
-        client.cancel([future for future in running if future.key not in begun and not future.done()], force=True)
+        waiting = [future for future in running if future.key not in begun and not future.done()]
+        asked(lambda: client.cancel(waiting, force=True), seconds=ANSWER_SECONDS)
         # One of those may have begun just before it was cancelled.
         while time.monotonic() < deadline and _begun(client) & keys:
             time.sleep(0.05)
@@ -192,16 +196,11 @@ def withdraw(client: Client, running: set[Future[Any]]) -> None:
 
 def _begun(client: Client) -> set[str]:
     """Keys of the tasks that the workers' threads are at, cancelled ones too; none of workers that do not answer."""
-    answers: list[dict[str, Any]] = []
-
-    def ask() -> None:
-        with suppress(Exception):
-            answers.append(client.run(_keys_of_threads, on_error="ignore"))
-
-    asking = threading.Thread(target=ask, name="ask-workers", daemon=True)
-    asking.start()
-    asking.join(ANSWER_SECONDS)
-    return {key for answer in answers for keys in answer.values() for key in keys}
+    try:
+        answers = asked(lambda: client.run(_keys_of_threads, on_error="ignore"), seconds=ANSWER_SECONDS)
+    except Exception:
+        return set()
+    return {key for keys in answers.values() for key in keys}
 
 
 def _keys_of_threads(dask_worker: Any) -> list[str]:

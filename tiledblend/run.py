@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import pickle
 import queue
 import socket
@@ -18,11 +19,14 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.cluster import (
+    ANSWER_SECONDS,
     MORE_MEMORY,
     ClusterOptions,
+    asked,
     cpu_count,
     forget_task_names,
     installed_versions,
+    never,
     require_versions,
 )
 from tiledblend.composite import Composite
@@ -557,7 +561,7 @@ class _Run:
         """
         from distributed import KilledWorker
 
-        workers = Workforce(client, self._require_memory)
+        workers = Workforce(client, self._require_memory, self._stop_if_asked)
         running: dict[Future[Any], Tile] = {}
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         with _failures_told(), _shared_job(client, self.job) as job:
@@ -573,7 +577,7 @@ class _Run:
                     with suppress(queue.Empty):
                         future = finished.get(timeout=0.5)
                         tile = running.pop(future)
-                        self._take(_result(future))
+                        self._take(_result(future, self._stop_if_asked))
             except BaseException as error:
                 withdraw(client, set(running))
                 if isinstance(error, InterruptedRun | KilledWorker):
@@ -586,9 +590,10 @@ class _Run:
 
     def _take_finished(self, running: dict[Future[Any], Tile]) -> None:
         """Note what was made before the stop, so that it need not be made again."""
-        for future in running:
-            if future.status == "finished":
-                self._take(_result(future))
+        with suppress(SchedulerLost):
+            for future in running:
+                if future.status == "finished":
+                    self._take(_result(future, seconds=ANSWER_SECONDS))
 
     def _stop_if_asked(self) -> None:
         if self.stop.is_set():
@@ -687,7 +692,7 @@ class OrderedTasks:
                         with suppress(queue.Empty):
                             finished.get(timeout=0.5)
                     self.stop_if_asked()
-                    result = _result(ahead[0][1])
+                    result = _result(ahead[0][1], self.stop_if_asked)
                     ahead.popleft()
                     yield result
             except SchedulerLost as error:
@@ -724,12 +729,15 @@ def _shared_job(client: Client, job: Any) -> Iterator[Future[Any]]:
             future.release()
 
 
-def _result(future: Future[Any]) -> Any:
-    """A finished task's result, or what the task raised; SchedulerLost when it was cancelled or cannot be had."""
+def _result(future: Future[Any], check: Callable[[], None] = never, seconds: float = math.inf) -> Any:
+    """A finished task's result, or what the task raised; SchedulerLost when it was cancelled or cannot be had in time.
+
+    check: called while it is fetched; may raise.
+    """
     from concurrent.futures import CancelledError
 
     try:
-        return future.result()
+        return asked(future.result, check, seconds)
     except (CancelledError, OSError) as error:
         if future.status == "error":
             raise
