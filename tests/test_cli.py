@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,27 @@ def test_plan_says_what_would_happen_and_writes_nothing(slides: Slides, command:
     assert "1,000 x 1,000 px" in text
     assert "memory" in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_at_the_interpreters_end_changes_nothing(number: str) -> None:
+    program = f"""
+        import os, signal, sys
+        from tiledblend.cli import main
+
+        class Late:
+            def __del__(self, kill=os.kill, pid=os.getpid()):
+                kill(pid, signal.{number})
+
+        # The interpreter clears `sys` last.
+        sys.late, sys.argv = Late(), ["tiledblend", "--version"]
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_plan_says_what_blend_would_refuse(slides: Slides, command: Command, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -389,6 +390,29 @@ def test_a_stop_is_noticed_where_the_scheduler_is_frozen(
         report = write(composite(slides), str(out), output=SPEC, resume=True)
         assert report.resumed_tiles > 0
     assert verify(str(out)).ok
+
+
+def test_workers_that_were_told_to_end_while_they_started_are_a_stop() -> None:
+    def start() -> None:
+        raise RuntimeError("Nanny failed to start worker process")
+
+    def check() -> None:
+        raise InterruptedRun("stopped")
+
+    with pytest.raises(InterruptedRun):
+        clusters._started(start, check)
+    with pytest.raises(ResourceError, match="do not start: Nanny failed"):
+        clusters._started(start, clusters.never)
+
+
+def test_worker_processes_never_hear_a_terminals_ctrl_c() -> None:
+    """Until their preload is run they would print a traceback of their imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with clusters._deaf_children(), ThreadPoolExecutor(1) as pool, multiprocessing.get_context("spawn").Pool(1) as made:
+        line = [sys.executable, "-c", "import signal; print(signal.SIGINT in signal.pthread_sigmask(0, []))"]
+        assert pool.submit(subprocess.check_output, line).result(timeout=30) == b"True\n"
+        assert signal.SIGINT in made.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, []))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_a_malformed_configuration_of_dask_is_told(tmp_path: Path, slides: Slides) -> None:

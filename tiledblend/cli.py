@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import json
@@ -48,6 +49,8 @@ NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2"
 
 def main() -> None:
     """Entry point: runs the command and exits with its code."""
+    # Runs last: the interpreter then puts back what a signal does, and one at that moment would change the exit code.
+    atexit.register(_ignore_signals)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     code = run_command(sys.argv[1:])
@@ -57,6 +60,11 @@ def main() -> None:
     # The interpreter would look through all that was imported for cycles, several times, before it ends.
     gc.freeze()
     sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Stopped(BaseException):

@@ -6,15 +6,17 @@ import json
 import logging
 import math
 import os
+import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -318,7 +320,8 @@ def asked(question: Callable[[], T], check: Callable[[], None] = never, seconds:
 def open_client(options: ClusterOptions, check: Callable[[], None] = never) -> Iterator[Client]:
     """A client of the chosen cluster, closed at the end; an embedded cluster ends with it.
 
-    An embedded cluster listens on 127.0.0.1 only. check: called while a running one is waited for; may raise.
+    An embedded cluster listens on 127.0.0.1 only. check: called while a running one is waited for, and when one here
+    does not start; may raise.
     """
     scheduler = running_scheduler(options)
     if scheduler is None:
@@ -342,7 +345,11 @@ def open_client(options: ClusterOptions, check: Callable[[], None] = never) -> I
         "distributed.nanny.pre-spawn-environ": process_environment(),
         **({} if options.dashboard or options.performance_report else UNWATCHED),
     }
-    with dask.config.set(settings), _local_cluster(options) as cluster, Client(cluster, set_as_default=False) as client:
+    with (
+        dask.config.set(settings),
+        _local_cluster(options, check) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         if options.dashboard:
             log.warning("dashboard: %s", client.dashboard_link)
         yield client
@@ -531,7 +538,7 @@ def _security(options: ClusterOptions, address: str) -> Any:
 
 
 @contextmanager
-def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
+def _local_cluster(options: ClusterOptions, check: Callable[[], None]) -> Iterator[Any]:
     import dask.config
     from distributed import LocalCluster, Worker
     from distributed.scheduler import DEFAULT_EXTENSIONS
@@ -580,7 +587,9 @@ def _local_cluster(options: ClusterOptions) -> Iterator[Any]:
         how |= {"memory_limit": options.memory_limit or 0}
     folders = set[str]()
     try:
-        with _started(partial(LocalCluster, **how)) as cluster:
+        with _deaf_children() if options.workers else nullcontext():
+            started = _started(partial(LocalCluster, **how), check)
+        with started as cluster:
             if options.workers:
                 folders |= {worker.local_directory for worker in cluster.workers.values()}
             yield cluster
@@ -610,10 +619,24 @@ def _dashboard_address() -> str:
     return f"127.0.0.1:{DASHBOARD_PORT}"
 
 
-def _started(start: Callable[[], Any]) -> Any:
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that threads of this block start do not hear Ctrl-C, not even before their preload is run."""
+    # It would unblock the signal in the thread that starts it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _started(start: Callable[[], Any], check: Callable[[], None]) -> Any:
     try:
         return start()
     except (OSError, RuntimeError, AssertionError) as error:
+        # Workers that were told to end while they started.
+        check()
         first: BaseException = error
         while (cause := first.__cause__ or first.__context__) is not None:
             first = cause
