@@ -129,8 +129,8 @@ def test_a_signal_at_the_interpreters_end_changes_nothing(number: str) -> None:
         from tiledblend.cli import main
 
         class Late:
-            def __del__(self, kill=os.kill, pid=os.getpid()):
-                kill(pid, signal.{number})
+            def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{number}):
+                kill(pid, number)
 
         # The interpreter clears `sys` last.
         sys.late, sys.argv = Late(), ["tiledblend", "--version"]
