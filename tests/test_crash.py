@@ -75,12 +75,14 @@ def test_a_crash_is_one_line_and_the_rest_is_kept(
 
 
 def test_workers_that_are_killed_under_one_tile(slides: tuple[Path, Path], tmp_path: Path) -> None:
-    """No decoder is to blame: the others' tiles are made, and that one is given up after it was tried again."""
+    """No decoder is to blame: the others' tiles are made, and the run is given up after that one was tried again.
+
+    dask counts a death against every tile that the worker has, so another one may be named."""
     base, over = slides
     job = ["blend", base, over, "-o", "out.ome.zarr", *CUT, "--workers", "2"]
     done = run(tmp_path, *job, by="kill")
     assert done.returncode == 6, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("tiledblend: error: workers died 2 times on tile-0-3-2-")
+    assert done.stderr.splitlines()[-1].startswith("tiledblend: error: workers died 2 times on tile-0-")
     resumed = run(tmp_path, *job, "--resume", "--json", by=None)
     assert resumed.returncode == 0, resumed.stderr
     report = json.loads(resumed.stdout)
