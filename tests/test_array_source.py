@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 from itertools import permutations
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import pytest
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,3 +132,44 @@ def test_a_failing_dask_read_is_one_line() -> None:
     with pytest.raises(BadInputError) as caught:
         source.read(Region(0, 0, 4, 4))
     assert str(caught.value) == "lazy: level 0, region [0:4, 0:4]: cannot be read: disk is gone"
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "<u2"])
+def test_fingerprint_is_of_the_values(dtype: str) -> None:
+    stored = YXC.astype(dtype)
+    source, native = from_array(stored, axes="yxc"), from_array(YXC.astype(stored.dtype.newbyteorder("=")), axes="yxc")
+    assert source.fingerprint() == native.fingerprint()
+    swapped = stored.view(stored.dtype.newbyteorder())
+    assert source.fingerprint() != from_array(swapped, axes="yxc").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"axes": 3}, "axes 3"),
+        ({"alpha": "straight"}, "alpha 'straight' must be one of Alpha.NONE, Alpha.STRAIGHT"),
+        ({"pixel_size_um": 0.5}, "pixel_size_um 0.5 must be two positive numbers"),
+        ({"pixel_size_um": (0.5, -1)}, "pixel_size_um"),
+        ({"pixel_size_um": (1, 2, 3)}, "pixel_size_um"),
+        ({"pixel_size_um": (0.5, float("nan"))}, "pixel_size_um"),
+    ],
+)
+def test_arguments_that_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        from_array(YXC, **{"axes": "yxc", **options})
+
+
+def test_masked_arrays_are_refused() -> None:
+    hidden = np.ma.masked_array(YXC, mask=YXC > 100)
+    for array in (hidden, da.from_array(hidden, chunks=16)):
+        with pytest.raises(BadInputError, match=r"masked array; .*filled"):
+            from_array(array, axes="yxc")
+
+
+def test_results_on_a_cluster_are_refused() -> None:
+    """A tile reads its part of the graph by itself, and finds no results there."""
+    with Client(processes=False, dashboard_address=None, set_as_default=False) as client:
+        kept = client.persist(da.from_array(YXC, chunks=16))
+        for array in (kept, kept + 1):
+            with pytest.raises(BadInputError, match="before persist"):
+                from_array(array, axes="yxc")

@@ -76,6 +76,11 @@ def sources_of(composite: Composite) -> list[RasterSource]:
     return list(found.values())
 
 
+def stored_paths(composite: Composite) -> list[str]:
+    """Paths and URLs of the sources that have one: the name of an array in memory is none."""
+    return [source.spec.path for source in sources_of(composite) if source.is_opened_by_name]
+
+
 def input_fingerprints(composite: Composite) -> list[dict[str, Any]]:
     """One per source, in the order of `sources_of`."""
     return [source.fingerprint() for source in sources_of(composite)]

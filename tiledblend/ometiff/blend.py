@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tiledblend.errors import InterruptedRun, StorageError
-from tiledblend.fingerprint import sources_of
+from tiledblend.fingerprint import stored_paths
 from tiledblend.ometiff.export import ExportReport, Running, checked_target, export_report, file_job, write_tiff
 from tiledblend.ometiff.layout import TiffLayout
 from tiledblend.ometiff.options import TiffOptions
@@ -53,7 +53,7 @@ def blend_ometiff(
     started = time.perf_counter()
     target, composite = checked_target(path), planned.composite
     layout = planned_layout(planned, target, compression)
-    refuse_overlap(DirectoryStore(target), [source.spec.path for source in sources_of(composite)])
+    refuse_overlap(DirectoryStore(target), stored_paths(composite))
     work = WorkFolder(target)
     if (share.resume or share.finish) and work.ended:
         made_of = identity_of(composite, deep=share.deep_fingerprint)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,18 +44,56 @@ def from_array(
     pixel_size_um: (y, x). mask: accept every dtype that a mask may have. alpha: what the last channel means.
     Three channels that lie last are red, green, blue (four with `alpha`).
 
-    Pickling it pickles the whole numpy array, or the dask graph: for large numpy arrays prefer a file.
-    Raises UsageError when axes do not fit the array, BadInputError for a dtype that cannot be used.
+    Pickling it pickles the whole numpy array, or the dask graph: for large numpy arrays prefer a file. The graph must
+    hold no results of a cluster (persist): tiles are read without asking a scheduler.
+    Raises UsageError when axes do not fit the array or another argument is wrong, BadInputError for a dtype that cannot
+    be used, masked arrays and sizes that are not known.
     """
-    label = name or f"{type(array).__module__.split('.')[0]} array"
+    label = str(name or f"{type(array).__module__.split('.')[0]} array")
     shape = getattr(array, "shape", None)
     if shape is None or not hasattr(array, "dtype"):
         raise UsageError(f"{label}: a numpy or dask array is needed, not {type(array).__name__}")
+    if not isinstance(axes, (str, tuple, list)):
+        raise UsageError(f"{label}: axes {axes!r} must be text with one letter per dimension, such as yxc")
+    if not isinstance(alpha, Alpha):
+        raise UsageError(f"{label}: alpha {alpha!r} must be one of {', '.join(map(str, Alpha))}")
     if len(axes) != len(shape):
         raise UsageError(f"{label}: axes {axes!r} name {len(axes)} dimensions, the array has {len(shape)}: {shape}")
     if any(not float(size).is_integer() or size < 1 for size in shape):
         raise BadInputError(f"{label}: shape {shape} must be known and at least 1 along every axis")
-    return ArraySource(array, axes=axes, name=label, pixel_size_um=pixel_size_um, mask=mask, alpha=alpha)
+    require_plain(array, label)
+    if pixel_size_um is not None:
+        pixel_size_um = _pixel_size(pixel_size_um, label)
+    return ArraySource(array, axes="".join(axes), name=label, pixel_size_um=pixel_size_um, mask=mask, alpha=alpha)
+
+
+def require_plain(array: Any, label: str) -> None:
+    """Raise BadInputError for a masked array, whose hidden pixels would count, and for a dask array that was persisted
+    on a cluster."""
+    if np.ma.isMaskedArray(array) or np.ma.isMaskedArray(getattr(array, "_meta", None)):
+        raise BadInputError(f"{label}: is a masked array; say what its hidden pixels are with filled(0)")
+    distributed = sys.modules.get("distributed")
+    layers = getattr(getattr(array, "dask", None), "layers", {})
+    if distributed is not None and any(
+        isinstance(value, distributed.Future)
+        for layer in layers.values()
+        if layer.is_materialized()
+        for value in layer.values()
+    ):
+        raise BadInputError(
+            f"{label}: its chunks are results on a cluster (persist), which a tile cannot fetch; give the array from "
+            "before persist, or compute() it"
+        )
+
+
+def _pixel_size(given: Any, label: str) -> tuple[float, float]:
+    try:
+        y, x = (float(size) for size in given)
+    except (TypeError, ValueError):
+        y = x = math.nan
+    if not (math.isfinite(y) and math.isfinite(x) and y > 0 and x > 0):
+        raise UsageError(f"{label}: pixel_size_um {given!r} must be two positive numbers of micrometres, (y, x)")
+    return y, x
 
 
 class ArraySource(RasterSource):
@@ -105,10 +145,10 @@ class ArraySource(RasterSource):
         return ()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Digest of a numpy array's bytes, of a dask array's name (its graph's token)."""
+        """Digest of a numpy array's values in native byte order, of a dask array's name (its graph's token)."""
         digest = hashlib.blake2b(f"{self.info.axes} {self._array.shape} {self.dtype}".encode(), digest_size=32)
         if self._is_dask:
             digest.update(str(self._array.name).encode())
         else:
-            digest.update(np.ascontiguousarray(self._array).data.cast("B"))
+            digest.update(np.ascontiguousarray(self._array, self.dtype).data.cast("B"))
         return {"uri": f"memory:{self.spec.path}", "size": None, "modified": None, "structure": digest.hexdigest()}
