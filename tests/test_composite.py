@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import tiledblend as tb
 from tiledblend.composite import Canvas, Composite, Feather, Layer
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
+from tiledblend.fingerprint import fingerprint
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.sources.base import Alpha, RasterSource
@@ -84,6 +87,49 @@ def test_micrometres_need_pixels_of_known_size() -> None:
     assert sized.grid.pixel_size_um == (0.25, 0.25)
 
 
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: Feather("16px"), "feather sigma '16px' must be a number"),  # type: ignore[arg-type]
+        (lambda: Feather.px(None), "feather sigma None"),  # type: ignore[arg-type]
+        (lambda: Feather(1, "mm"), "feather unit 'mm' must be px or um"),  # type: ignore[arg-type]
+        (lambda: Feather(3, "px", 5), "both sigma 3.0 and ksize 5"),
+        (lambda: Feather.ksize(5.7), "feather ksize 5.7 must be a whole number"),  # type: ignore[arg-type]
+        (lambda: tb.Length("3"), "length '3' must be a number"),  # type: ignore[arg-type]
+        (lambda: tb.Length(3, "mm"), "length unit 'mm'"),  # type: ignore[arg-type]
+        (lambda: tb.Labels(9), "labels 9"),  # type: ignore[arg-type]
+        (lambda: tb.Labels(("a",)), "labels"),  # type: ignore[arg-type]
+        (lambda: Canvas(5), "canvas shape 5"),  # type: ignore[arg-type]
+        (lambda: Canvas((5.5, 5)), "canvas shape"),  # type: ignore[arg-type]
+        (lambda: Canvas((5, 5), dtype="foo"), "canvas dtype 'foo'"),
+        (lambda: Canvas((5, 5), pixel_size_um=(1, 2, 3)), "pixel size"),  # type: ignore[arg-type]
+        (lambda: Composite(Layer(image())), "must be a list of Layer"),  # type: ignore[arg-type]
+        (lambda: Composite([image()]), "must be a list of Layer"),  # type: ignore[list-item]
+        (lambda: Composite(None), "layers None"),  # type: ignore[arg-type]
+        (lambda: Composite([Layer(image())], canvas=(20, 30)), "must be a Canvas"),  # type: ignore[arg-type]
+        (lambda: Composite([Layer(image())], background="red"), "background 'red'"),  # type: ignore[arg-type]
+        (lambda: Composite([Layer(image())], background=None), "background None"),  # type: ignore[arg-type]
+        (lambda: Composite([Layer(image())], reduction="x"), "reduction 'x'"),  # type: ignore[arg-type]
+        (lambda: tb.open(3), "int is no path"),  # type: ignore[arg-type]
+        (lambda: tb.open("x.tif", channels=1), "channels 1"),  # type: ignore[arg-type]
+        (lambda: tb.open("x.tif", plane="z"), "plane 'z'"),  # type: ignore[arg-type]
+    ],
+)
+def test_descriptions_of_another_kind(made: Callable[[], Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        made()
+    one_line(caught)
+
+
+def test_numbers_of_numpy_become_python_ones() -> None:
+    """What a run's ledger keeps is JSON, and a description is a key of dicts."""
+    layer = Layer(image(), image(channels=1), np.array([0, 9]), opacity=np.float32(0.5), feather=Feather(np.float32(2)))  # type: ignore[arg-type]
+    canvas = Canvas(np.array([20, 30]), np.uint8(3), np.uint8)  # type: ignore[arg-type]
+    made = Composite([layer], background=np.array([1, 2, 3]), canvas=canvas)  # type: ignore[arg-type]
+    assert json.loads(json.dumps(fingerprint(made)))["background"] == [1, 2, 3]
+    assert hash(made) == hash(Composite([layer], background=(1, 2, 3), canvas=Canvas((20, 30), 3, "uint8")))
+
+
 # Layers
 
 
@@ -114,6 +160,14 @@ def test_layers_that_are_refused(options: dict[str, Any], words: str) -> None:
         ({"offset": (1.5, 0)}, "offset"),
         ({"offset": (1,)}, "offset"),
         ({"offset": 5}, "offset"),
+        ({"mask": np.zeros((20, 30), bool)}, "must be a source"),
+        ({"opacity": "x"}, "opacity of layer .* 'x' must be a number"),
+        ({"opacity": None}, "opacity"),
+        ({"mask": image(channels=1), "invert": "no"}, "invert 'no' must be True or False"),
+        ({"mask": image(channels=1), "mask_values": {"labels": [1]}}, "mask_values"),
+        ({"mask": image(channels=1), "mask_values": {1}}, "mask_values"),
+        ({"mask": image(channels=1), "mask_values": ("a", "b")}, "mask_values"),
+        ({"pixel_size_um": (None, 1)}, "pixel size"),
     ],
 )
 def test_arguments_of_another_kind(options: dict[str, Any], words: str) -> None:

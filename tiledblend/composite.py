@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -36,8 +36,11 @@ class Length:
     unit: Literal["px", "um"] = "px"
 
     def __post_init__(self) -> None:
+        _plain(self, "value", float, "length")
         if not math.isfinite(self.value):
             raise UsageError(f"length {self.value} {self.unit} must be finite")
+        if self.unit not in ("px", "um"):
+            raise UsageError(f"length unit {self.unit!r} must be px or um")
 
     @classmethod
     def parse(cls, value: Any) -> Length:
@@ -78,24 +81,29 @@ class Feather:
     kernel_size: int | None = None
 
     def __post_init__(self) -> None:
+        _plain(self, "sigma", float, "feather sigma")
+        if self.kernel_size is not None:
+            _plain(self, "kernel_size", operator.index, "feather ksize")
         if not math.isfinite(self.sigma) or self.sigma < 0:
             raise UsageError(f"feather sigma {self.sigma} must be 0 or more; use for example --feather 16px")
-        FeatherKernel(0.0, self.kernel_size)
+        if self.unit not in ("px", "um"):
+            raise UsageError(f"feather unit {self.unit!r} must be px or um")
+        FeatherKernel(0.0 if self.kernel_size is None else self.sigma, self.kernel_size)
 
     @classmethod
     def px(cls, sigma: float) -> Feather:
         """Sigma in canvas pixels."""
-        return cls(float(sigma))
+        return cls(sigma)
 
     @classmethod
     def um(cls, sigma: float) -> Feather:
         """Sigma in micrometres; needs a canvas with a pixel size."""
-        return cls(float(sigma), "um")
+        return cls(sigma, "um")
 
     @classmethod
     def ksize(cls, size: int) -> Feather:
         """OpenCV's `GaussianBlur(mask, (size, size), 0)`."""
-        return cls(0.0, "px", int(size))
+        return cls(0.0, "px", size)
 
     @classmethod
     def parse(cls, value: Any) -> Feather:
@@ -157,11 +165,46 @@ class Labels:
     values: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        given: Any = self.values
+        try:
+            object.__setattr__(self, "values", tuple(map(operator.index, given)))
+        except TypeError:
+            raise UsageError(f"mask_values labels {given!r} must be whole numbers, such as (2, 5)") from None
         if not self.values:
             raise UsageError("mask_values labels must name at least one label")
 
 
 MaskValues = Literal["auto", "binary"] | tuple[float, float] | Labels
+
+
+def checked_mask_values(values: Any) -> MaskValues:
+    """How a mask's numbers become 0..1, [lo, hi] as a tuple of floats. Raises UsageError."""
+    if isinstance(values, Labels):
+        return values
+    if isinstance(values, str):
+        if values == "auto":
+            return "auto"
+        if values == "binary":
+            return "binary"
+        raise UsageError(f"mask_values {values!r} must be auto, binary, [lo, hi] or labels")
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise UsageError(f"mask_values {values!r} must be auto, binary, (lo, hi) or Labels((2, 5))") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"mask_values {[low, high]} must be [lo, hi] with lo below hi")
+    return low, high
+
+
+def _plain(described: Any, name: str, made: Callable[[Any], Any], what: str) -> None:
+    """A field of a frozen description as a number of Python's own. Raises UsageError."""
+    given = getattr(described, name)
+    try:
+        if isinstance(given, (str, bool)):
+            raise TypeError
+        object.__setattr__(described, name, made(given))
+    except (TypeError, ValueError):
+        raise UsageError(f"{what} {given!r} must be {'a number' if made is float else 'a whole number'}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,19 +263,24 @@ class Layer:
                 f"{self.image.name}: mask is alpha, but the image has {self.image.channels} channels "
                 "and no alpha; give a mask file"
             )
-        self._check_mask_values()
+        self._check_mask_channels()
 
     def _check_kinds(self) -> None:
         """Python callers get words for what would fail much later; lists become tuples."""
         if not isinstance(self.image, RasterSource):
             raise UsageError(f"image {self.image!r} must be a source; use tiledblend.open or tiledblend.from_array")
-        if not (self.mask is None or self.mask == "alpha" or isinstance(self.mask, RasterSource)):
-            raise UsageError(f"mask {self.mask!r} must be a source (use tiledblend.open), 'alpha' or None")
+        is_alpha = isinstance(self.mask, str) and self.mask == "alpha"
+        if not (self.mask is None or is_alpha or isinstance(self.mask, RasterSource)):
+            raise UsageError(
+                f"mask {self.mask!r} must be a source (use tiledblend.open or tiledblend.from_array), 'alpha' or None"
+            )
         if not isinstance(self.feather, Feather):
             raise UsageError(f"feather {self.feather!r} must be a Feather; use for example Feather.px(16)")
-        values: Any = self.mask_values
-        if isinstance(values, list):
-            object.__setattr__(self, "mask_values", tuple(values))
+        _plain(self, "opacity", float, f"opacity of layer {self.image.name}")
+        if not isinstance(self.invert, (bool, np.bool_)):
+            raise UsageError(f"layer {self.image.name}: invert {self.invert!r} must be True or False")
+        object.__setattr__(self, "invert", bool(self.invert))
+        object.__setattr__(self, "mask_values", checked_mask_values(self.mask_values))
         if self.offset is not None:
             object.__setattr__(self, "offset", _offset(self.offset))
         if self.grow is not None:
@@ -249,14 +297,7 @@ class Layer:
         for what in (name for name, is_given in given.items() if is_given):
             raise UsageError(f"layer {self.image.name}: {what} needs a mask")
 
-    def _check_mask_values(self) -> None:
-        values = self.mask_values
-        if isinstance(values, tuple) and not (
-            len(values) == 2 and math.isfinite(values[0]) and math.isfinite(values[1]) and values[0] < values[1]
-        ):
-            raise UsageError(f"mask_values {list(values)} must be [lo, hi] with lo below hi")
-        if isinstance(values, str) and values not in ("auto", "binary"):
-            raise UsageError(f"mask_values {values!r} must be auto, binary, [lo, hi] or labels")
+    def _check_mask_channels(self) -> None:
         if isinstance(self.mask, RasterSource) and not (self.mask.channels == 1 or _is_rgb_mask(self.mask)):
             raise BadInputError(
                 f"mask {self.mask.name} has {self.mask.channels} channels; a mask has one (or is RGB, "
@@ -309,10 +350,13 @@ def _offset(given: Any) -> tuple[int, int] | tuple[Length, Length]:
 
 
 def _pixel_size(given: Any, name: str) -> tuple[float, float]:
-    values = (given, given) if isinstance(given, (int, float)) else tuple(given)
-    if len(values) != 2 or not all(math.isfinite(v) and v > 0 for v in values):
+    try:
+        y, x = (float(given),) * 2 if np.ndim(given) == 0 else (float(size) for size in given)
+    except (TypeError, ValueError):
+        y = x = math.nan
+    if not all(math.isfinite(size) and size > 0 for size in (y, x)):
         raise UsageError(f"pixel size {given!r} of {name} must be one or two ([y, x]) positive numbers of micrometres")
-    return float(values[0]), float(values[1])
+    return y, x
 
 
 def _is_rgb_mask(mask: RasterSource) -> bool:
@@ -336,10 +380,24 @@ class Canvas:
     channel_colors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 2 or min(self.shape) < 1:
-            raise UsageError(f"canvas shape {list(self.shape)} must be two positive numbers of pixels, [Y, X]")
-        if self.pixel_size_um is not None and not all(math.isfinite(s) and s > 0 for s in self.pixel_size_um):
-            raise UsageError(f"canvas pixel size {self.pixel_size_um} must be positive micrometres")
+        try:
+            y, x = map(operator.index, self.shape)
+        except (TypeError, ValueError):
+            y = x = 0
+        if min(y, x) < 1:
+            raise UsageError(f"canvas shape {self.shape!r} must be two positive whole numbers of pixels, [Y, X]")
+        object.__setattr__(self, "shape", (y, x))
+        if self.channels is not None:
+            _plain(self, "channels", operator.index, "canvas channels")
+        if self.dtype is not None:
+            try:
+                object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
+            except TypeError:
+                raise UsageError(
+                    f"canvas dtype {self.dtype!r} is not known; use {', '.join(SUPPORTED_DTYPES)}"
+                ) from None
+        if self.pixel_size_um is not None:
+            object.__setattr__(self, "pixel_size_um", _pixel_size(self.pixel_size_um, "the canvas"))
 
 
 @dataclass(frozen=True)
@@ -369,13 +427,15 @@ class Composite(ShownInNotebooks):
         canvas: Canvas | None = None,
         reduction: float = 1.0,
     ) -> None:
-        object.__setattr__(self, "layers", tuple(layers))
+        object.__setattr__(self, "layers", _layers(layers))
         object.__setattr__(self, "mode", mode)
-        object.__setattr__(self, "reduction", float(reduction))
-        plain = background if isinstance(background, (int, float)) else tuple(float(b) for b in background)
-        object.__setattr__(self, "background", plain)
+        object.__setattr__(self, "reduction", reduction)
+        _plain(self, "reduction", float, "reduction")
+        object.__setattr__(self, "background", _background(background))
         if not self.layers:
             raise UsageError("a composite needs at least one layer")
+        if not (canvas is None or isinstance(canvas, Canvas)):
+            raise UsageError(f"canvas {canvas!r} must be a Canvas; use for example Canvas((4000, 6000))")
         if mode not in ("over", "average"):
             raise UsageError(f"mode {mode!r} must be over or average")
         if not (math.isfinite(self.reduction) and self.reduction >= 1):
@@ -534,6 +594,25 @@ class Composite(ShownInNotebooks):
                 mask_scaling(layer, self)
             self.kernel(layer)
             self.growth(layer)
+
+
+def _layers(given: Any) -> tuple[Layer, ...]:
+    try:
+        layers = tuple(given)
+    except TypeError:
+        layers = (None,)
+    if not all(isinstance(layer, Layer) for layer in layers):
+        raise UsageError(f"layers {given!r} must be a list of Layer; use Composite([Layer(source), ...])")
+    return layers
+
+
+def _background(given: Any) -> float | tuple[float, ...]:
+    try:
+        if np.ndim(given) == 0:
+            return given if isinstance(given, (int, float)) else float(given)
+        return tuple(float(value) for value in given)
+    except (TypeError, ValueError):
+        raise UsageError(f"background {given!r} must be a number, or one per channel") from None
 
 
 def _reduced(size: int, by: float) -> int:

@@ -98,6 +98,8 @@ class FeatherKernel:
                 raise UsageError(f"feather sigma {self.sigma} px is beyond 100000 px")
         if self.ksize is not None and (self.ksize < 1 or self.ksize % 2 == 0 or self.ksize > 301):
             raise UsageError(f"feather ksize {self.ksize} must be odd, from 1 to 301")
+        if self.ksize is not None and self.sigmas != (0, 0):
+            raise UsageError(f"feather has both sigma {self.sigma} and ksize {self.ksize}; give one of them")
 
     @property
     def sigmas(self) -> Sigmas:

@@ -45,7 +45,8 @@ def open_source(
     dtype that a mask may have (`MASK_DTYPES`).
 
     The same spec gives the same object within a process, until the file changes.
-    Raises BadInputError when it is missing, is no image, or cannot be read as one 2-D image.
+    Raises BadInputError when it is missing, is no image, or cannot be read as one 2-D image, UsageError for an argument
+    of another kind.
     """
     if isinstance(path, SourceSpec):
         if series is not None or level or channels is not None or plane or allow_sparse:
@@ -66,14 +67,18 @@ def make_spec(
     plane: Plane = (),
 ) -> SourceSpec:
     """The spec of these arguments, with a local path made absolute: it must open in another process too."""
-    pairs = plane.items() if isinstance(plane, Mapping) else plane
-    return SourceSpec(
-        path=_absolute(os.fspath(path)),
-        series=series,
-        level=level,
-        channels=None if channels is None else tuple(int(c) for c in channels),
-        plane=tuple(sorted((str(axis).lower(), int(index)) for axis, index in pairs)),
-    )
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise UsageError(f"{type(path).__name__} is no path or URL; arrays become sources with tiledblend.from_array")
+    name = os.fsdecode(path)
+    try:
+        kept = None if channels is None else tuple(int(c) for c in channels)
+        pairs = plane.items() if isinstance(plane, Mapping) else plane
+        at = tuple(sorted((str(axis).lower(), int(index)) for axis, index in pairs))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f'{name}: channels {channels!r} and plane {plane!r} must be as [0, 2] and {{"z": 3}}'
+        ) from None
+    return SourceSpec(path=_absolute(name), series=series, level=level, channels=kept, plane=at)
 
 
 def reopen(spec: SourceSpec, mask: bool = False) -> RasterSource:
