@@ -390,3 +390,43 @@ def test_a_local_cluster_listens_on_this_machine_only(workers: int | None) -> No
         me = psutil.Process()
         sockets = [s for p in (me, *me.children(recursive=True)) for s in p.net_connections("inet")]
         assert {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN} <= {"127.0.0.1"}
+
+
+def test_a_path_will_do_as_output(tmp_path: Path) -> None:
+    report = tb.write(composite(), tmp_path / "x.zarr", output=SMALL, part=(1, 1))
+    assert report.uri == str(tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"uri": None}, "output None"),
+        ({"output": "zstd"}, "output 'zstd' must be an OutputSpec"),
+        ({"client": "tcp://h:8786"}, "client is a str"),
+        ({"cluster": "tcp://h:8786"}, "cluster 'tcp://h:8786' must be ClusterOptions"),
+        ({"part": 1}, "part 1"),
+        ({"part": (1.0, 2)}, r"part \(1.0, 2\)"),
+        ({"part": "1/2"}, "part '1/2'"),
+        ({"progress": 3}, "progress 3"),
+        ({"job": {"opacity": np.float32(1)}}, "job must hold plain JSON values only: .*float32"),
+        ({"planned": tb.plan(Composite([Layer(tb.from_array(image(5), axes="yxc"))]))}, "another composite"),
+    ],
+)
+def test_arguments_of_another_kind_leave_nothing(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        tb.write(composite(), **{"uri": tmp_path / "x.zarr", "output": SMALL, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_of_an_array_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = Composite([Layer(tb.from_array(image(0), axes="yxc", name="sample1"))])
+    tb.write(made, "sample1/out.zarr", output=SMALL, part=(1, 1))
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4"])
+def test_big_endian_arrays_are_written(dtype: str, tmp_path: Path) -> None:
+    pixels = image(0).astype(dtype)
+    made = Composite([Layer(tb.from_array(pixels, axes="yxc"), opacity=np.float32(1))])  # type: ignore[arg-type]
+    tb.write(made, tmp_path / "x.zarr", output=SMALL)
+    np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), pixels)

@@ -177,6 +177,10 @@ def plan(
     Raises BadInputError for masks whose values cannot be told, UsageError for a plan beyond 50 million tiles.
     """
     output = output or OutputSpec()
+    if not isinstance(composite, Composite):
+        raise UsageError(f"{composite!r} must be a Composite; use Composite([Layer(source), ...])")
+    if not isinstance(output, OutputSpec):
+        raise UsageError(f"output {output!r} must be an OutputSpec; use for example OutputSpec(chunk=256, shard=2048)")
     grid = output.grid(composite.shape)
     is_rgb = bool(composite.grid.is_rgb) and composite.channels in (3, 4)
     layout = ArrayLayout(grid, composite.channels, composite.dtype.name, is_rgb, output)

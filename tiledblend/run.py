@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import math
+import operator
+import os
 import pickle
 import queue
 import socket
@@ -43,7 +46,7 @@ from tiledblend.errors import (
     decoder_crash,
 )
 from tiledblend.fingerprint import deep_fingerprint as by_content
-from tiledblend.fingerprint import fingerprint, input_fingerprints, require_unchanged, sources_of
+from tiledblend.fingerprint import fingerprint, input_fingerprints, require_unchanged, sources_of, stored_paths
 from tiledblend.geometry import Region, Tile
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.passing import ChunkSink, render_tile_passing
@@ -319,7 +322,7 @@ class _Tally:
 
 def write(
     composite: Composite,
-    uri: str,
+    uri: str | os.PathLike[str],
     *,
     output: OutputSpec | None = None,
     client: Client | None = None,
@@ -339,18 +342,24 @@ def write(
     client: a dask client to use (else `cluster` says which). resume: continue an unfinished run of the same job.
     replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the tiles,
     made here without dask; finish: the upper levels and the commit after all parts. deep_fingerprint: a resume knows
-    inputs by their content, not by paths and times. job: the job's description, kept in the result. planned: a plan
-    made before. stop: set to interrupt.
+    inputs by their content, not by paths and times. job: the job's description, plain JSON values, kept in the result.
+    planned: a plan made before. stop: set to interrupt.
 
-    Raises RefusedError, BadInputError, StorageError, ResourceError, InterruptedRun (the run can be resumed).
+    Tiles that are made in this process set OpenCV to one thread there (`cv2.setNumThreads(1)`), and it stays so.
+    Raises UsageError, RefusedError, BadInputError, StorageError, ResourceError, and InterruptedRun (the run can be
+    resumed).
     """
+    cluster = cluster or ClusterOptions()
+    _require_kinds(uri, cluster, progress, job)
+    uri = os.fspath(uri)
     if uri.lower().endswith((".tif", ".tiff")):
         raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
-    cluster = cluster or ClusterOptions()
-    shared = Part(*part) if part else None
+    shared = _part(part)
     if shared:
         _refuse_cluster(cluster, client)
     planned = planned or plan(composite, output, samples=0)
+    if planned.composite != composite:
+        raise UsageError("planned is the plan of another composite; give plan(composite)")
     if shared or finish:
         planned.require_memory(_threads_here(cluster), cluster.memory_here(), MORE_MEMORY, uri)
     # Before the hashing: an input that changes meanwhile is found.
@@ -361,7 +370,7 @@ def write(
         uri,
         planned.layout,
         job=identity,
-        inputs=[source.spec.path for source in sources_of(composite)],
+        inputs=stored_paths(composite),
         resume=resume or finish,
         replace=replace,
         part=shared,
@@ -389,6 +398,30 @@ def write(
         raise
     finally:
         opened.close()
+
+
+def _require_kinds(uri: Any, cluster: Any, progress: Any, job: Any) -> None:
+    """Before a folder is made or a tile rendered. Raises UsageError."""
+    if not isinstance(uri, (str, os.PathLike)):
+        raise UsageError(f"output {uri!r} must be a path or a URL")
+    if not isinstance(cluster, ClusterOptions):
+        raise UsageError(f"cluster {cluster!r} must be ClusterOptions")
+    if not (progress is None or callable(progress)):
+        raise UsageError(f"progress {progress!r} must be a function of a ProgressEvent")
+    try:
+        json.dumps(job)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"job must hold plain JSON values only: {error}") from None
+
+
+def _part(given: Any) -> Part | None:
+    if given is None:
+        return None
+    try:
+        index, count = map(operator.index, given)
+    except (TypeError, ValueError):
+        raise UsageError(f"part {given!r} must be two whole numbers (i, n), i from 1 to n") from None
+    return Part(index, count)
 
 
 def _threads_here(options: ClusterOptions) -> int:
