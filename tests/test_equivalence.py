@@ -193,6 +193,8 @@ def test_weights_within_0_002_of_scipy(case: Case) -> None:
         expected = reference.place(picture, composite.shape)
         got = whole_layer(reader, composite.shape)
         assert got.weight is not None
+        if reader.has_mask:
+            assert reader.units_dtype == reader.mask_units(Region(0, 0, 1, 1)).dtype
         error = np.abs(got.weight - expected.weight).max()
         limit = reference.WEIGHT_ERROR
         if picture.side == "inside" and picture.mask is not None:

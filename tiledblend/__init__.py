@@ -73,7 +73,14 @@ def __dir__() -> list[str]:
 
 class _Package(ModuleType):
     """The import system binds a loaded submodule as an attribute of its package: `tiledblend.plan`, loaded by
-    anyone, would then hide the function of that name. Exported names win; the modules stay importable."""
+    anyone, would then hide the function of that name. Exported names win; the modules stay importable.
+
+    It pickles by name, which cloudpickle does by itself for plain modules only: what a notebook sends to workers may
+    name it.
+    """
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return import_module, (self.__name__,)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _EXPORTS and isinstance(value, ModuleType)):

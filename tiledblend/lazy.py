@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
 from numpy.typing import NDArray
 
-from tiledblend.composite import Composite, Labels, MaskValues
+from tiledblend.composite import Composite, Labels, MaskValues, checked_mask_values
 from tiledblend.errors import BadInputError, UsageError
+from tiledblend.fingerprint import fingerprint
 from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Contribution, Mode, blend_tile
 from tiledblend.kernels.feather import FeatherKernel, feather_tile, inside_only
-from tiledblend.reading import LayerReader, MaskRule, apply_mask_rule, decide_rules, layer_readers
+from tiledblend.reading import LayerReader, MaskRule, apply_mask_rule, decide_rules, layer_readers, units_dtype
+from tiledblend.sources.array import check_dtype
 from tiledblend.sources.base import SUPPORTED_DTYPES
 
 Array = Any
@@ -35,20 +40,57 @@ def feather(
 
     mask: (y, x); bool, integers or floats in [0, 1]. sigma in pixels, one or (y, x), or OpenCV's `ksize`. values: as in
     `Layer.mask_values`; "auto" computes the maximum of an integer mask. side: "inside" is max(0, 2 G - 1).
+    Raises UsageError for wrong parameters, BadInputError for a mask that cannot be used: of another dtype, masked, of
+    unknown shape, with NaN or values out of range (of a dask array when it is computed).
 
     >>> feather(np.array([[False, True, True]]), sigma=0).tolist()
     [[0.0, 1.0, 1.0]]
     """
+    _require_arrays(mask=mask)
     if mask.ndim != 2:
         raise UsageError(f"mask has shape {mask.shape}; a mask is (y, x)")
-    kernel = FeatherKernel((float(sigma[0]), float(sigma[1])) if isinstance(sigma, tuple) else float(sigma), ksize)
-    rule = _array_rule(mask, values)
+    if side not in ("both", "inside"):
+        raise UsageError(f"side {side!r} must be both or inside")
+    check_dtype(mask.dtype, mask=True, source="mask array")
+    kernel, values = _kernel(sigma, ksize), checked_mask_values(values)
+    if mask.size == 0:
+        return mask.astype(np.float32)
     if isinstance(mask, np.ndarray):
-        return _feather_whole(_units(mask, rule, kernel), kernel, side)
-    units = da.map_blocks(
-        _units, mask, rule=rule, kernel=kernel, meta=np.empty((0, 0), _units_dtype(mask.dtype, rule, kernel))
-    )
+        return _feather_whole(_units(mask, _array_rule(mask, values), kernel), kernel, side)
+    mask = _without_empty_chunks(mask)
+    rule = _array_rule(mask, values)
+    dtype = units_dtype(rule, mask.dtype.newbyteorder("="), keep_float=kernel.is_identity)
+    units = da.map_blocks(_units, mask, rule=rule, kernel=kernel, dtype=dtype, meta=np.empty((0, 0), dtype))
     return feather_units(units, kernel, side)
+
+
+def _require_arrays(**arrays: Any) -> None:
+    """Raise UsageError naming an argument that is no numpy or dask array, BadInputError for one that cannot be used."""
+    for name, array in arrays.items():
+        if not isinstance(array, (np.ndarray, da.Array)):
+            raise UsageError(f"{name} is a {type(array).__name__}; a numpy or dask array is needed")
+        if np.ma.isMaskedArray(getattr(array, "_meta", array)):
+            raise BadInputError(f"{name} is a masked array; say what its hidden values are with filled(0)")
+        if any(math.isnan(size) for size in array.shape):
+            raise BadInputError(
+                f"{name} has shape {array.shape}, not known yet; call compute_chunk_sizes() on it first"
+            )
+
+
+def _without_empty_chunks(array: da.Array) -> da.Array:
+    """What a selection may leave; dask itself fails on some."""
+    return array.rechunk(tuple(_wide_enough(c, 1) for c in array.chunks))
+
+
+def _kernel(sigma: Any, ksize: Any) -> FeatherKernel:
+    try:
+        sigmas = float(sigma) if np.ndim(sigma) == 0 else tuple(float(s) for s in sigma)
+        size = None if ksize is None else operator.index(ksize)
+    except (TypeError, ValueError):
+        raise UsageError(f"sigma {sigma!r}, ksize {ksize!r}: must be pixels, sigma one number or (y, x)") from None
+    if isinstance(sigmas, tuple) and len(sigmas) != 2:
+        raise UsageError(f"sigma {sigma!r} must be one number or two, (y, x)")
+    return FeatherKernel(sigmas, size)
 
 
 def _array_rule(mask: Array, values: MaskValues) -> MaskRule:
@@ -73,14 +115,6 @@ def _array_rule(mask: Array, values: MaskValues) -> MaskRule:
 
 def _units(values: NDArray[Any], rule: MaskRule, kernel: FeatherKernel) -> NDArray[Any]:
     return apply_mask_rule(rule, values, keep_float=kernel.is_identity, where="mask array")
-
-
-def _units_dtype(dtype: np.dtype[Any], rule: MaskRule, kernel: FeatherKernel) -> np.dtype[Any]:
-    return (
-        _units(np.zeros((1, 1), dtype), rule, kernel).dtype
-        if rule.kind != "range"
-        else np.dtype(np.float32 if kernel.is_identity else np.uint16)
-    )
 
 
 def _feather_whole(units: NDArray[Any], kernel: FeatherKernel, side: str) -> NDArray[np.float32]:
@@ -151,8 +185,10 @@ def blend(
     dask arrays.
 
     base, overlay: same shape, axes and dtype (uint8, uint16, float32). weight: float32 (y, x) in [0, 1]. axes: of the
-    images, stated.
+    images, stated. Raises UsageError for wrong parameters, BadInputError for arrays that do not agree or cannot be used
+    (a weight with NaN or out of range in a dask array: when it is computed).
     """
+    _require_arrays(base=base, overlay=overlay, weight=weight)
     if base.shape != overlay.shape or base.dtype != overlay.dtype:
         raise BadInputError(
             f"base is {base.shape} {base.dtype}, overlay is {overlay.shape} {overlay.dtype}; they must agree"
@@ -170,7 +206,7 @@ def blend(
         raise BadInputError(f"weight is {weight.shape}, but the images are {plane} (y, x)")
     if not any(isinstance(a, da.Array) for a in (base, overlay, weight)):
         return _blend_block(base, overlay, weight, axes=axes, mode=mode)
-    base = da.asarray(base)
+    base = _without_empty_chunks(da.asarray(base))
     overlay = da.asarray(overlay).rechunk(base.chunks)
     index = axes
     weight_chunks = base.chunks[1:] if axes == "cyx" else base.chunks[:2]
@@ -200,6 +236,8 @@ def _blend_block(
     # Written so that NaN fails too.
     if not ((weight >= 0) & (weight <= 1)).all():
         raise BadInputError("weight has NaN or values outside 0 to 1; make it with tiledblend.feather")
+    if base.size == 0:
+        return base.copy()
     colours = to_yxc(base)
     layers = [Contribution(colours), Contribution(to_yxc(overlay), np.asarray(weight, np.float32))]
     pixels = blend_tile(layers, np.zeros(colours.shape[2], np.float32), base.dtype, mode).pixels
@@ -215,13 +253,22 @@ def _blend_block(
 def to_dask(composite: Composite, *, chunk: int = CHUNK) -> da.Array:
     """The composite as a lazy dask array (c, y, x) in its dtype: feather by `map_overlap`, blend chunkwise.
 
-    chunk: side of the blocks in pixels. The same bits as `tiledblend.write` stores.
+    chunk: side of the blocks in pixels. The same bits as `tiledblend.write` stores. No pixel is read yet, except masks
+    of integers whose `mask_values` are "auto". The keys of the graph name the inputs as they are now: a cluster that
+    still has an older file's blocks computes new ones. Raises UsageError, BadInputError.
     """
+    if not isinstance(composite, Composite):
+        raise UsageError(f"{composite!r} must be a Composite; use Composite([Layer(source), ...])")
+    if type(chunk) is not int or chunk < 1:
+        raise UsageError(f"chunk {chunk!r} must be a whole number of pixels, 1 or more")
     readers = layer_readers(composite, decide_rules(composite))
     height, width = composite.shape
     canvas = da.core.normalize_chunks((chunk, chunk), (height, width))
+    token = tokenize(fingerprint(composite), chunk)
     masks = [
-        mask for reader in readers if (mask := _canvas_mask_weight(reader, (height, width), canvas, chunk)) is not None
+        mask
+        for number, reader in enumerate(readers)
+        if (mask := _canvas_mask_weight(reader, (height, width), canvas, chunk, f"{token}-{number}")) is not None
     ]
     block = _CanvasBlock(composite, readers)
     starts = [np.concatenate([[0], np.cumsum(c)]) for c in canvas]
@@ -235,12 +282,19 @@ def to_dask(composite: Composite, *, chunk: int = CHUNK) -> da.Array:
     chunks = ((composite.channels,), *canvas)
     lifted = [mask[None] for mask in masks]
     meta = np.empty((0, 0, 0), composite.dtype)
-    result: da.Array = da.map_blocks(compute, *lifted, chunks=chunks, dtype=composite.dtype, meta=meta)
+    result: da.Array = da.map_blocks(
+        compute, *lifted, name=f"composite-{token}", chunks=chunks, dtype=composite.dtype, meta=meta
+    )
     return result
 
 
-def _canvas_mask_weight(reader: LayerReader, canvas: tuple[int, int], chunks: Any, chunk: int) -> da.Array | None:
-    """The layer's feathered mask laid on the canvas: float32 (y, x), zero where the mask does not reach."""
+def _canvas_mask_weight(
+    reader: LayerReader, canvas: tuple[int, int], chunks: Any, chunk: int, token: str
+) -> da.Array | None:
+    """The layer's feathered mask laid on the canvas: float32 (y, x), zero where the mask does not reach.
+
+    token: of what decides the mask's pixels.
+    """
     if not reader.has_mask:
         return None
     shape = reader.mask_shape
@@ -254,8 +308,10 @@ def _canvas_mask_weight(reader: LayerReader, canvas: tuple[int, int], chunks: An
             Region(int(starts[0][y]), int(starts[1][x]), int(starts[0][y + 1]), int(starts[1][x + 1]))
         )
 
-    dtype = reader.mask_units(Region(0, 0, 1, 1)).dtype
-    units = da.map_blocks(read, chunks=mask_chunks, dtype=dtype, meta=np.empty((0, 0), dtype))
+    dtype = reader.units_dtype
+    units = da.map_blocks(
+        read, name=f"mask-units-{token}", chunks=mask_chunks, dtype=dtype, meta=np.empty((0, 0), dtype)
+    )
     weight = feather_units(units, reader.kernel, reader.layer.side)
     frame = reader.mask_frame
     y0, x0 = max(0, -frame.y0), max(0, -frame.x0)

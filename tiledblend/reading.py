@@ -142,6 +142,15 @@ def apply_mask_rule(rule: MaskRule, values: NDArray[Any], *, keep_float: bool, w
     return unit.astype(np.float32) if keep_float else np.rint(unit * 65535).astype(np.uint16)
 
 
+def units_dtype(rule: MaskRule, dtype: np.dtype[Any], *, keep_float: bool) -> np.dtype[Any]:
+    """Of what `apply_mask_rule` makes of a mask of this dtype."""
+    if rule.kind in ("labels", "nonzero", "binary"):
+        return np.dtype(np.uint8)
+    if rule.kind == "scale" and dtype in (np.uint8, np.uint16):
+        return dtype
+    return np.dtype(np.float32 if keep_float else np.uint16)
+
+
 class LayerReader:
     """One layer of a composite, read in canvas pixels. Cheap to make; holds no pixels.
 
@@ -221,6 +230,17 @@ class LayerReader:
         reach = self._reach(region)
         inside = grown(_is_inside(self._drawn_units(reach)), self.growth)
         return inside[region.shift(-reach.y0, -reach.x0).slices].astype(np.uint8) * np.uint8(255)
+
+    @property
+    def units_dtype(self) -> np.dtype[Any]:
+        """Of what `mask_units` gives, told without reading."""
+        if self.growth is not None:
+            return np.dtype(np.uint8)
+        if self._units is not None:
+            assert self.rule is not None
+            return self._units.dtype(self.rule, keep_float=self.kernel.is_identity)
+        as_stored = self.pixels.sampling is None and self.layer.image.dtype.kind == "u"
+        return self.layer.image.dtype if as_stored else np.dtype(np.uint16)
 
     def _reach(self, region: Region) -> Region:
         """The part of the mask as it is drawn that decides a region's units."""
@@ -428,7 +448,7 @@ class _MaskPixels:
 
     def read(self, region: Region, rule: MaskRule, *, keep_float: bool) -> Units:
         """Units of a region of the frame: uint8 or uint16, or float32 (`apply_mask_rule`)."""
-        method: Method = "nearest" if rule.kind == "labels" or self._nearest else "linear"
+        method = self._method(rule)
         if self._repeat is not None:
             return self._repeated(region, rule, keep_float)
 
@@ -436,6 +456,16 @@ class _MaskPixels:
             return self._resampled(part, rule, method, keep_float)
 
         return _assembled(region, self._pixels.parts(region, method), resampled)
+
+    def _method(self, rule: MaskRule) -> Method:
+        return "nearest" if rule.kind == "labels" or self._nearest else "linear"
+
+    def dtype(self, rule: MaskRule, *, keep_float: bool) -> np.dtype[Any]:
+        """Of what `read` gives."""
+        rated = units_dtype(rule, self._mask.dtype, keep_float=keep_float)
+        if self._repeat is None and self._method(rule) == "linear" and rated.kind == "u":
+            return np.dtype(np.uint16)
+        return rated
 
     def uniform(self, region: Region, rule: MaskRule, *, keep_float: bool) -> Units | None:
         """As `read`, (1, 1), where the mask knows that the whole region has one value."""
