@@ -9,10 +9,10 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiledblend.cluster import ClusterOptions, open_client
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.sources import Alpha, from_array
@@ -168,7 +168,7 @@ def test_masked_arrays_are_refused() -> None:
 
 def test_results_on_a_cluster_are_refused() -> None:
     """A tile reads its part of the graph by itself, and finds no results there."""
-    with Client(processes=False, dashboard_address=None, set_as_default=False) as client:
+    with open_client(ClusterOptions(threads_per_worker=1)) as client:
         kept = client.persist(da.from_array(YXC, chunks=16))
         for array in (kept, kept + 1):
             with pytest.raises(BadInputError, match="before persist"):

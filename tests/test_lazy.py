@@ -167,3 +167,23 @@ def test_the_package_pickles_by_name() -> None:
     for dumps in (pickle.dumps, cloudpickle.dumps):
         assert pickle.loads(dumps(tb)) is tb
     assert copy.deepcopy(tb) is tb
+
+
+@pytest.mark.parametrize("axes", ["yx", "yxc", "cyx"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("mode", ["over", "average"])
+def test_byte_order_does_not_change_a_pixel(axes: Any, dtype: str, mode: Any) -> None:
+    rng = np.random.default_rng(3)
+    shape = tuple({"y": 20, "x": 30, "c": 3}[axis] for axis in axes)
+    base, overlay = (rng.integers(0, 60_000, shape).astype(dtype) for _ in range(2))
+    weight = rng.random((20, 30), np.float32)
+    weight[:5], weight[5:10] = 0, 1
+    expected = tb.blend(base, overlay, weight, axes=axes, mode=mode)
+    big = [array.astype(array.dtype.newbyteorder(">")) for array in (base, overlay, weight)]
+    kept = [array.copy() for array in big]
+    lazy = tb.blend(*(da.from_array(array, chunks=8) for array in big), axes=axes, mode=mode)
+    assert lazy.dtype == expected.dtype
+    for blended in (tb.blend(*big, axes=axes, mode=mode), lazy.compute(scheduler="synchronous")):
+        np.testing.assert_array_equal(blended, expected, strict=True)
+    for array, before in zip(big, kept, strict=True):
+        np.testing.assert_array_equal(array, before)

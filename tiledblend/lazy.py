@@ -59,7 +59,7 @@ def feather(
         return _feather_whole(_units(mask, _array_rule(mask, values), kernel), kernel, side)
     mask = _without_empty_chunks(mask)
     rule = _array_rule(mask, values)
-    dtype = units_dtype(rule, mask.dtype.newbyteorder("="), keep_float=kernel.is_identity)
+    dtype = units_dtype(rule, mask.dtype, keep_float=kernel.is_identity)
     units = da.map_blocks(_units, mask, rule=rule, kernel=kernel, dtype=dtype, meta=np.empty((0, 0), dtype))
     return feather_units(units, kernel, side)
 
@@ -185,8 +185,8 @@ def blend(
     dask arrays.
 
     base, overlay: same shape, axes and dtype (uint8, uint16, float32). weight: float32 (y, x) in [0, 1]. axes: of the
-    images, stated. Raises UsageError for wrong parameters, BadInputError for arrays that do not agree or cannot be used
-    (a weight with NaN or out of range in a dask array: when it is computed).
+    images, stated. The result is in native byte order. Raises UsageError for wrong parameters, BadInputError for arrays
+    that do not agree or cannot be used (a weight with NaN or out of range in a dask array: when it is computed).
     """
     _require_arrays(base=base, overlay=overlay, weight=weight)
     if base.shape != overlay.shape or base.dtype != overlay.dtype:
@@ -208,7 +208,7 @@ def blend(
         return _blend_block(base, overlay, weight, axes=axes, mode=mode)
     base = _without_empty_chunks(da.asarray(base))
     overlay = da.asarray(overlay).rechunk(base.chunks)
-    index = axes
+    index, dtype = axes, base.dtype.newbyteorder("=")
     weight_chunks = base.chunks[1:] if axes == "cyx" else base.chunks[:2]
     weight = da.asarray(weight).rechunk(weight_chunks)
     return da.blockwise(
@@ -222,8 +222,8 @@ def blend(
         "yx",
         axes=axes,
         mode=mode,
-        dtype=base.dtype,
-        meta=np.empty((0,) * base.ndim, base.dtype),
+        dtype=dtype,
+        meta=np.empty((0,) * base.ndim, dtype),
     )
 
 
@@ -236,11 +236,16 @@ def _blend_block(
     # Written so that NaN fails too.
     if not ((weight >= 0) & (weight <= 1)).all():
         raise BadInputError("weight has NaN or values outside 0 to 1; make it with tiledblend.feather")
+    # OpenCV takes the bytes of every array for native ones.
+    dtype = base.dtype.newbyteorder("=")
     if base.size == 0:
-        return base.copy()
-    colours = to_yxc(base)
-    layers = [Contribution(colours), Contribution(to_yxc(overlay), np.asarray(weight, np.float32))]
-    pixels = blend_tile(layers, np.zeros(colours.shape[2], np.float32), base.dtype, mode).pixels
+        return base.astype(dtype)
+    colours = to_yxc(base.astype(dtype, copy=False))
+    layers = [
+        Contribution(colours),
+        Contribution(to_yxc(overlay.astype(dtype, copy=False)), np.asarray(weight, np.float32)),
+    ]
+    pixels = blend_tile(layers, np.zeros(colours.shape[2], np.float32), dtype, mode).pixels
     return (
         pixels[:, :, 0]
         if axes == "yx"

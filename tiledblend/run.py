@@ -339,11 +339,12 @@ def write(
 ) -> RunReport:
     """Write a composite as an OME-Zarr pyramid at a new path; a reader sees it when it is complete, or nothing.
 
-    client: a dask client to use (else `cluster` says which). resume: continue an unfinished run of the same job.
-    replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the tiles,
-    made here without dask; finish: the upper levels and the commit after all parts. deep_fingerprint: a resume knows
-    inputs by their content, not by paths and times. job: the job's description, plain JSON values, kept in the result.
-    planned: a plan made before. stop: set to interrupt.
+    client: a dask client to use (else `cluster` says which); within a task of a cluster that of
+    `distributed.worker_client()`, since it frees the task's own thread. resume: continue an unfinished run of the same
+    job. replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the
+    tiles, made here without dask; finish: the upper levels and the commit after all parts. deep_fingerprint: a resume
+    knows inputs by their content, not by paths and times. job: the job's description, plain JSON values, kept in the
+    result. planned: a plan made before. stop: set to interrupt.
 
     Tiles that are made in this process set OpenCV to one thread there (`cv2.setNumThreads(1)`), and it stays so.
     Raises UsageError, RefusedError, BadInputError, StorageError, ResourceError, and InterruptedRun (the run can be
