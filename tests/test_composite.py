@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import tiledblend as tb
 from tiledblend.composite import Canvas, Composite, Feather, Layer
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
-from tiledblend.fingerprint import fingerprint
+from tiledblend.fingerprint import deep_fingerprint, fingerprint
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.sources.base import Alpha, RasterSource
@@ -267,3 +268,19 @@ def test_a_composite_is_frozen_and_picklable() -> None:
 def test_dtypes_of_images_are_refused_by_name(dtype: Any) -> None:
     with pytest.raises(BadInputError, match=np.dtype(dtype).name):
         image(dtype=dtype)
+
+
+@pytest.mark.parametrize("identity", [fingerprint, partial(deep_fingerprint, threads=1)])
+def test_fingerprints_tell_which_input_a_layer_shows(identity: Callable[[Composite], Any]) -> None:
+    """Both have the same inputs, of the same name: a run of one is not continued with the other."""
+    first, second = (
+        Layer(tb.from_array(np.zeros((4, 4), np.uint8), axes="yx")),
+        Layer(image((4, 4), 1, name="numpy array")),
+    )
+    one, other = Composite([first, second, first]), Composite([first, second, second])
+    assert identity(one) != identity(other)
+
+
+def test_fingerprints_tell_what_alpha_means() -> None:
+    rgba = [image(channels=4, alpha=alpha) for alpha in (Alpha.STRAIGHT, Alpha.PREMULTIPLIED)]
+    assert fingerprint(Composite([Layer(rgba[0])])) != fingerprint(Composite([Layer(rgba[1])]))

@@ -22,6 +22,7 @@ LIBRARIES = (
 
 def fingerprint(composite: Composite) -> dict[str, Any]:
     """Plain JSON values: algorithm revision, parameters, inputs, library versions."""
+    numbers = {id(source): number for number, source in enumerate(sources_of(composite))}
     return {
         "algorithm": ALGORITHM_REVISION,
         "mode": composite.mode,
@@ -33,7 +34,7 @@ def fingerprint(composite: Composite) -> dict[str, Any]:
             "pixel_size_um": list(composite.grid.pixel_size_um) if composite.grid.pixel_size_um else None,
         },
         "reduction": composite.reduction,
-        "layers": [_layer(composite, layer) for layer in composite.layers],
+        "layers": [_layer(composite, layer, numbers) for layer in composite.layers],
         "inputs": input_fingerprints(composite),
         "libraries": {name: version(name) for name in LIBRARIES},
         "machine": platform.machine(),
@@ -93,11 +94,11 @@ def require_unchanged(composite: Composite, before: list[dict[str, Any]]) -> Non
             raise source.changed()
 
 
-def _layer(composite: Composite, layer: Layer) -> dict[str, Any]:
+def _layer(composite: Composite, layer: Layer, numbers: dict[int, int]) -> dict[str, Any]:
     values = layer.mask_values
     return {
-        "image": _selection(layer.image),
-        "mask": _selection(layer.mask) if isinstance(layer.mask, RasterSource) else layer.mask,
+        "image": _selection(layer.image, numbers),
+        "mask": _selection(layer.mask, numbers) if isinstance(layer.mask, RasterSource) else layer.mask,
         "mask_values": {"labels": list(values.values)}
         if isinstance(values, Labels)
         else list(values)
@@ -116,9 +117,11 @@ def _layer(composite: Composite, layer: Layer) -> dict[str, Any]:
     }
 
 
-def _selection(source: RasterSource) -> dict[str, Any]:
+def _selection(source: RasterSource, numbers: dict[int, int]) -> dict[str, Any]:
+    """input: which of the inputs; arrays in memory, and files known by their content, have no path that tells."""
     spec = source.spec
     return {
+        "input": numbers[id(source)],
         "path": spec.path,
         "series": spec.series,
         "level": spec.level,

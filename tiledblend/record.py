@@ -217,7 +217,7 @@ def _layer(keys: dict[str, Any]) -> list[tuple[str, str]]:
             if value["sigma"] or value["ksize"]:
                 rows.append((key, shown))
         elif key in ("image", "mask") and isinstance(value, dict):
-            chosen = [f"{k} {v}" for k, v in value.items() if k != "path" and v != _DEFAULTS.get(k)]
+            chosen = [f"{k} {v}" for k, v in value.items() if k not in ("path", "input") and v != _DEFAULTS.get(k)]
             rows.append((key, without_secrets(value["path"]) + (f" ({', '.join(chosen)})" if chosen else "")))
         elif value != _DEFAULTS.get(key) and _counts(key, keys):
             rows.append((key, str(value)))

@@ -146,7 +146,9 @@ class ArraySource(RasterSource):
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of a numpy array's values in native byte order, of a dask array's name (its graph's token)."""
-        digest = hashlib.blake2b(f"{self.info.axes} {self._array.shape} {self.dtype}".encode(), digest_size=32)
+        digest = hashlib.blake2b(
+            f"{self.info.axes} {self._array.shape} {self.dtype} {self.alpha}".encode(), digest_size=32
+        )
         if self._is_dask:
             digest.update(str(self._array.name).encode())
         else:
