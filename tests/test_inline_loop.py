@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
+from conftest import ROOT
 
 from tiledblend.sources.inline_loop import run_inline
 
@@ -85,3 +88,13 @@ def test_a_failed_read_leaves_no_open_loop_behind_its_thread() -> None:
     thread.join()
     assert kept[0].__traceback__ is not None
     assert loops[0].is_closed()
+
+
+def test_a_program_ends_without_a_word_in_development_mode() -> None:
+    program = (
+        "import asyncio; from tiledblend.sources.inline_loop import run_inline; run_inline(lambda: asyncio.sleep(0))"
+    )
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -56,6 +57,17 @@ def _loop() -> asyncio.AbstractEventLoop:
     if owned is None:
         owned = _THREAD.owned = _OwnedLoop()
     return owned.loop
+
+
+@atexit.register
+def _end() -> None:
+    """Close the main thread's loop while there still is an interpreter.
+
+    Python 3.13 in its development mode needs one to close it.
+    """
+    owned: _OwnedLoop | None = getattr(_THREAD, "owned", None)
+    if owned is not None and owned.process == os.getpid():
+        del _THREAD.owned
 
 
 def _run(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
