@@ -111,6 +111,12 @@ def test_micrometres_need_pixels_of_known_size() -> None:
         (lambda: Composite([Layer(image())], background="red"), "background 'red'"),  # type: ignore[arg-type]
         (lambda: Composite([Layer(image())], background=None), "background None"),  # type: ignore[arg-type]
         (lambda: Composite([Layer(image())], reduction="x"), "reduction 'x'"),  # type: ignore[arg-type]
+        (lambda: tb.at_level(Composite([Layer(image())]), 1.5), "level 1.5 must be a whole number"),  # type: ignore[arg-type]
+        (lambda: tb.plan(Composite([Layer(image())]), samples=-1), "samples -1"),
+        (lambda: tb.blend_ometiff(Composite([Layer(image())]), "x.ome.tif"), "must be a Plan"),  # type: ignore[arg-type]
+        (lambda: tb.ClusterOptions(workers="2"), "--workers '2' must be a whole number"),  # type: ignore[arg-type]
+        (lambda: tb.ClusterOptions(threads_per_worker=1.5), "--threads-per-worker 1.5"),  # type: ignore[arg-type]
+        (lambda: tb.ClusterOptions(memory_limit=[1]), "--memory-limit"),  # type: ignore[arg-type]
         (lambda: tb.open(3), "int is no path"),  # type: ignore[arg-type]
         (lambda: tb.open("x.tif", channels=1), "channels 1"),  # type: ignore[arg-type]
         (lambda: tb.open("x.tif", plane="z"), "plane 'z'"),  # type: ignore[arg-type]

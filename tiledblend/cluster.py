@@ -88,8 +88,8 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         for name in ("workers", "threads_per_worker"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{_flag(name)} {value} must be at least 1")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UsageError(f"{_flag(name)} {value!r} must be a whole number, at least 1")
         self._memory_limit_bytes()  # refuses what is no size
         self._require_whole_tls()
         for name in ("scheduler", "scheduler_file"):
@@ -137,7 +137,7 @@ class ClusterOptions:
 
         try:
             size: int = parse_bytes(self.memory_limit)
-        except ValueError:
+        except (ValueError, TypeError, AttributeError):
             size = -1
         if size < 0:
             raise UsageError(f"--memory-limit {self.memory_limit!r} is not understood; give a size such as 4GiB")

@@ -17,8 +17,12 @@ from tiledblend.errors import UsageError
 def at_level(composite: Composite, level: int) -> Composite:
     """The composite on the canvas of its result's level `level`: 2**level times smaller, sides rounded up.
 
-    Raises UsageError for a level at which less than a pixel would be left.
+    Raises UsageError for a level at which less than a pixel would be left, or that is no whole number.
     """
+    if not isinstance(composite, Composite):
+        raise UsageError(f"{composite!r} must be a Composite")
+    if not isinstance(level, int):
+        raise UsageError(f"level {level!r} must be a whole number")
     height, width = composite.shape
     if level < 0 or (level and level > (max(height, width) - 1).bit_length()):
         coarsest = max(height, width).bit_length()

@@ -179,6 +179,8 @@ def plan(
     output = output or OutputSpec()
     if not isinstance(composite, Composite):
         raise UsageError(f"{composite!r} must be a Composite; use Composite([Layer(source), ...])")
+    if samples < 0 or threads < 1:
+        raise UsageError(f"samples {samples} must be 0 or more, threads {threads} 1 or more")
     if not isinstance(output, OutputSpec):
         raise UsageError(f"output {output!r} must be an OutputSpec; use for example OutputSpec(chunk=256, shard=2048)")
     grid = output.grid(composite.shape)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tiledblend.errors import InterruptedRun, StorageError
+from tiledblend.errors import InterruptedRun, StorageError, UsageError
 from tiledblend.fingerprint import stored_paths
 from tiledblend.ometiff.export import ExportReport, Running, checked_target, export_report, file_job, write_tiff
 from tiledblend.ometiff.layout import TiffLayout
@@ -49,6 +49,8 @@ def blend_ometiff(
 
     Raises as `tiledblend.run.write` and `tiledblend.ometiff.export.export_ometiff`.
     """
+    if not isinstance(planned, Plan):
+        raise UsageError(f"{planned!r} must be a Plan; use blend_ometiff(plan(composite), path)")
     running, share = running or Running(), share or Share()
     started = time.perf_counter()
     target, composite = checked_target(path), planned.composite
