@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client
 
@@ -578,3 +580,22 @@ def test_what_a_killed_worker_left_goes_with_the_cluster(tmp_path: Path) -> None
         (dead / "spilled").write_bytes(b"x")
         lock.with_name("worker-dead.dirlock").touch()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def test_clusters_of_two_threads_leave_dasks_configuration_as_it_was() -> None:
+    """Entered by one, then by the other, left in the same order: what the second puts back is not the first one's."""
+    before = copy.deepcopy(dask.config.config)
+    entered, may_leave = threading.Barrier(2, timeout=30), threading.Event()
+
+    def first() -> None:
+        with open_client(tb.ClusterOptions(threads_per_worker=1)):
+            entered.wait()
+            may_leave.wait(30)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait()
+    with open_client(tb.ClusterOptions(threads_per_worker=1)):
+        may_leave.set()
+        thread.join()
+    assert dask.config.config == before

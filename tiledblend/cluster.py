@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
@@ -56,6 +56,8 @@ UNWATCHED = {
     "distributed.admin.low-level-log-length": 100,
 }
 """Of a cluster here that nobody looks at: what dask's pages would show is not sampled or kept."""
+
+_CONFIGURED = threading.Lock()
 
 _OF_A_LOCAL_CLUSTER = ("workers", "threads_per_worker", "memory_limit", "local_directory", "dashboard")
 
@@ -345,11 +347,12 @@ def open_client(options: ClusterOptions, check: Callable[[], None] = never) -> I
         "distributed.nanny.pre-spawn-environ": process_environment(),
         **({} if options.dashboard or options.performance_report else UNWATCHED),
     }
-    with (
-        dask.config.set(settings),
-        _local_cluster(options, check) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with ExitStack() as stack:
+        # The configuration is the process's, and a cluster reads it when it starts. Held longer, or by two threads at
+        # once, it would be another's, and what the last one puts back would be the first one's.
+        with _CONFIGURED, dask.config.set(settings):
+            cluster = stack.enter_context(_local_cluster(options, check))
+            client = stack.enter_context(Client(cluster, set_as_default=False))
         if options.dashboard:
             log.warning("dashboard: %s", client.dashboard_link)
         yield client
