@@ -430,3 +430,11 @@ def test_big_endian_arrays_are_written(dtype: str, tmp_path: Path) -> None:
     made = Composite([Layer(tb.from_array(pixels, axes="yxc"), opacity=np.float32(1))])  # type: ignore[arg-type]
     tb.write(made, tmp_path / "x.zarr", output=SMALL)
     np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), pixels)
+
+
+def test_large_arrays_are_written_within_a_task_of_another_cluster(client: Client, tmp_path: Path) -> None:
+    pixels = image(0, (600, 700))
+    made = Composite([Layer(tb.from_array(pixels, axes="yxc"))])
+    written = client.submit(tb.write, made, str(tmp_path / "x.zarr"), pure=False)
+    assert written.result(timeout=60).complete
+    np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), pixels)

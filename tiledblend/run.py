@@ -754,7 +754,9 @@ def _shared_job(client: Client, job: Any) -> Iterator[Future[Any]]:
     pickled: Any = pickle.dumps(job)
     if len(pickled) > LARGE_JOB:
         # In-memory arrays as layers: too large for a task's arguments, so they are handed to the workers as data.
-        pickled = client.scatter(pickled, broadcast=True, hash=False)
+        # From a thread of no worker: in another cluster's task dask would leave them with that one's worker.
+        with ThreadPoolExecutor(1) as aside:
+            pickled = aside.submit(client.scatter, pickled, broadcast=True, hash=False).result()
     future = client.submit(SharedJob, pickled, installed_versions(), key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
     try:
         yield future
