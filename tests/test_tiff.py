@@ -28,10 +28,11 @@ from tiledblend.geometry import Region
 from tiledblend.sources import open_source, tiff_structure
 from tiledblend.sources.base import Alpha, SourceSpec
 from tiledblend.sources.bytes import LocalFile, SeekableBytes, open_bytes
+from tiledblend.sources.large import LargeTiles
 from tiledblend.sources.tiff import TiffSource, list_series, open_tiff
 from tiledblend.sources.tiff_layout import interpret, ycbcr_to_rgb
 from tiledblend.sources.tiff_metadata import ome_facts, resolution_facts, svs_facts
-from tiledblend.sources.tiff_reading import PartlyUsed
+from tiledblend.sources.tiff_reading import LevelReader, PartlyUsed
 from tiledblend.sources.tiff_segments import SegmentError, check_segment
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -625,6 +626,49 @@ def test_kept_tiles_are_bounded_and_dropped_when_used() -> None:
     assert cache.take((1, 0, 0), 1) is None
     cache.put((2, 0, 0), tile, 0)
     assert cache.take((2, 0, 0), 1) is None
+
+
+def test_a_large_strip_is_decoded_once_for_the_reads_that_follow_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was decoded again by every row of chunks: a strip that is the whole image eight times for each tile."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 9, (1800, 2000, 3), np.uint8)
+    path = write(tmp_path / "a.tif", pixels, rowsperstrip=1800, compression="zlib", photometric="rgb")
+    source, decoded = open_path(path), list[int]()
+    plain = LevelReader._decoded
+    monkeypatch.setattr(
+        LevelReader, "_decoded", lambda self, data, item, region: decoded.append(1) or plain(self, data, item, region)
+    )
+    for y in range(0, 1800, 300):
+        region = Region(y, 100, y + 300, 1900)
+        np.testing.assert_array_equal(source.read(region), pixels[region.slices])
+    assert len(decoded) == 1
+    source.rest()
+    source.read(Region(0, 0, 9, 9))
+    assert len(decoded) == 2
+
+
+def test_large_tiles_of_a_thread_are_bounded_and_shared() -> None:
+    large, tiles = LargeTiles(250), [np.full(100, number, np.uint8) for number in range(3)]
+    for number in range(3):
+        large.make_room(100)
+        large.put((number,), tiles.pop(0))
+    assert [large.has((number,)) for number in range(3)] == [False, True, True]
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(large.get, (1,)).result()
+        assert found is not None
+        assert found[0] == 1
+        del found
+        large.clear()
+        assert [large.has((number,)) for number in range(3)] == [False, True, False]
+        pool.submit(large.clear).result()
+    assert large.get((1,)) is None
+    large.make_room(1000)
+    large.put((7,), np.zeros(1000, np.uint8))
+    assert large.get((7,)) is not None
+    large.make_room(1)
+    assert not large.has((7,))
 
 
 def test_threads_and_pickles(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ class TileJob:
         finally:
             # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
             for source in sources_of(self.composite):
+                source.rest()
+            for source in sources_of(self.composite):
                 source.require_unchanged()
 
     def rehearse(self, tile: Tile) -> None:

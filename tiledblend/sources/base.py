@@ -71,10 +71,14 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution of a source. shape: (y, x). tile: stored block (y, x) that one decode yields."""
+    """One resolution of a source. shape: (y, x). tile: stored block (y, x) that one decode yields.
+
+    decoding: bytes that decoding one takes besides its pixels, what is stored included.
+    """
 
     shape: tuple[int, int]
     tile: tuple[int, int]
+    decoding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,9 @@ class RasterSource(ShownInNotebooks, ABC):
         Sources behind a network fetch them meanwhile, so that the reads need not wait. fetch: False only counts.
         """
         return 0
+
+    def rest(self) -> None:  # most keep nothing
+        """This thread will read nothing more for now: what is kept only for its next reads may go."""
 
     def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
         """Chunks of a level that are not stored: by a listing, where that is cheap, and `missed` ones that reads found.

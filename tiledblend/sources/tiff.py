@@ -123,7 +123,8 @@ class TiffSource(RasterSource):
         self.alpha = samples.alpha if keeps_alpha else Alpha.NONE
         self.is_rgb = samples.is_rgb and (chosen[:-1] if keeps_alpha else chosen) == (0, 1, 2)
         self._orientation = _Orientation.of_tag(orientation)
-        self.levels = tuple(Level(self._orientation.pair(s.shape), self._orientation.pair(s.access)) for s in stored)
+        turned = self._orientation.pair
+        self.levels = tuple(Level(turned(s.shape), turned(s.access), s.decoding_bytes) for s in stored)
         self.pixel_size_um = pixel_size_um if pixel_size_um is None else self._orientation.pair(pixel_size_um)
         self.info = replace(
             info, channel_names=_pick(info.channel_names, chosen), channel_colors=_pick(info.channel_colors, chosen)
@@ -159,6 +160,11 @@ class TiffSource(RasterSource):
         shape, (planes, _) = self.levels[level].shape, self._planes[level]
         stored = [self._orientation.stored(region, shape) for region in regions]
         return self._readers[level].expect(stored, planes, fetch=fetch)
+
+    def rest(self) -> None:
+        """As `RasterSource.rest`."""
+        for reader in self._readers:
+            reader.rest()
 
     def require_unchanged(self) -> None:
         """By the file's size and time; an object's version is checked at every read."""
@@ -406,7 +412,7 @@ def _strip_notes(level: StoredLevel) -> list[str]:
     rows = min(level.tile[0], level.shape[0])
     note = f"striped, {rows} rows a strip: every read decodes whole strips"
     if level.tile_bytes > CACHE_BYTES // 4:
-        note += f" of {level.tile_bytes >> 20} MiB, again for each tile that crosses them; a tiled copy reads faster"
+        note += f" of {level.tile_bytes >> 20} MiB"
     return [note]
 
 

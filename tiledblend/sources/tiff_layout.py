@@ -15,7 +15,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import ceil_div
 from tiledblend.sources.base import MASK_DTYPES, SUPPORTED_DTYPES, Alpha, SourceSpec
 from tiledblend.sources.tiff_jpeg import JpegStream, jpeg_stream
-from tiledblend.sources.tiff_segments import GROUP_4_FAX, JPEG, LERC, WEBP
+from tiledblend.sources.tiff_segments import GROUP_4_FAX, JPEG, JPEG_2000, LERC, WEBP
 
 MAX_SEGMENT_BYTES = 1 << 30
 
@@ -87,6 +87,18 @@ class StoredLevel:
     def tile_bytes(self) -> int:
         """Bytes of one decoded segment."""
         return math.prod(self.tile) * self.contiguous * self.dtype.itemsize
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Most bytes that decoding one segment takes besides its pixels: as stored, and what the decoder makes."""
+        if self.raw is not None:
+            return 0
+        largest = max((int(table.counts.max(initial=0)) for table in self.pages), default=0)
+        stored, samples = min(largest, 2 * self.tile_bytes), math.prod(self.tile) * self.contiguous
+        # Measured: OpenJPEG decodes to 32-bit integers, libwebp to a picture of its own.
+        decoder = 5 * samples if self.compression in JPEG_2000 else 2 * samples if self.compression in WEBP else 0
+        converted = 2 * self.samples.count * math.prod(self.tile) if self.samples.convert is not None else 0
+        return stored + decoder + converted
 
     @property
     def access(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.bytes import ByteReader
+from tiledblend.sources.large import LargeTiles
 from tiledblend.sources.tiff_layout import PageTable, StoredLevel
 from tiledblend.sources.tiff_restarts import RestartOrder
 from tiledblend.sources.tiff_segments import GROUP_4_FAX, JpegFrames, SegmentError, check_segment
@@ -52,6 +53,10 @@ class PartlyUsed:
                 self._bytes -= tile.nbytes
             return tile
 
+    def is_large(self, size: int) -> bool:
+        """True for a tile of so many bytes that it is never kept."""
+        return size > self._limit // 4
+
     def has(self, key: tuple[int, ...]) -> bool:
         """True when the tile is kept now."""
         with self._lock:
@@ -59,7 +64,7 @@ class PartlyUsed:
 
     def put(self, key: tuple[int, ...], tile: Pixels, left: int) -> None:
         """Keep a tile of which `left` pixels were not used yet."""
-        if left <= 0 or tile.nbytes > self._limit // 4:
+        if left <= 0 or self.is_large(tile.nbytes):
             return
         with self._lock:
             old = self._tiles.pop(key, None)
@@ -117,6 +122,7 @@ class LevelReader:
         self._reader = reader
         self._level = level
         self._cache = cache
+        self._large = LargeTiles() if cache.is_large(level.tile_bytes) else None
         self._name = name
         self._number = number
         self._allow_sparse = allow_sparse
@@ -180,7 +186,7 @@ class LevelReader:
         out = np.empty((len(planes), *region.shape, samples), level.samples.dtype)
         missing = []
         for item in wanted:
-            tile = self._cache.take((self._number, item.page, item.index), item.part.size)
+            tile = self._take(item)
             if tile is None:
                 missing.append(item)
             else:
@@ -188,6 +194,11 @@ class LevelReader:
         for batch in _batches(missing):
             self._read_batch(batch, region, out)
         return out
+
+    def rest(self) -> None:
+        """This thread reads no more for now: let go of the large tiles that it keeps."""
+        if self._large is not None:
+            self._large.clear()
 
     def expect(self, regions: Sequence[Region], planes: Sequence[tuple[int, int]], *, fetch: bool) -> int:
         """Tell the reader which segments reads of these regions need; returns the number of merged requests."""
@@ -198,7 +209,7 @@ class LevelReader:
             (item.offset, item.count)
             for item in wanted
             if item.count and item.offset + item.count <= self._reader.size
-            if not self._cache.has((self._number, item.page, item.index))
+            if not self._has((self._number, item.page, item.index))
         }
         return self._reader.expect(sorted(ranges), fetch=fetch)
 
@@ -209,15 +220,37 @@ class LevelReader:
             if item.count == 0:
                 out[item.plane][item.part.shift(-region.y0, -region.x0).slices] = 0
                 continue
+            self._make_room()
             tile = self._decode(next(data), item, region)
             _paste(out, region, item, tile)
-            self._cache.put((self._number, item.page, item.index), tile, item.bounds.size - item.part.size)
+            self._keep(item, tile)
+
+    def _make_room(self) -> None:
+        if self._large is not None:
+            self._large.make_room(self._tile_bytes)
+
+    def _has(self, key: tuple[int, ...]) -> bool:
+        return self._cache.has(key) if self._large is None else self._large.has(key)
+
+    def _take(self, item: _Wanted) -> Pixels | None:
+        """A decoded segment that is kept."""
+        key = self._number, item.page, item.index
+        return self._cache.take(key, item.part.size) if self._large is None else self._large.get(key)
+
+    def _keep(self, item: _Wanted, tile: Pixels) -> None:
+        """Keep a segment of which a read used a part."""
+        key, left = (self._number, item.page, item.index), item.bounds.size - item.part.size
+        if self._large is None:
+            self._cache.put(key, tile, left)
+        elif left > 0:
+            self._large.put(key, tile)
 
     def _one(self, item: _Wanted) -> Pixels | None:
-        kept = self._cache.take((self._number, item.page, item.index), item.part.size)
+        kept = self._take(item)
         if kept is not None:
             return kept.copy()  # another thread may be pasting from it, and what is returned is the caller's
         if self._check_place(item, item.part):
+            self._make_room()
             return self._decode(self._fetch([item])[0], item, item.part)
         return None
 

@@ -79,6 +79,10 @@ class SelectedSource(RasterSource):
         """As the other source's."""
         return self._source.expect(regions, level + self.spec.level, fetch=fetch)
 
+    def rest(self) -> None:
+        """As `RasterSource.rest`."""
+        self._source.rest()
+
     def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
         """As the other source's."""
         return self._source.unstored(level + self.spec.level, missed)
