@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from numpy.typing import NDArray
 
 import tiledblend as tb
+from tiledblend.cluster import ClusterOptions
 from tiledblend.composite import Canvas, Composite, Layer
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.plan import PROCESS_BYTES, _image_bytes
 from tiledblend.reading import layer_readers
+from tiledblend.report import plan_text
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.store.spec import OutputSpec
 
@@ -133,9 +138,45 @@ def test_more_memory_for_larger_sigma_shard_and_layers() -> None:
     small = tb.plan(halves((4000, 4000)), OutputSpec(512, 1024)).tile_bytes
     assert tb.plan(halves((4000, 4000)), OutputSpec(512, 4096)).tile_bytes > small
     fine, coarse = (
-        tb.plan(halves((4000, 4000), feather=sigma), OutputSpec(512, 1024)).tile_bytes for sigma in (11, 110)
+        tb.plan(halves((4000, 4000), feather=sigma), OutputSpec(512, 1024), samples=0).tile_bytes
+        for sigma in (11, 1100)
     )
     assert coarse > fine
+
+
+def test_small_layers_take_memory_where_they_are() -> None:
+    """Two hundred patches on a canvas were planned as two hundred whole layers in every tile."""
+    rng = np.random.default_rng(0)
+    base, soft = Layer(Endless((6000, 9000))), tb.Feather.px(8)
+    corners = [(int(y), int(x)) for y, x in zip(rng.integers(0, 5700, 200), rng.integers(0, 8600, 200), strict=True)]
+    patches = [Layer(Endless((300, 400)), offset=corner, feather=soft) for corner in corners]
+    alone, stacked = tb.plan(Composite([base])), tb.plan(Composite([base, *[patches[0]] * 200]))
+    spread = tb.plan(Composite([base, *patches]))
+    assert alone.tile_bytes < spread.tile_bytes < alone.tile_bytes + 100_000_000
+    assert stacked.tile_bytes > spread.tile_bytes + 200_000_000
+
+
+def test_a_wide_feathers_halo_is_not_kept() -> None:
+    kept = tb.plan(halves((6000, 9000), feather=3000), samples=0).tile_bytes
+    assert kept < 200_000_000
+
+
+def test_memory_counts_a_strip_that_is_the_whole_image(tmp_path: Path) -> None:
+    """Each thread decodes it, and holds what is stored meanwhile."""
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (3000, 5000, 3), np.uint8)
+    tifffile.imwrite(path, pixels, rowsperstrip=3000, compression="zlib", photometric="rgb", metadata=None)
+    striped, tiled = tb.plan(Composite([Layer(tb.open(str(path)))])), tb.plan(Composite([Layer(Endless((3000, 5000)))]))
+    assert striped.tile_bytes - tiled.tile_bytes > 1.9 * pixels.nbytes - 512 * 5512 * 3
+    assert striped.process_bytes(1) == PROCESS_BYTES + striped.tile_bytes
+    assert sum("decoded again by every tile" in note for note in striped.notes) == 1
+
+
+def test_large_zarr_chunks_are_told(tmp_path: Path) -> None:
+    for name, chunk in (("whole", 2000), ("small", 500)):
+        zarr.create_array(tmp_path / name, shape=(2000, 2000, 3), chunks=(chunk, chunk, 3), dtype="uint8")
+        notes = tb.plan(Composite([Layer(tb.open(str(tmp_path / name)))])).notes
+        assert any("decoded again by every row" in note for note in notes) == (chunk == 2000)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -166,3 +207,9 @@ def test_refusals_of_a_plan() -> None:
         tb.plan(Composite([Layer(Endless((1, 2)), labels)]))
     with pytest.raises(UsageError, match="use --shard"):
         OutputSpec(512, 1000)
+
+
+def test_the_memory_that_is_told_is_one_process_s() -> None:
+    planned = tb.plan(halves((600, 600)), OutputSpec(512, 1024), samples=0)
+    assert "in each of 3 processes of 2 threads" in plan_text(planned, ClusterOptions(workers=3, threads_per_worker=2))
+    assert "in 1 process of 1 thread" in plan_text(planned, ClusterOptions(threads_per_worker=1))

@@ -23,6 +23,7 @@ from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import TileRenderer, block_side, chunk_rows, classify
 from tiledblend.sources.base import Missed, RasterSource, Unstored
+from tiledblend.sources.large import LARGE_BYTES
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
@@ -34,6 +35,10 @@ MOST_STORING = 2
 """Tiles of a process that are being stored while its threads render others."""
 MAX_TILES = 50_000_000
 CACHE_BYTES = 64_000_000
+LARGE_TILE = 8_000_000
+"""Bytes of a stored tile above which it is decoded again for each tile of the result that it crosses, and told."""
+MOST_SQUARES = 256
+"""A layer in more of them is counted in all."""
 
 
 @dataclass(frozen=True)
@@ -292,20 +297,57 @@ def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: 
     at a time is read, blended and halved, band by band."""
     grid, item = layout.grid, composite.dtype.itemsize
     height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
-    row, band = min(grid.chunk, height) * width, min(block_side(readers), grid.chunk, height) * width
-    preparing, kept = 0, 0
-    working = row * layout.channels * item * 3 // 2
-    for reader in readers:
-        image, is_placed = reader.layer.image, reader.pixels.sampling is not None
-        # A row that one layer decides is counted above; a blended one is read band by band.
-        working += band * 8 + (_image_bytes(reader, row, item) if is_placed else band * image.channels * item)
-        tile_y, tile_x = image.levels[reader.pixels.level].tile
-        stored_columns = min(ceil_div(width, tile_x) * tile_x + tile_x, reader.pixels.shape[1])
-        working += min(tile_y * stored_columns * image.channels * item, CACHE_BYTES)
-        made, left = _mask_bytes(reader, (height, width))
-        shared = _kept_bytes(composite, reader, (height, width))
-        preparing, kept = max(preparing, made) + shared, kept + left
-    return kept + max(preparing, working)
+    rows, block = min(grid.chunk, height), block_side(readers)
+    preparing, decoding = 0, 0
+    # By where each layer is: what a tile keeps, what its reads keep decoded, what a row of chunks needs.
+    kept, shared, tiles, working = ([0] * len(readers) for _ in range(4))
+    for i, reader in enumerate(readers):
+        image, level = reader.layer.image, reader.layer.image.levels[reader.pixels.level]
+        high, wide = (min(a, b) for a, b in zip((height, width), reader.visible.shape, strict=True))
+        made, kept[i] = _mask_bytes(reader, (high, wide))
+        shared[i] = _kept_bytes(composite, reader, (high, wide))
+        preparing = max(preparing, made)
+        # Blocks at its sides are partly beyond the layer.
+        wide = min(wide + 2 * block, width)
+        band = min(block, rows) * wide
+        # A row that one layer decides is counted below; a blended one is read band by band.
+        is_placed = reader.pixels.sampling is not None
+        working[i] = band * 8 + (_image_bytes(reader, rows * wide, item) if is_placed else band * image.channels * item)
+        tiles[i] = _decoded_bytes(image, reader.pixels.level, wide)
+        decoding = max(decoding, level.decoding)
+        if isinstance(reader.layer.mask, RasterSource) and reader.mask_level is not None:
+            mask = reader.layer.mask.levels[reader.mask_level]
+            tiles[i] += _decoded_bytes(reader.layer.mask, reader.mask_level, 0)
+            decoding = max(decoding, mask.decoding)
+    seen = [reader.visible for reader in readers]
+    row = rows * width * layout.channels * item * 3 // 2
+    preparing += _most_at_once(seen, shared, grid.shard)
+    working_most = row + _most_at_once(seen, working, max(grid.chunk, block))
+    in_tile = _most_at_once(seen, kept, grid.shard) + _most_at_once(seen, tiles, grid.shard)
+    return in_tile + decoding + max(preparing, working_most)
+
+
+def _decoded_bytes(source: RasterSource, level: int, width: int) -> int:
+    """Of stored tiles while a region of `width` pixels is read: a row of them, or the largest there may be."""
+    shape, pixel = source.levels[level].shape, source.channels * source.dtype.itemsize
+    tile_y, tile_x = (min(tile, side) for tile, side in zip(source.levels[level].tile, shape, strict=True))
+    row = tile_y * min(ceil_div(width, tile_x) * tile_x + tile_x, shape[1]) * pixel
+    tile = tile_y * tile_x * pixel
+    kept = min(LARGE_BYTES, shape[0] * shape[1] * pixel) if tile > LARGE_TILE else 0
+    return max(tile, kept, min(row, CACHE_BYTES))
+
+
+def _most_at_once(places: Sequence[Region], sizes: Sequence[int], side: int) -> int:
+    """Largest sum of the sizes of what lies in one square of `side` pixels; what lies in many counts everywhere."""
+    everywhere, squares = 0, Counter[tuple[int, int]]()
+    for place, size in zip(places, sizes, strict=True):
+        rows = range(place.y0 // side, ceil_div(place.y1, side))
+        columns = range(place.x0 // side, ceil_div(place.x1, side))
+        if len(rows) * len(columns) > MOST_SQUARES:
+            everywhere += size
+        else:
+            squares.update({(row, column): size for row in rows for column in columns})
+    return everywhere + max(squares.values(), default=0)
 
 
 def _mask_bytes(reader: LayerReader, tile: tuple[int, int]) -> tuple[int, int]:
@@ -320,7 +362,7 @@ def _mask_bytes(reader: LayerReader, tile: tuple[int, int]) -> tuple[int, int]:
         return units + _growing_bytes(reader, height, width) + wide * STRIP_ROWS * 8, units
     (small_y, small_x), (kept_y, kept_x) = reader.kernel.strip_cell_px, reader.kernel.kept_px
     small = ceil_div(high, small_y) * ceil_div(wide, small_x)
-    kept = 2 * ceil_div(high, kept_y) * ceil_div(wide, kept_x)
+    kept = 2 * (ceil_div(height, kept_y) + 2) * (ceil_div(width, kept_x) + 2)
     # A strip as stored, as uint16 and a quarter of it; cells as integers, as float32, filtered, enlarged.
     made = strip_y * wide * 6 + small * 8 + 2 * kept + _growing_bytes(reader, strip_y, width)
     return made, kept
@@ -365,7 +407,7 @@ def _whole_images(composite: Composite) -> int:
         for s in (layer.image, layer.mask)
         if s is not None and not isinstance(s, str)
     }
-    whole = (s for s in sources.values() if s.levels[0].tile == s.shape)
+    whole = (s for s in sources.values() if s.levels[0].tile == s.shape and not s.levels[0].decoding)
     outlines = {s.spec.path: s.opening_bytes for s in sources.values() if isinstance(s, PolygonSource)}
     return sum(outlines.values()) + sum(s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize for s in whole)
 
@@ -378,16 +420,7 @@ def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[s
         for source in (layer.image, layer.mask):
             if source is not None and not isinstance(source, str):
                 yield from (f"{source.name}: {note}" for note in source.info.notes)
-                tile_y, tile_x = source.levels[0].tile
-                if (
-                    tile_x >= source.shape[1]
-                    and source.shape[1] > 4096
-                    and source.info.format.lower().startswith("tif")
-                ):
-                    yield (
-                        f"{source.name}: stored in strips of {tile_y} rows, each decoded again by every tile "
-                        "that it crosses; a tiled copy reads faster"
-                    )
+                yield from _decoding_notes(source)
     yield from _placement_notes(composite)
     for reader in islice(readers, 1, None):
         if reader.frame & reader.visible != reader.frame:
@@ -395,6 +428,22 @@ def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[s
                 f"{reader.layer.image.name}: only {reader.visible} of the canvas is covered; the rest "
                 "of the layer lies outside"
             )
+
+
+def _decoding_notes(source: RasterSource) -> Iterator[str]:
+    """What is decoded several times by the way it is stored."""
+    (tile_y, tile_x), kind = source.levels[0].tile, source.info.format.lower()
+    size = tile_y * tile_x * source.channels * source.dtype.itemsize
+    if kind.startswith("tif") and tile_x >= source.shape[1] and (source.shape[1] > 4096 or size > LARGE_TILE):
+        yield (
+            f"{source.name}: stored in strips of {tile_y} rows, each decoded again by every tile "
+            "that it crosses; a tiled copy reads faster"
+        )
+    if "zarr" in kind and size > LARGE_TILE:
+        yield (
+            f"{source.name}: stored in chunks of {tile_y} x {tile_x} px, each decoded again by every row of the "
+            "result's chunks that it crosses; a copy in smaller chunks reads faster"
+        )
 
 
 def _placement_notes(composite: Composite) -> Iterator[str]:

@@ -229,7 +229,8 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
     from tiledblend.cluster import threads_of
 
     facts, threads = planned.as_dict(), threads_of(cluster)
-    where = f"{counted(cluster.workers or 1, 'process', 'processes')} of {counted(threads, 'thread', 'threads')}"
+    each = f"each of {cluster.workers} processes" if (cluster.workers or 1) > 1 else "1 process"
+    where = f"{each} of {counted(threads, 'thread', 'threads')}"
     classes = ", ".join(f"{100 * share:.1f} % {name}" for name, share in facts["classes"].items())
     how = "all tiles" if facts["exact"] else f"{facts['sampled_tiles']} sampled tiles"
     what = f"{_size(facts['shape'], facts['channels'], facts['dtype'])}, {counted(facts['levels'], 'level', 'levels')}"

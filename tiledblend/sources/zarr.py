@@ -303,7 +303,7 @@ class ZarrSource(RasterSource):
         for number, level in enumerate(facts):
             _require_few_chunks(level, axes, f"{spec}: level {number}")
         self.is_rgb, self.alpha = _meaning(image, self.dtype, self.channels)
-        self.levels = tuple(_level(axes, level) for level in facts)
+        self.levels = tuple(_level(axes, level, self.dtype.itemsize) for level in facts)
         self.pixel_size_um = image.pixel_size_um
         self.info = _info(image)
         self._opened = [_modified(path) for path in image.documents]
@@ -498,9 +498,10 @@ def _checked_dtype(name: str, mask: bool, called: str) -> np.dtype[Any]:
     return check_dtype(dtype, mask=mask, source=called)
 
 
-def _level(axes: PlaneAxes, facts: ArrayFacts) -> Level:
+def _level(axes: PlaneAxes, facts: ArrayFacts, itemsize: int) -> Level:
     (height, width), (rows, columns) = axes.yx(facts.shape), axes.yx(facts.chunk)
-    return Level((height, width), (min(rows, height), min(columns, width)))
+    # Another chunk than the one that is being used, and itself as stored.
+    return Level((height, width), (min(rows, height), min(columns, width)), 2 * math.prod(facts.chunk) * itemsize)
 
 
 def _info(image: ZarrImage) -> SourceInfo:
