@@ -163,10 +163,11 @@ class TileJob:
                 return render_tile_passing(self.composite, self.rules, self.layout, tile, sink)
             return render_tile(self.composite, self.rules, self.layout.grid, tile, sink)
         finally:
-            # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
-            for source in sources_of(self.composite):
+            sources = sources_of(self.composite)
+            for source in sources:
                 source.rest()
-            for source in sources_of(self.composite):
+            # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
+            for source in sources:
                 source.require_unchanged()
 
     def rehearse(self, tile: Tile) -> None:
