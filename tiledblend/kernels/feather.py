@@ -191,6 +191,8 @@ def _taps(sigma: float, ksize: int | None) -> Taps:
     tail = np.array(half[:0:-1]) / (half[0] + 2 * sum(half[1:])) * total
     # The running sum is rounded, not each tap: a step edge is then off by half a unit at most.
     rounded = np.diff(np.rint(np.cumsum(tail)), prepend=0.0)
+    # Zeros at the ends would cost time and reach for nothing.
+    rounded = np.trim_zeros(rounded, "f")
     return np.concatenate([rounded, [total - 2 * rounded.sum()], rounded[::-1]])
 
 
