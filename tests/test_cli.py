@@ -122,6 +122,18 @@ def test_plan_says_what_would_happen_and_writes_nothing(slides: Slides, command:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_does_not_wait_for_an_output_that_does_not_answer(
+    slides: Slides, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object) -> None:
+        time.sleep(20)
+
+    monkeypatch.setattr("tiledblend.store.commit.refuse_taken", silent)
+    monkeypatch.setattr("tiledblend.cluster.ANSWER_SECONDS", 0.5)
+    planned = command("plan", slides.base, "-o", "s3://bucket/out.ome.zarr", "--json")
+    assert (planned.code, json.loads(planned.out)["refused"]) == (0, "s3://bucket/out.ome.zarr: no answer in 0.5 s")
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_a_signal_at_the_interpreters_end_changes_nothing(number: str) -> None:
     program = f"""

@@ -355,6 +355,9 @@ def test_a_stop_is_noticed_while_something_is_waited_for(
     assert stopped_after(1, scheduler_file=file) < 6
     assert f"waiting up to 60 s for a dask scheduler to write {file}" in caplog.text
     with dask_processes(tmp_path, workers=0):
+        until = time.monotonic() + 60
+        while not (tmp_path / "scheduler.json").exists() and time.monotonic() < until:
+            time.sleep(0.1)
         assert stopped_after(4, scheduler_file=str(tmp_path / "scheduler.json")) < 20
     assert "waiting up to 300 s for a worker of the dask cluster" in caplog.text
 

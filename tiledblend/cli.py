@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -548,6 +549,7 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
     from tiledblend.ometiff.work import SUFFIX
     from tiledblend.plan import plan
 
+    _cannot_resume()
     report.start_logging(debug=_is_debugging())
     cluster = _cluster(flags)
     job = _built(flags)
@@ -573,9 +575,9 @@ def plan_command(exact: bool, as_json: bool, **flags: Any) -> None:
 
 def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
     """Why blend, with the same flags, would not begin; None where it would."""
-    from tiledblend.cluster import threads_of
+    from tiledblend.cluster import ANSWER_SECONDS, asked, threads_of
     from tiledblend.export import check_image_output
-    from tiledblend.fingerprint import sources_of
+    from tiledblend.fingerprint import stored_paths
     from tiledblend.ometiff.export import checked_target
     from tiledblend.ometiff.options import is_ometiff_path
     from tiledblend.ometiff.work import WorkFolder
@@ -583,22 +585,29 @@ def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
     from tiledblend.store.objects import DirectoryStore
 
     composite, path = job.composite, job.path
-    inputs = [source.spec.path for source in sources_of(composite)]
-    try:
-        if path is not None and is_ometiff_path(path):
+
+    def look(path: str) -> None:
+        if is_ometiff_path(path):
             target = checked_target(path)
-            refuse_overlap(DirectoryStore(target), inputs)
+            refuse_overlap(DirectoryStore(target), stored_paths(composite))
             WorkFolder(target).refuse_taken()
-        elif path is not None and _is_image(path):
+        elif _is_image(path):
             has_alpha = composite.has_alpha
             check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
-            return None
-        elif path is not None:
-            refuse_taken(path, inputs)
-        memory, remedy = cluster.memory_of_each()
-        planned.require_memory(threads_of(cluster), memory, remedy, path)
+        else:
+            refuse_taken(path, stored_paths(composite))
+
+    try:
+        if path is not None:
+            # A store that does not answer would be asked for minutes, as a run asks it.
+            asked(partial(look, path), seconds=ANSWER_SECONDS)
+        if path is None or not _is_image(path):
+            memory, remedy = cluster.memory_of_each()
+            planned.require_memory(threads_of(cluster), memory, remedy, path)
     except UsageError:
         raise
+    except TimeoutError as error:
+        return f"{path}: {error}"
     except TiledblendError as error:
         return str(error)
     return None

@@ -616,6 +616,7 @@ def decide_rules(composite: Composite) -> tuple[MaskRule | None, ...]:
         if mask.channels >= 3:
             log.info("mask %s: %d channels, taken as BT.601 luma", mask.name, mask.channels)
         rules.append(decide_mask_rule(mask, layer.mask_values))
+        mask.rest()
     return tuple(rules)
 
 
