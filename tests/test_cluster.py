@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
@@ -342,12 +343,12 @@ def test_a_stop_is_noticed_while_something_is_waited_for(
 ) -> None:
     """A batch system that ends a job gives it half a minute."""
 
-    def stopped_after(seconds: float, **options: str) -> float:
+    def stopped_after(seconds: float, **options: Any) -> float:
         stop, out = threading.Event(), tmp_path / "out.ome.zarr"
         threading.Timer(seconds, stop.set).start()
         started = time.monotonic()
         with pytest.raises(InterruptedRun, match="stopped; continue with --resume"):
-            write(composite(slides), str(out), output=SPEC, cluster=ClusterOptions(**options), stop=stop)  # type: ignore[arg-type]
+            write(composite(slides), str(out), output=SPEC, cluster=ClusterOptions(**options), stop=stop)
         assert not out.exists()
         return time.monotonic() - started
 
@@ -476,7 +477,7 @@ class Cluster:
 
 def test_workers_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """A late worker widens the window and is held to the plan's memory; a cluster without any is told, later."""
-    monkeypatch.setattr(connection, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(connection, "WORKERS_SECONDS", 0)
     asked: list[list[str]] = []
     cluster = Cluster(a=2)
     workers = connection.Workforce(cluster, lambda found: asked.append(list(found)))  # type: ignore[arg-type]
@@ -543,7 +544,7 @@ def test_options_that_contradict_each_other(tmp_path: Path, monkeypatch: pytest.
         ClusterOptions(scheduler="tcp://h:1", scheduler_file="f")
     for name in ("scheduler", "scheduler_file"):
         with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is empty"):
-            ClusterOptions(**{name: ""})  # type: ignore[arg-type]
+            ClusterOptions(**dict[str, Any]([(name, "")]))
     with pytest.raises(UsageError, match="--threads-per-worker is for a cluster that is started here"):
         ClusterOptions(scheduler="tcp://h:1", threads_per_worker=2)
     monkeypatch.setattr(clusters, "_has_bokeh", lambda: False)

@@ -19,6 +19,9 @@ from tiledblend.geometry import Region
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.sources.base import Alpha, RasterSource
 
+LOOSE: Any = tb
+"""What a caller without a type checker may pass."""
+
 
 def image(
     shape: tuple[int, int] = (20, 30),
@@ -91,35 +94,35 @@ def test_micrometres_need_pixels_of_known_size() -> None:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda: Feather("16px"), "feather sigma '16px' must be a number"),  # type: ignore[arg-type]
-        (lambda: Feather.px(None), "feather sigma None"),  # type: ignore[arg-type]
-        (lambda: Feather(1, "mm"), "feather unit 'mm' must be px or um"),  # type: ignore[arg-type]
-        (lambda: Feather(3, "px", 5), "both sigma 3.0 and ksize 5"),
-        (lambda: Feather.ksize(5.7), "feather ksize 5.7 must be a whole number"),  # type: ignore[arg-type]
-        (lambda: tb.Length("3"), "length '3' must be a number"),  # type: ignore[arg-type]
-        (lambda: tb.Length(3, "mm"), "length unit 'mm'"),  # type: ignore[arg-type]
-        (lambda: tb.Labels(9), "labels 9"),  # type: ignore[arg-type]
-        (lambda: tb.Labels(("a",)), "labels"),  # type: ignore[arg-type]
-        (lambda: Canvas(5), "canvas shape 5"),  # type: ignore[arg-type]
-        (lambda: Canvas((5.5, 5)), "canvas shape"),  # type: ignore[arg-type]
-        (lambda: Canvas((5, 5), dtype="foo"), "canvas dtype 'foo'"),
-        (lambda: Canvas((5, 5), pixel_size_um=(1, 2, 3)), "pixel size"),  # type: ignore[arg-type]
-        (lambda: Composite(Layer(image())), "must be a list of Layer"),  # type: ignore[arg-type]
-        (lambda: Composite([image()]), "must be a list of Layer"),  # type: ignore[list-item]
-        (lambda: Composite(None), "layers None"),  # type: ignore[arg-type]
-        (lambda: Composite([Layer(image())], canvas=(20, 30)), "must be a Canvas"),  # type: ignore[arg-type]
-        (lambda: Composite([Layer(image())], background="red"), "background 'red'"),  # type: ignore[arg-type]
-        (lambda: Composite([Layer(image())], background=None), "background None"),  # type: ignore[arg-type]
-        (lambda: Composite([Layer(image())], reduction="x"), "reduction 'x'"),  # type: ignore[arg-type]
-        (lambda: tb.at_level(Composite([Layer(image())]), 1.5), "level 1.5 must be a whole number"),  # type: ignore[arg-type]
-        (lambda: tb.plan(Composite([Layer(image())]), samples=-1), "samples -1"),
-        (lambda: tb.blend_ometiff(Composite([Layer(image())]), "x.ome.tif"), "must be a Plan"),  # type: ignore[arg-type]
-        (lambda: tb.ClusterOptions(workers="2"), "--workers '2' must be a whole number"),  # type: ignore[arg-type]
-        (lambda: tb.ClusterOptions(threads_per_worker=1.5), "--threads-per-worker 1.5"),  # type: ignore[arg-type]
-        (lambda: tb.ClusterOptions(memory_limit=[1]), "--memory-limit"),  # type: ignore[arg-type]
-        (lambda: tb.open(3), "int is no path"),  # type: ignore[arg-type]
-        (lambda: tb.open("x.tif", channels=1), "channels 1"),  # type: ignore[arg-type]
-        (lambda: tb.open("x.tif", plane="z"), "plane 'z'"),  # type: ignore[arg-type]
+        (lambda: LOOSE.Feather("16px"), "feather sigma '16px' must be a number"),
+        (lambda: LOOSE.Feather.px(None), "feather sigma None"),
+        (lambda: LOOSE.Feather(1, "mm"), "feather unit 'mm' must be px or um"),
+        (lambda: LOOSE.Feather(3, "px", 5), "both sigma 3.0 and ksize 5"),
+        (lambda: LOOSE.Feather.ksize(5.7), "feather ksize 5.7 must be a whole number"),
+        (lambda: LOOSE.Length("3"), "length '3' must be a number"),
+        (lambda: LOOSE.Length(3, "mm"), "length unit 'mm'"),
+        (lambda: LOOSE.Labels(9), "labels 9"),
+        (lambda: LOOSE.Labels(("a",)), "labels"),
+        (lambda: LOOSE.Canvas(5), "canvas shape 5"),
+        (lambda: LOOSE.Canvas((5.5, 5)), "canvas shape"),
+        (lambda: LOOSE.Canvas((5, 5), dtype="foo"), "canvas dtype 'foo'"),
+        (lambda: LOOSE.Canvas((5, 5), pixel_size_um=(1, 2, 3)), "pixel size"),
+        (lambda: LOOSE.Composite(LOOSE.Layer(image())), "must be a list of Layer"),
+        (lambda: LOOSE.Composite([image()]), "must be a list of Layer"),
+        (lambda: LOOSE.Composite(None), "layers None"),
+        (lambda: LOOSE.Composite([LOOSE.Layer(image())], canvas=(20, 30)), "must be a Canvas"),
+        (lambda: LOOSE.Composite([LOOSE.Layer(image())], background="red"), "background 'red'"),
+        (lambda: LOOSE.Composite([LOOSE.Layer(image())], background=None), "background None"),
+        (lambda: LOOSE.Composite([LOOSE.Layer(image())], reduction="x"), "reduction 'x'"),
+        (lambda: LOOSE.at_level(LOOSE.Composite([LOOSE.Layer(image())]), 1.5), "level 1.5 must be a whole number"),
+        (lambda: LOOSE.plan(LOOSE.Composite([LOOSE.Layer(image())]), samples=-1), "samples -1"),
+        (lambda: LOOSE.blend_ometiff(LOOSE.Composite([LOOSE.Layer(image())]), "x.ome.tif"), "must be a Plan"),
+        (lambda: LOOSE.ClusterOptions(workers="2"), "--workers '2' must be a whole number"),
+        (lambda: LOOSE.ClusterOptions(threads_per_worker=1.5), "--threads-per-worker 1.5"),
+        (lambda: LOOSE.ClusterOptions(memory_limit=[1]), "--memory-limit"),
+        (lambda: LOOSE.open(3), "int is no path"),
+        (lambda: LOOSE.open("x.tif", channels=1), "channels 1"),
+        (lambda: LOOSE.open("x.tif", plane="z"), "plane 'z'"),
     ],
 )
 def test_descriptions_of_another_kind(made: Callable[[], Any], words: str) -> None:
@@ -130,9 +133,11 @@ def test_descriptions_of_another_kind(made: Callable[[], Any], words: str) -> No
 
 def test_numbers_of_numpy_become_python_ones() -> None:
     """What a run's ledger keeps is JSON, and a description is a key of dicts."""
-    layer = Layer(image(), image(channels=1), np.array([0, 9]), opacity=np.float32(0.5), feather=Feather(np.float32(2)))  # type: ignore[arg-type]
-    canvas = Canvas(np.array([20, 30]), np.uint8(3), np.uint8)  # type: ignore[arg-type]
-    made = Composite([layer], background=np.array([1, 2, 3]), canvas=canvas)  # type: ignore[arg-type]
+    layer = LOOSE.Layer(
+        image(), image(channels=1), np.array([0, 9]), opacity=np.float32(0.5), feather=LOOSE.Feather(np.float32(2))
+    )
+    canvas = LOOSE.Canvas(np.array([20, 30]), np.uint8(3), np.uint8)
+    made = LOOSE.Composite([layer], background=np.array([1, 2, 3]), canvas=canvas)
     assert json.loads(json.dumps(fingerprint(made)))["background"] == [1, 2, 3]
     assert hash(made) == hash(Composite([layer], background=(1, 2, 3), canvas=Canvas((20, 30), 3, "uint8")))
 

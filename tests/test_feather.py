@@ -251,6 +251,13 @@ def test_enlarging_against_numpy(side: tuple[int, int]) -> None:
     assert np.abs(got - whole[in_whole.slices] / ENLARGED_FULL).max() <= 2 / ENLARGED_FULL
 
 
+@pytest.mark.parametrize("sigma", [*SIGMAS, (2.5, 12)])
+def test_no_tap_at_a_filters_end_is_zero(sigma: Any) -> None:
+    """It would cost time, and a halo that nothing reads."""
+    for taps in FeatherKernel(sigma).taps():
+        assert taps[0] == taps[-1] != 0
+
+
 @pytest.mark.parametrize("sigma", [3.125, 3.49, 3.5, 6.99, 7, 9, 13.99, 14, 20, 27.99, 28, 111])
 def test_no_mask_whatever_is_off_by_more(sigma: float) -> None:
     """Half the sum of what a pixel's weights and the Gaussian's differ by is the most that a mask can be off by.

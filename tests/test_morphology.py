@@ -200,9 +200,10 @@ def test_whole_lazy_and_fused_are_the_same_bits(
 
 def test_refusals() -> None:
     image = tb.from_array(np.zeros((9, 9, 1), np.uint8), axes="yxc", name="over")
-    for what, value in {"grow": 3, "invert": True, "mask_values": "binary"}.items():
+    given: dict[str, Any] = {"grow": 3, "invert": True, "mask_values": "binary"}
+    for what, value in given.items():
         with pytest.raises(UsageError, match=f"over: {what} needs a mask"):
-            tb.Layer(image, **{what: value})  # type: ignore[arg-type]
+            tb.Layer(image, **{what: value})
     with pytest.raises(UsageError, match="grow 'wide' is not understood; use 8px"):
         masked(blob(), grow="wide")
     with pytest.raises(UsageError, match="grow 3um needs a pixel size"):

@@ -427,7 +427,8 @@ def test_the_name_of_an_array_is_no_path(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("dtype", [">u2", ">f4"])
 def test_big_endian_arrays_are_written(dtype: str, tmp_path: Path) -> None:
     pixels = image(0).astype(dtype)
-    made = Composite([Layer(tb.from_array(pixels, axes="yxc"), opacity=np.float32(1))])  # type: ignore[arg-type]
+    opacity: Any = np.float32(1)
+    made = Composite([Layer(tb.from_array(pixels, axes="yxc"), opacity=opacity)])
     tb.write(made, tmp_path / "x.zarr", output=SMALL)
     np.testing.assert_array_equal(stored(tmp_path / "x.zarr"), pixels)
 

@@ -797,12 +797,12 @@ def test_tile_bombs_of_other_codecs(compression: str) -> None:
     encode = getattr(imagecodecs, f"{'jpeg2k' if compression == 'jpeg2000' else compression}_encode")
     for options in ({}, {"lossless": True}) if compression == "webp" else ({},):
         data = encode(bomb, **options)
-        check_segment(data, code, (512, 512, 3), (512, 512))
-        check_segment(data, code, (600, 512, 3), (512, 512))
+        check_segment(data, code, (512, 512, 3), (512, 512), None)
+        check_segment(data, code, (600, 512, 3), (512, 512), None)
         with pytest.raises(SegmentError, match="512 x 512"):
-            check_segment(data, code, (64, 64, 3), (64, 64))
+            check_segment(data, code, (64, 64, 3), (64, 64), None)
         with pytest.raises(SegmentError):
-            check_segment(data[:20], code, (512, 512, 3), (512, 512))
+            check_segment(data[:20], code, (512, 512, 3), (512, 512), None)
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "zlib"])
@@ -1051,19 +1051,19 @@ def test_sizes_in_other_codecs_own_headers(codec: str, code: int) -> None:
     encode = getattr(imagecodecs, f"{codec}_encode")
     for height, width in [(512, 512), (240, 256), (300, 77), (16, 1000)]:
         data = encode(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-        check_segment(data, code, (height, width, 3), (height, width))
+        check_segment(data, code, (height, width, 3), (height, width), None)
         for stored in [(height // 2, width, 3), (height, width // 2, 3)]:
             with pytest.raises(SegmentError, match=f"{height} x {width}"):
-                check_segment(data, code, stored, stored[:2])
+                check_segment(data, code, stored, stored[:2], None)
         with pytest.raises(SegmentError):
-            check_segment(data[:8], code, (height, width, 3), (height, width))
+            check_segment(data[:8], code, (height, width, 3), (height, width), None)
 
 
 def test_samples_in_other_codecs_own_headers() -> None:
     many = np.zeros((64, 64, 40), np.uint8)
     for code, data in [(34887, imagecodecs.lerc_encode(many)), (34712, imagecodecs.jpeg2k_encode(many[..., :4]))]:
         with pytest.raises(SegmentError, match="samples per pixel, the TIFF says 3"):
-            check_segment(data, code, (64, 64, 3), (64, 64))
+            check_segment(data, code, (64, 64, 3), (64, 64), None)
 
 
 def test_unlike_pages_by_the_thousand(tmp_path: Path) -> None:

@@ -91,17 +91,17 @@ class ClusterOptions:
         for name in ("workers", "threads_per_worker"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise UsageError(f"{_flag(name)} {value!r} must be a whole number, at least 1")
+                raise UsageError(f"{flag_of(name)} {value!r} must be a whole number, at least 1")
         self._memory_limit_bytes()  # refuses what is no size
         self._require_whole_tls()
         for name in ("scheduler", "scheduler_file"):
             if getattr(self, name) == "":
-                raise UsageError(f"{_flag(name)} is empty; name a scheduler, or leave it out for a cluster here")
+                raise UsageError(f"{flag_of(name)} is empty; name a scheduler, or leave it out for a cluster here")
         if self.scheduler and self.scheduler_file:
             raise UsageError("--scheduler and --scheduler-file name the cluster twice; give one of them")
         if (self.scheduler or self.scheduler_file) and self.local:
             raise UsageError(
-                f"{_flag(self.local[0])} is for a cluster that is started here; a running scheduler has its workers"
+                f"{flag_of(self.local[0])} is for a cluster that is started here; a running scheduler has its workers"
                 " already"
             )
         if (self.dashboard or self.performance_report) and not _has_bokeh():
@@ -151,7 +151,7 @@ class ClusterOptions:
             raise UsageError("--tls-ca-file, --tls-cert and --tls-key go together; give all three")
         for name, path in given.items():
             if path and not os.access(path, os.R_OK):
-                raise UsageError(f"{_flag(name)} {path}: there is no such file, or it may not be read")
+                raise UsageError(f"{flag_of(name)} {path}: there is no such file, or it may not be read")
         if self.tls_ca_file and self.tls_cert and self.tls_key:
             _require_pem(self.tls_ca_file, self.tls_cert, self.tls_key)
 
@@ -181,7 +181,8 @@ def _reason(error: OSError) -> str:
     return getattr(error, "reason", None) or error.strerror or type(error).__name__
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """An option as the command line calls it."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -405,7 +406,7 @@ def running_scheduler(options: ClusterOptions) -> RunningScheduler | None:
         return RunningScheduler(options, options.scheduler, options.scheduler_file)
     configured = dask_config().get("scheduler-address", None)
     if configured and options.local:
-        log.warning("%s: a cluster here, not the configured scheduler %s", _flag(options.local[0]), configured)
+        log.warning("%s: a cluster here, not the configured scheduler %s", flag_of(options.local[0]), configured)
         return None
     return RunningScheduler(options, str(configured), None) if configured else None
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 180.0
 NO_WORKER_SECONDS = 300.0
-LOOK_SECONDS = 5.0
+WORKERS_SECONDS = 5.0
 LAST_TASKS_SECONDS = 60.0
 TASKS_PER_THREAD = 3
 
@@ -150,7 +150,7 @@ class Workforce:
         """
         if self._client.status != "running":
             raise SchedulerLost
-        if time.monotonic() > self._looked + LOOK_SECONDS:
+        if time.monotonic() > self._looked + WORKERS_SECONDS:
             self._look()
         return max(1, self._threads) * TASKS_PER_THREAD
 

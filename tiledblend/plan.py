@@ -23,7 +23,7 @@ from tiledblend.kernels.morphology import STRIP_ROWS
 from tiledblend.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.render import TileRenderer, block_side, chunk_rows, classify
 from tiledblend.sources.base import Missed, RasterSource, Unstored
-from tiledblend.sources.large import LARGE_BYTES
+from tiledblend.sources.large import LARGE_BYTES, LARGE_TILE
 from tiledblend.sources.polygons import PolygonSource
 from tiledblend.store.layout import ArrayLayout
 from tiledblend.store.spec import OutputSpec
@@ -35,8 +35,6 @@ MOST_STORING = 2
 """Tiles of a process that are being stored while its threads render others."""
 MAX_TILES = 50_000_000
 CACHE_BYTES = 64_000_000
-LARGE_TILE = 8_000_000
-"""Bytes of a stored tile above which it is decoded again for each tile of the result that it crosses, and told."""
 MOST_SQUARES = 256
 """A layer in more of them is counted in all."""
 

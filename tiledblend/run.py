@@ -27,6 +27,7 @@ from tiledblend.cluster import (
     ClusterOptions,
     asked,
     cpu_count,
+    flag_of,
     forget_task_names,
     installed_versions,
     never,
@@ -436,7 +437,7 @@ def _threads_here(options: ClusterOptions) -> int:
 def _refuse_cluster(options: ClusterOptions, client: Client | None) -> None:
     """Raise UsageError if a part, which is made in threads of this process, is given a cluster."""
     names = ("workers", "scheduler", "scheduler_file", "dashboard", "performance_report")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    given = [flag_of(name) for name in names if getattr(options, name)]
     given += ["client"] if client is not None else []
     if given:
         raise UsageError(f"--part works without dask, in threads of this process; leave out {', '.join(given)}")

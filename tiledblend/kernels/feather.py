@@ -317,8 +317,7 @@ class FeatheredMask:
     ) -> None:
         self.kernel = kernel
         self.region = region
-        self._is_direct, self._kept_px = kernel.is_direct, kernel.kept_px
-        if self._is_direct:
+        if kernel.is_direct:
             self._reach = region.grow(*kernel.halo_px)
             self._units = read_mirrored(read, self._reach, shape)
         else:
@@ -326,7 +325,7 @@ class FeatheredMask:
 
     def bounds(self, region: Region) -> tuple[float, float]:
         """(lower, upper) bound of the weight inside `region`; (0, 0) and (1, 1) are exact statements."""
-        if self._is_direct:
+        if self.kernel.is_direct:
             part = self._reach_of(region)
             full = 1.0 if part.dtype == np.float32 else float(np.iinfo(part.dtype).max)
             low, high = float(part.min()) / full, float(part.max()) / full
@@ -334,7 +333,7 @@ class FeatheredMask:
                 # Rounding to full scale 2048, at most twice, by half a unit each.
                 low, high = (b if b in (0, 1) else b + margin for b, margin in ((low, -ROUNDING), (high, ROUNDING)))
         else:
-            needed = enlarged_from(region, self._kept_px).shift(-self._kept.y0, -self._kept.x0)
+            needed = enlarged_from(region, self.kernel.kept_px).shift(-self._kept.y0, -self._kept.x0)
             cells = self._cells[needed.slices]
             low, high = float(cells.min()) / ENLARGED_FULL, float(cells.max()) / ENLARGED_FULL
         # A pixel's float32 rounding may cross the snap; the margin keeps such chunks on the per-pixel path.
@@ -345,10 +344,10 @@ class FeatheredMask:
         """float32 weights in [0, 1] of `region` (inside the prepared one), snapped."""
         if self.kernel.is_identity:
             return units_to_weight(self._reach_of(region))
-        if self._is_direct:
+        if self.kernel.is_direct:
             return _filter_direct(self._reach_of(region), self.kernel)
         weight = np.empty(region.shape, np.float32)
-        _snap_into(enlarge(self._cells, self._kept, self._kept_px, PIXEL, region), weight)
+        _snap_into(enlarge(self._cells, self._kept, self.kernel.kept_px, PIXEL, region), weight)
         return weight
 
     def _reach_of(self, region: Region) -> Units:

@@ -9,6 +9,8 @@ from weakref import WeakValueDictionary
 
 from numpy.typing import NDArray
 
+LARGE_TILE = 8 << 20
+"""Bytes of a decoded tile above which it is a large one."""
 LARGE_BYTES = 48 << 20
 
 Key = tuple[int, ...]

@@ -20,6 +20,7 @@ from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.bytes import ByteReader, SeekableBytes, open_bytes
+from tiledblend.sources.large import LARGE_TILE
 from tiledblend.sources.tiff_layout import Samples, StoredLevel, dimensions, page_numbers, store_level
 from tiledblend.sources.tiff_metadata import (
     ImageFacts,
@@ -411,7 +412,7 @@ def _strip_notes(level: StoredLevel) -> list[str]:
         return []
     rows = min(level.tile[0], level.shape[0])
     note = f"striped, {rows} rows a strip: every read decodes whole strips"
-    if level.tile_bytes > CACHE_BYTES // 4:
+    if level.tile_bytes > LARGE_TILE:
         note += f" of {level.tile_bytes >> 20} MiB"
     return [note]
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.bytes import ByteReader
-from tiledblend.sources.large import LargeTiles
+from tiledblend.sources.large import LARGE_TILE, LargeTiles
 from tiledblend.sources.tiff_layout import PageTable, StoredLevel
 from tiledblend.sources.tiff_restarts import RestartOrder
 from tiledblend.sources.tiff_segments import GROUP_4_FAX, JpegFrames, SegmentError, check_segment
 
 BATCH_BYTES = 16 << 20
-CACHE_BYTES = 32 << 20
+CACHE_BYTES = 4 * LARGE_TILE
 REPEATED_STORED, REPEATED_BYTES, REPEATED_TILES = 1024, 1 << 20, 8
 MIXED, UNKNOWN = -1, -2
 
@@ -97,7 +97,7 @@ class Repeated:
         self._tiles[data, item.bounds.shape, item.page] = kept
 
 
-@dataclass(slots=True)  # not frozen: that takes twice as long to make
+@dataclass(slots=True)  # not frozen: that takes four times as long to make
 class _Wanted:
     """A segment that a read needs. plane: position in the output. part: image region that it holds, inside `region`."""
 
@@ -380,12 +380,9 @@ def _is_uniform(tile: Pixels) -> bool:
 
 
 def _paste(out: Pixels, region: Region, item: _Wanted, tile: Pixels) -> None:
-    part = item.part
-    if part != item.bounds:
-        tile = tile[part.shift(-item.bounds.y0, -item.bounds.x0).slices]
-    y0, x0, y1, x1 = part
-    top, left = region.y0, region.x0
-    out[item.plane, y0 - top : y1 - top, x0 - left : x1 - left] = tile
+    target = item.part.shift(-region.y0, -region.x0).slices
+    source = item.part.shift(-item.bounds.y0, -item.bounds.x0).slices
+    out[item.plane][target] = tile[source]
 
 
 def _batches(items: list[_Wanted]) -> Iterator[list[_Wanted]]:

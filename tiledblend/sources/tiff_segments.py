@@ -52,7 +52,7 @@ def check_segment(
     compression: int,
     stored: tuple[int, int, int],
     needed: tuple[int, int],
-    frames: JpegFrames | None = None,
+    frames: JpegFrames | None,
 ) -> JpegFrame | None:
     """Raise SegmentError unless the encoded segment's own header agrees with the directory.
 
