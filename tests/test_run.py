@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import tifffile
 import zarr
 from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -28,7 +29,7 @@ from tiledblend.geometry import Region, Tile
 from tiledblend.report import run_text
 from tiledblend.run import TileJob
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
-from tiledblend.store.objects import TEMPORARY_PREFIX
+from tiledblend.store.objects import TEMPORARY_PREFIX, DirectoryStore
 from tiledblend.store.spec import OutputSpec
 
 Array = NDArray[Any]
@@ -382,6 +383,27 @@ def test_task_arguments_are_small() -> None:
     planned = tb.plan(Composite([Layer(Breaking((100_000, 100_000)))]))
     job = TileJob(planned.composite, planned.rules, planned.layout, None, ())  # type: ignore[arg-type]
     assert len(pickle.dumps(job)) < 5000
+
+
+def test_a_thread_that_rendered_a_tile_keeps_no_large_strip(tmp_path: Path) -> None:
+    """Nor does the one that planned: a mask's rule is decided by reading it."""
+    mask = np.zeros((2200, 4200), np.uint8)
+    mask[100:2000] = 255
+    for name in ("a", "b", "m"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", mask, rowsperstrip=2200, compression="zlib")
+    sources: Any = [tb.open(tmp_path / f"{name}.tif", mask=name == "m") for name in "abm"]
+    base, over, drawn = sources
+
+    def kept() -> int:
+        return sum(len(reader._large._kept) for source in sources for reader in source._readers)
+
+    planned = tb.plan(Composite([Layer(base), Layer(over, drawn)]), OutputSpec(512, 1024), samples=0)
+    assert kept() == 0
+    drawn.read(Region(0, 0, 9, 9))
+    assert kept() == 1
+    store = DirectoryStore(tmp_path / "out")
+    TileJob(planned.composite, planned.rules, planned.layout, store, ()).run(Tile(0, 0, 0))
+    assert kept() == 0
 
 
 @pytest.mark.parametrize("workers", [None, 1])

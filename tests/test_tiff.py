@@ -33,7 +33,7 @@ from tiledblend.sources.tiff import TiffSource, list_series, open_tiff
 from tiledblend.sources.tiff_layout import interpret, ycbcr_to_rgb
 from tiledblend.sources.tiff_metadata import ome_facts, resolution_facts, svs_facts
 from tiledblend.sources.tiff_reading import LevelReader, PartlyUsed
-from tiledblend.sources.tiff_segments import SegmentError, check_segment
+from tiledblend.sources.tiff_segments import JpegFrames, SegmentError, check_segment, jpeg_frame
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CMU = DATA / "CMU-1-Small-Region.svs"
@@ -788,6 +788,17 @@ def test_jpeg_tile_of_another_size_than_the_tiffs(tmp_path: Path, size: tuple[in
         at = file.read(count).index(b"\xff\xc0")
     patch_bytes(path, offset + at + 5, struct.pack(">HH", *size))
     check_tile_refused(path, 3, f"{size[0]} x {size[1]}")
+
+
+def test_a_header_that_was_parsed_stands_for_itself_only() -> None:
+    """The one that differs may be the bomb's."""
+    frames, small = JpegFrames(), imagecodecs.jpeg_encode(np.zeros((16, 16, 3), np.uint8))
+    large = small.replace(struct.pack(">HH", 16, 16), struct.pack(">HH", 60_000, 60_000), 1)
+    for data in (small, small, large, large, small):
+        assert frames.of(data) == jpeg_frame(data)
+    assert frames.of(large).shape == (60_000, 60_000)
+    with pytest.raises(SegmentError, match="60000 x 60000"):
+        check_segment(large, 7, (16, 16, 3), (16, 16), JpegFrames())
 
 
 @pytest.mark.parametrize("compression", ["jpeg2000", "png", "webp"])
