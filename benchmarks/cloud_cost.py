@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 from store_proxy import StoreProxy
 
 import tiledblend as tb
-from tiledblend.cluster import ClusterOptions
-from tiledblend.sources import bytes as stored_bytes
-from tiledblend.store.objects import ObjectStore, open_store
+from tiledblend.bytes import ranges as stored_bytes
+from tiledblend.bytes.objects import ObjectStore, open_store
+from tiledblend.run.cluster import ClusterOptions
 
 NAMES = ("base.tif", "overlay.tif", "mask.tif")
 FEATHER = 16

@@ -10,8 +10,8 @@ import time
 import numpy as np
 
 from tiledblend.geometry import Region
+from tiledblend.guard.process import prepare_process
 from tiledblend.kernels.feather import FeatheredMask, FeatherKernel
-from tiledblend.process import prepare_process
 
 SIDE, SIZE, BLOCK = 4096, 12288, 256
 

@@ -18,9 +18,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from tiledblend.demo.tissue import Tissue
 from tiledblend.geometry import Region
 from tiledblend.sources import open_source
-from tiledblend.tissue import Tissue
 
 TILE = 256
 PATCH = 2048

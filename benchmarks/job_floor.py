@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tiledblend.bytes.objects import DirectoryStore
+from tiledblend.containers.omezarr.layout import ArrayLayout, TileWriter
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.guard.process import prepare_process
 from tiledblend.kernels.halve import halve_tile
-from tiledblend.process import prepare_process
 from tiledblend.sources import open_source
-from tiledblend.store.layout import ArrayLayout, TileWriter
-from tiledblend.store.objects import DirectoryStore
-from tiledblend.store.spec import OutputSpec
 
 prepare_process()
 folder, out, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

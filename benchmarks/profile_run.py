@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import tiledblend as tb
-from tiledblend import reading, render
+from tiledblend.bytes import objects
+from tiledblend.compose import reading, render
+from tiledblend.containers.omezarr import layout
 from tiledblend.kernels import feather
-from tiledblend.store import layout, objects
 
 SECONDS: dict[str, float] = {}
 _OPEN: list[float] = []

@@ -31,9 +31,9 @@ class NoDigest:
 
 def switch_off() -> None:
     """Take the safety out of this process."""
-    import tiledblend.store.layout as layout
-    import tiledblend.store.ledger as ledger
-    import tiledblend.store.objects as objects
+    import tiledblend.bytes.objects as objects
+    import tiledblend.containers.ledger as ledger
+    import tiledblend.containers.omezarr.layout as layout
     from tiledblend.sources.base import RasterSource
 
     def nothing(*_: object) -> None:
@@ -49,10 +49,10 @@ def switch_off() -> None:
 
 def child(folder: Path, out: Path, off: bool) -> None:
     """One run: prints wall and CPU seconds of the blend."""
-    from tiledblend.cli import run_command
+    from tiledblend.cli.main import run_command
 
     if off:
-        from tiledblend.sources import image, polygons, tiff, views, zarr  # noqa: F401
+        from tiledblend.sources import views, zarr  # noqa: F401
 
         switch_off()
     images = [str(folder / f"{name}.tif") for name in ("base", "overlay")]

@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.cluster import ClusterOptions, open_client
-from tiledblend.composite import Composite, Layer
+from tiledblend.compose.render import TileStats
+from tiledblend.containers.commit import begin
+from tiledblend.containers.omezarr.layout import Receipt
+from tiledblend.describe.composite import Composite, Layer
 from tiledblend.geometry import Region, Tile
-from tiledblend.plan import plan
-from tiledblend.render import TileStats
-from tiledblend.run import TASKS_PER_THREAD, ProgressEvent, TileJob, TileResult, _Run
+from tiledblend.run.cluster import ClusterOptions, open_client
+from tiledblend.run.driver import TASKS_PER_THREAD, ProgressEvent, TileJob, TileResult, _Run
+from tiledblend.run.plan import plan
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
-from tiledblend.store.commit import begin
-from tiledblend.store.layout import Receipt
 
 
 class FreeSource(RasterSource):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tiledblend.tissue import Slides, make_slides
+from tiledblend.demo.tissue import Slides, make_slides
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,7 +73,7 @@ def tiledblend(tmp_path: Path) -> Command:
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Runs the command inside this process: for what needs no cluster."""
-    from tiledblend.cli import run_command
+    from tiledblend.cli.main import run_command
 
     monkeypatch.chdir(tmp_path)
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import Picture, full_scale, power_of_two, same_aspect
 
-from tiledblend.composite import Canvas, Composite, Feather, Labels, Layer
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.describe.composite import Canvas, Composite, Feather, Labels, Layer
 from tiledblend.geometry import Grid
 from tiledblend.sources import Alpha, from_array
-from tiledblend.store.spec import OutputSpec
 
 Array = NDArray[Any]
 MASK_KINDS = ("bool", "zero_one", "uint8", "uint16", "uint32", "float32", "float64", "rgb", "labels", "range", "binary")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from tiledblend.store.objects import DirectoryStore
+from tiledblend.bytes.objects import DirectoryStore
 
 WORKFLOWS = ROOT / "workflows"
 

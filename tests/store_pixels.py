@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.store.commit import Output, begin, commit
-from tiledblend.store.layout import ArrayLayout, TileWriter
-from tiledblend.store.ome import ImageMetadata
-from tiledblend.store.spec import OutputSpec
+from tiledblend.containers.commit import Output, begin, commit
+from tiledblend.containers.omezarr.documents import ImageMetadata
+from tiledblend.containers.omezarr.layout import ArrayLayout, TileWriter
+from tiledblend.containers.omezarr.spec import OutputSpec
 
 Array = NDArray[Any]
 JOB = {"feather": {"sigma": 16}, "inputs": ["a.svs"]}

@@ -20,13 +20,13 @@ from test_equivalence import assert_same_bits, examples, fused, whole_array
 from test_levels import smooth
 
 import tiledblend as tb
+from tiledblend.compose.reading import decide_rules, layer_readers
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.describe.levels import at_level
+from tiledblend.describe.matrix import affine_of, matrix_rows
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine, Region
 from tiledblend.kernels.affine import Warped
-from tiledblend.levels import at_level
-from tiledblend.matrix import affine_of, matrix_rows
-from tiledblend.reading import decide_rules, layer_readers
-from tiledblend.store.spec import OutputSpec
 
 Array = np.ndarray[Any, Any]
 CANVAS = (150, 190)
@@ -204,7 +204,7 @@ def test_a_whole_shift_is_an_offset_bit_for_bit() -> None:
 
 
 def weight_of(composite: tb.Composite, index: int = 1) -> Array:
-    from tiledblend.composed import WeightSource
+    from tiledblend.compose.composed import WeightSource
 
     return WeightSource(composite, index).read(Region.of_shape(composite.shape))[:, :, 0] / 255
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiledblend.cluster import ClusterOptions, open_client
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
+from tiledblend.run.cluster import ClusterOptions, open_client
 from tiledblend.sources import Alpha, from_array
 from tiledblend.sources.base import MASK_DTYPES
 

@@ -26,7 +26,7 @@ from conftest import Command
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources import open_source
-from tiledblend.sources.tiff import list_series
+from tiledblend.sources.tiff.source import list_series
 
 BOMB = 1 << 26
 MOST_BYTES = 24 << 20

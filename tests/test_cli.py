@@ -24,12 +24,12 @@ import zarr
 from conftest import ROOT, Command, Ran
 from PIL import Image
 
-from tiledblend.report import _bar
-from tiledblend.run import ProgressEvent
+from tiledblend.bytes.objects import DirectoryStore, storage_error
+from tiledblend.demo.tissue import Slides
+from tiledblend.look.lines import _bar
+from tiledblend.run.driver import ProgressEvent
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha
-from tiledblend.store.objects import DirectoryStore, storage_error
-from tiledblend.tissue import Slides
 
 
 def write_png(path: Path, pixels: np.ndarray) -> Path:
@@ -128,8 +128,8 @@ def test_plan_does_not_wait_for_an_output_that_does_not_answer(
     def silent(*_: object) -> None:
         time.sleep(20)
 
-    monkeypatch.setattr("tiledblend.store.commit.refuse_taken", silent)
-    monkeypatch.setattr("tiledblend.cluster.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("tiledblend.containers.commit.refuse_taken", silent)
+    monkeypatch.setattr("tiledblend.run.cluster.ANSWER_SECONDS", 0.5)
     planned = command("plan", slides.base, "-o", "s3://bucket/out.ome.zarr", "--json")
     assert (planned.code, json.loads(planned.out)["refused"]) == (0, "s3://bucket/out.ome.zarr: no answer in 0.5 s")
 
@@ -138,7 +138,7 @@ def test_plan_does_not_wait_for_an_output_that_does_not_answer(
 def test_a_signal_at_the_interpreters_end_changes_nothing(number: str) -> None:
     program = f"""
         import os, signal, sys
-        from tiledblend.cli import main
+        from tiledblend.cli.main import main
 
         class Late:
             def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{number}):
@@ -406,7 +406,7 @@ def test_unexpected_errors_are_one_line(command: Command, monkeypatch: pytest.Mo
     def fail(*_: object, **__: object) -> None:
         raise ValueError("some\nthing")
 
-    monkeypatch.setattr(importlib.import_module("tiledblend.preview"), "preview", fail)
+    monkeypatch.setattr(importlib.import_module("tiledblend.look.preview"), "preview", fail)
     ran = command("preview", "a.tif", "b.png")
     assert ran.code == 1
     assert ran.error == "tiledblend: error: unexpected ValueError: some thing; run again with --debug to see where"

@@ -26,19 +26,19 @@ from hypothesis import strategies as st
 from object_stores import BUCKET, KEY, SECRET, VARIABLES, Proxy, environment, seaweedfs, weed
 
 import tiledblend as tb
-from tiledblend.buckets import forget_clients, redacted, retry_seconds, scheme_of, split_url
-from tiledblend.cluster import ClusterOptions
+from tiledblend.bytes.buckets import forget_clients, redacted, retry_seconds, scheme_of, split_url
+from tiledblend.bytes.cloud import CloudStore
+from tiledblend.bytes.objects import DirectoryStore, ObjectStore, beside, open_store, split_parent
+from tiledblend.bytes.ranges import open_bytes
+from tiledblend.bytes.remote import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.verify import verify
+from tiledblend.demo.tissue import Slides, make_slides
 from tiledblend.errors import BadInputError, RefusedError, StorageError, TiledblendError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.plan import plan
-from tiledblend.run import write
-from tiledblend.sources.bytes import open_bytes
-from tiledblend.sources.remote import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
-from tiledblend.store.cloud import CloudStore
-from tiledblend.store.objects import DirectoryStore, ObjectStore, beside, open_store, split_parent
-from tiledblend.store.spec import OutputSpec
-from tiledblend.store.verify import verify
-from tiledblend.tissue import Slides, make_slides
+from tiledblend.run.cluster import ClusterOptions
+from tiledblend.run.driver import write
+from tiledblend.run.plan import plan
 
 pytestmark = pytest.mark.cloud
 ROOT = Path(__file__).parents[1]
@@ -289,8 +289,8 @@ def test_plan_counts_the_requests(
     tmp_path: Path, endpoint: str, bucket: CloudStore, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against what passes a proxy. Slides of a few megabytes would be kept whole."""
-    monkeypatch.setattr("tiledblend.sources.remote.SMALL_BYTES", 1 << 16)
-    monkeypatch.setattr("tiledblend.sources.remote.MERGE_GAP_BYTES", 1 << 13)
+    monkeypatch.setattr("tiledblend.bytes.remote.SMALL_BYTES", 1 << 16)
+    monkeypatch.setattr("tiledblend.bytes.remote.MERGE_GAP_BYTES", 1 << 13)
     slides = make_slides(tmp_path, 1536, seed=3)
     upload(bucket, slides)
     output = OutputSpec(chunk=128, shard=512)
@@ -421,7 +421,7 @@ def test_chunks_of_a_bucket_that_were_rewritten(
     bucket.put("in.zarr/c/0/0", (tmp_path / "new/c/0/0").read_bytes())
     if looks:  # as every run does
         # nor by requests that nobody foresaw
-        monkeypatch.setattr("tiledblend.sources.remote_zarr.EXPECTED_BYTES", 0)
+        monkeypatch.setattr("tiledblend.sources.zarr.remote.EXPECTED_BYTES", 0)
         tb.open(bucket.uri + "/in.zarr").fingerprint()
     else:
         with pytest.raises(BadInputError, match="changed while it was read; run again"):
@@ -733,8 +733,8 @@ def test_a_result_in_a_bucket_is_looked_at_and_reported(
     bucket: CloudStore, slides: Slides, tmp_path: Path, command: Command
 ) -> None:
     """Report and preview are files here; tiles, edges and seams come from the bucket."""
-    from tiledblend.origin import origin_of
-    from tiledblend.tiles import Scene
+    from tiledblend.look.tiles import Scene
+    from tiledblend.run.origin import origin_of
 
     upload(bucket, slides)
     base, overlay, mask = (f"{bucket.uri}/{path.name}" for path in (slides.base, slides.overlay, slides.mask))

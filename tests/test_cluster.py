@@ -27,17 +27,17 @@ import pytest
 from distributed import Client
 
 import tiledblend as tb
-from tiledblend import cluster as clusters
-from tiledblend import connection, run
-from tiledblend.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
+from tiledblend.bytes.objects import DirectoryStore
+from tiledblend.containers.ometiff.options import TiffOptions
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.verify import verify
+from tiledblend.demo.tissue import Slides
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
-from tiledblend.ometiff.export import Running, export_ometiff
-from tiledblend.ometiff.options import TiffOptions
-from tiledblend.run import SharedJob, TileJob, errors_told, write
-from tiledblend.store.objects import DirectoryStore
-from tiledblend.store.spec import OutputSpec
-from tiledblend.store.verify import verify
-from tiledblend.tissue import Slides
+from tiledblend.run.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
+from tiledblend.run.driver import SharedJob, TileJob, connection, errors_told, write
+from tiledblend.run.driver import cluster as clusters
+from tiledblend.run.driver import driver as run
+from tiledblend.run.tiff_export import Running, export_ometiff
 
 ROOT = Path(__file__).parents[1]
 SPEC = OutputSpec(chunk=64, shard=128)
@@ -249,8 +249,8 @@ def test_dask_says_nothing_of_a_lost_link() -> None:
     """Its client's own line, which would stand before the command's."""
     program = """
         import logging, sys
-        from tiledblend.cluster import ClusterOptions, open_client
-        from tiledblend.report import start_logging
+        from tiledblend.run.cluster import ClusterOptions, open_client
+        from tiledblend.look.lines import start_logging
         start_logging()
         with open_client(ClusterOptions(scheduler=sys.argv[1])):
             logging.getLogger("distributed.client").error("Failed to reconnect to scheduler")

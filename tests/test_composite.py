@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import tiledblend as tb
-from tiledblend.composite import Canvas, Composite, Feather, Layer
+from tiledblend.describe.composite import Canvas, Composite, Feather, Layer
+from tiledblend.describe.fingerprint import deep_fingerprint, fingerprint
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
-from tiledblend.fingerprint import deep_fingerprint, fingerprint
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.sources.base import Alpha, RasterSource

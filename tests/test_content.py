@@ -13,8 +13,9 @@ import tifffile
 import zarr
 from conftest import Command
 
-from tiledblend.sources import content, open_source
-from tiledblend.sources.content import content_digest
+from tiledblend.bytes import content
+from tiledblend.bytes.content import content_digest
+from tiledblend.sources import open_source
 
 PIXELS = np.random.default_rng(5).integers(0, 256, (300, 260, 3), dtype=np.uint8)
 CUT = ["--chunk", "64", "--shard", "64"]

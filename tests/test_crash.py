@@ -16,10 +16,10 @@ import pytest
 import tifffile
 import zarr
 
-from tiledblend import crash
 from tiledblend.geometry import Region
+from tiledblend.guard import crash
 from tiledblend.sources import from_array, open_source
-from tiledblend.sources.tiff_reading import LevelReader
+from tiledblend.sources.tiff.reading import LevelReader
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a parent watches only on Linux")
 CUT = ["--chunk", "64", "--shard", "64"]

@@ -11,10 +11,10 @@ import tifffile
 from conftest import Command
 from PIL import Image
 
-from tiledblend.demo import run_demo
+from tiledblend.demo.demo import run_demo
+from tiledblend.demo.tissue import Slides, Tissue, make_slides
 from tiledblend.errors import RefusedError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.tissue import Slides, Tissue, make_slides
 
 
 def test_slides_are_pyramidal_ome_tiff_with_pixel_size(slides: Slides) -> None:

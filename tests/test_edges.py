@@ -10,16 +10,16 @@ import pytest
 from conftest import Command
 from PIL import Image
 
-from tiledblend.composed import ComposedSource, WeightSource, canvas_views
-from tiledblend.composite import Composite, Feather, Layer
-from tiledblend.edges import COLOURS, edge_lines, with_lines
+from tiledblend.compose.composed import ComposedSource, WeightSource, canvas_views
+from tiledblend.compose.lazy import to_array
+from tiledblend.describe.composite import Composite, Feather, Layer
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import FeatherKernel, feather_tile
-from tiledblend.lazy import to_array
-from tiledblend.origin import origin_of
-from tiledblend.preview import preview
-from tiledblend.sources.array import from_array
+from tiledblend.look.edges import COLOURS, edge_lines, with_lines
+from tiledblend.look.preview import preview
+from tiledblend.run.origin import origin_of
+from tiledblend.sources.arrays import from_array
 from tiledblend.sources.base import Alpha
 
 CYAN = [0, 229, 255]

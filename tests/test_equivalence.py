@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from reference import Picture, full_scale
 
 import tiledblend as tb
-from tiledblend.composite import Canvas, Composite
+from tiledblend.compose.lazy import to_dask
+from tiledblend.compose.reading import LayerReader, MaskRule, decide_rules, layer_readers
+from tiledblend.compose.render import TileStats, render_region, render_tile, shrink_tile
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.describe.composite import Canvas, Composite
 from tiledblend.geometry import Grid, Region, Tile
 from tiledblend.kernels.blend import Contribution, blend_tile
 from tiledblend.kernels.feather import feather_tile, inside_only
 from tiledblend.kernels.halve import halve_tile
-from tiledblend.lazy import to_dask
-from tiledblend.reading import LayerReader, MaskRule, decide_rules, layer_readers
-from tiledblend.render import TileStats, render_region, render_tile, shrink_tile
-from tiledblend.run import write
-from tiledblend.store.spec import OutputSpec
+from tiledblend.run.driver import write
 
 Array = NDArray[Any]
 EXAMPLES = int(os.environ.get("TILEDBLEND_EXAMPLES", "0"))

@@ -19,10 +19,10 @@ from object_stores import BUCKET, SECRET, seaweedfs, serving, weed
 from real_stores import google_environment
 from test_cloud import Use, one_line
 
-from tiledblend.buckets import forget_clients
+from tiledblend.bytes.buckets import forget_clients
+from tiledblend.bytes.cloud import CloudStore
 from tiledblend.errors import StorageError
 from tiledblend.sources.opening import forget_sources
-from tiledblend.store.cloud import CloudStore
 
 pytestmark = pytest.mark.cloud
 

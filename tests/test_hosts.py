@@ -22,7 +22,7 @@ import pytest
 from conftest import ROOT
 from platforms import objects_below
 
-from tiledblend.tissue import Slides
+from tiledblend.demo.tissue import Slides
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(420)]
 RIGS = ROOT.parent / "shared" / "rigs"

@@ -21,9 +21,9 @@ from PIL import Image, ImageOps
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources import Alpha, RasterSource, open_source
-from tiledblend.sources import image as image_module
-from tiledblend.sources.image_header import read_header
 from tiledblend.sources.opening import forget_sources
+from tiledblend.sources.pictures import source as image_module
+from tiledblend.sources.pictures.header import read_header
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (37, 53, 4), dtype=np.uint8)
 

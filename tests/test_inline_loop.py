@@ -12,7 +12,7 @@ import threading
 import pytest
 from conftest import ROOT
 
-from tiledblend.sources.inline_loop import run_inline
+from tiledblend.sources.zarr.inline_loop import run_inline
 
 
 async def _woken_by_a_thread() -> bool:
@@ -92,7 +92,8 @@ def test_a_failed_read_leaves_no_open_loop_behind_its_thread() -> None:
 
 def test_a_program_ends_without_a_word_in_development_mode() -> None:
     program = (
-        "import asyncio; from tiledblend.sources.inline_loop import run_inline; run_inline(lambda: asyncio.sleep(0))"
+        "import asyncio; from tiledblend.sources.zarr.inline_loop import run_inline; "
+        "run_inline(lambda: asyncio.sleep(0))"
     )
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

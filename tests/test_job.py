@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tiledblend import job as jobs
-from tiledblend.cli import cli, job_mapping
-from tiledblend.composite import Feather, Labels
+from tiledblend.cli.main import cli, job_mapping
+from tiledblend.demo.tissue import Slides
+from tiledblend.describe import job as jobs
+from tiledblend.describe.composite import Feather, Labels
 from tiledblend.errors import BadInputError, UsageError
-from tiledblend.tissue import Slides
 
 
 def write_job(folder: Path, text: str, name: str = "job.yaml") -> Path:

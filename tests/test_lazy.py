@@ -16,8 +16,8 @@ from distributed import wait
 from numpy.typing import NDArray
 
 import tiledblend as tb
-from tiledblend.cluster import open_client
 from tiledblend.errors import BadInputError, UsageError
+from tiledblend.run.cluster import open_client
 
 MASK = np.tri(20, 30, dtype=bool)
 LABELS = MASK.astype(np.uint8) * np.uint8(9)

@@ -21,13 +21,13 @@ from pyramids import Pyramid, halved_levels
 from test_equivalence import assert_same_bits, examples, fused, pyramid, whole_array
 
 import tiledblend as tb
-from tiledblend.composed import ComposedSource
+from tiledblend.compose.composed import ComposedSource
+from tiledblend.compose.reading import decide_rules
+from tiledblend.demo.tissue import Slides
+from tiledblend.describe.levels import at_level, at_pixel_size, reduced
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.halve import halve_tile
-from tiledblend.levels import at_level, at_pixel_size, reduced
-from tiledblend.reading import decide_rules
-from tiledblend.tissue import Slides
 
 
 @examples(70)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pyramids import Pyramid
 
 import tiledblend as tb
-from tiledblend.composite import Composite, mask_scaling
+from tiledblend.compose.reading import LayerReader, MaskRule, decide_mask_rule, decide_rules, layer_readers
+from tiledblend.compose.render import render_region
+from tiledblend.describe.composite import Composite, mask_scaling
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.reading import LayerReader, MaskRule, decide_mask_rule, decide_rules, layer_readers
-from tiledblend.render import render_region
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 
 Array = NDArray[Any]

@@ -16,13 +16,13 @@ from scipy import ndimage
 from test_equivalence import assert_same_bits, examples, fused, whole_array
 
 import tiledblend as tb
+from tiledblend.compose.reading import decide_rules, layer_readers
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.describe.levels import at_level
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels import morphology
 from tiledblend.kernels.morphology import Growth, grown
-from tiledblend.levels import at_level
-from tiledblend.reading import decide_rules, layer_readers
-from tiledblend.store.spec import OutputSpec
 
 Array = np.ndarray[Any, Any]
 

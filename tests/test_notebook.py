@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import tiledblend as tb
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.notebook import MOST_PIXELS, html_of
+from tiledblend.look.notebook import MOST_PIXELS, html_of
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 
 

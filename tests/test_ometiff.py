@@ -20,14 +20,14 @@ import zarr
 from conftest import ROOT, Command
 
 import tiledblend as tb
+from tiledblend.containers.ometiff.layout import TiffLayout
+from tiledblend.containers.ometiff.options import TiffOptions
+from tiledblend.containers.ometiff.work import WorkFolder, clean_ometiff
+from tiledblend.containers.ometiff.xml import OME
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, StorageError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.ometiff.export import Running, export_ometiff
-from tiledblend.ometiff.layout import TiffLayout
-from tiledblend.ometiff.options import TiffOptions
-from tiledblend.ometiff.work import WorkFolder, clean_ometiff
-from tiledblend.ometiff.xml import OME
-from tiledblend.run import ProgressEvent, write
+from tiledblend.run.driver import ProgressEvent, write
+from tiledblend.run.tiff_export import Running, export_ometiff
 from tiledblend.sources import Alpha, RasterSource, open_source
 
 OUTPUT = tb.OutputSpec(chunk=64, shard=128)
@@ -478,7 +478,7 @@ def test_a_full_disk_is_told_and_resumed(
 ) -> None:
     source, whole = large
     path = tmp_path / "out.ome.tif"
-    from tiledblend.ometiff import assembly
+    from tiledblend.containers.ometiff import assembly
 
     left, real = [20], assembly.write_fully
 
@@ -679,7 +679,7 @@ def test_blend_refuses(tmp_path: Path, command: Command) -> None:
 
 def test_an_interrupted_blend_resumes(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*layers(tmp_path), "-o", "out.ome.tif"]
-    from tiledblend.ometiff import export
+    from tiledblend.run.driver import tiff_export as export
 
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
@@ -703,7 +703,7 @@ def test_inputs_that_moved_are_known_by_their_content(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*layers(tmp_path), "-o", "out.ome.tif", "--deep-fingerprint"]
-    from tiledblend.ometiff import export
+    from tiledblend.run.driver import tiff_export as export
 
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

@@ -14,14 +14,14 @@ import pytest
 import zarr
 from PIL import Image
 
-from tiledblend.buckets import _client, client_of
+from tiledblend.bytes.buckets import _client, client_of
+from tiledblend.bytes.objects import open_store
 from tiledblend.errors import BadInputError, StorageError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.info import describe, render_info
+from tiledblend.look.info import describe, render_info
 from tiledblend.sources import Alpha, RasterSource, SourceSpec, from_array, open_source
 from tiledblend.sources.opening import forget_sources, make_spec
 from tiledblend.sources.views import downsampling
-from tiledblend.store.objects import open_store
 
 RGBA = np.random.default_rng(5).integers(0, 256, (40, 60, 4), dtype=np.uint8)
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import tiledblend as tb
-from tiledblend import outline as module
-from tiledblend.composed import WeightSource
+from tiledblend.compose.composed import WeightSource
 from tiledblend.errors import BadInputError, RefusedError
 from tiledblend.geometry import Region
 from tiledblend.kernels.scanline import edges_of_rings, fill_polygons
-from tiledblend.outline import outline, trace
-from tiledblend.sources.polygons import PolygonSource, PolygonSpec, open_polygons
+from tiledblend.look import outline as module
+from tiledblend.look.outline import outline, trace
+from tiledblend.sources.outlines.source import PolygonSource, PolygonSpec, open_polygons
 
 masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(lambda shape: arrays(np.bool_, shape))
 
@@ -141,7 +141,7 @@ def test_nothing_inside_and_nothing_overwritten(tmp_path: Path) -> None:
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tiledblend.cli import run_command
+    from tiledblend.cli.main import run_command
 
     mask = np.random.default_rng(3).random((25, 19)) < 0.5
     tifffile.imwrite(tmp_path / "mask.tif", mask.astype(np.uint8) * 255, metadata=None)

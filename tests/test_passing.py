@@ -18,19 +18,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiledblend as tb
-from tiledblend import render
-from tiledblend.composite import Canvas, Composite, Feather, Layer
+from tiledblend.bytes.objects import DirectoryStore
+from tiledblend.compose import render
+from tiledblend.containers.omezarr.codecs import encoder, stated_size
+from tiledblend.containers.omezarr.documents import array_documents
+from tiledblend.containers.omezarr.layout import TileWriter
+from tiledblend.containers.omezarr.spec import Codec, OutputSpec
+from tiledblend.containers.verify import verify
+from tiledblend.describe.composite import Canvas, Composite, Feather, Layer
 from tiledblend.errors import BadInputError
 from tiledblend.kernels.feather import FeatheredMask
-from tiledblend.plan import plan
-from tiledblend.run import TileJob, write
-from tiledblend.sources import Alpha, encoded, from_array
-from tiledblend.store.codecs import encoder, stated_size
-from tiledblend.store.layout import TileWriter
-from tiledblend.store.objects import DirectoryStore
-from tiledblend.store.ome import array_documents
-from tiledblend.store.spec import Codec, OutputSpec
-from tiledblend.store.verify import verify
+from tiledblend.run.driver import TileJob, write
+from tiledblend.run.plan import plan
+from tiledblend.sources import Alpha, from_array
+from tiledblend.sources.zarr.source import encoded
 
 Array = NDArray[Any]
 EXAMPLES = int(os.environ.get("TILEDBLEND_EXAMPLES", "0"))
@@ -309,7 +310,7 @@ def test_a_chunk_of_another_size_is_refused(tmp_path: Path, checksum: bool) -> N
 
 
 def encoded_checksum(data: bytes) -> bytes:
-    from tiledblend.store.codecs import crc32c
+    from tiledblend.containers.omezarr.codecs import crc32c
 
     return crc32c(data)
 

@@ -15,15 +15,15 @@ import zarr
 from numpy.typing import NDArray
 
 import tiledblend as tb
-from tiledblend.cluster import ClusterOptions
-from tiledblend.composite import Canvas, Composite, Layer
+from tiledblend.compose.reading import layer_readers
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.describe.composite import Canvas, Composite, Layer
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.plan import PROCESS_BYTES, _image_bytes
-from tiledblend.reading import layer_readers
-from tiledblend.report import plan_text
+from tiledblend.look.lines import plan_text
+from tiledblend.run.cluster import ClusterOptions
+from tiledblend.run.plan import PROCESS_BYTES, _image_bytes
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
-from tiledblend.store.spec import OutputSpec
 
 Array = NDArray[Any]
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 import tiledblend as tb
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.info import describe
 from tiledblend.kernels import scanline
 from tiledblend.kernels.scanline import edges_of_rings, fill_polygons
+from tiledblend.look.info import describe
 from tiledblend.sources.opening import forget_sources
-from tiledblend.sources.polygons import PolygonSource, PolygonSpec, open_polygons
+from tiledblend.sources.outlines.source import PolygonSource, PolygonSpec, open_polygons
 
 SIDE = 48
 SQUARE = [[10, 10], [50, 10], [50, 40], [10, 40], [10, 10]]
@@ -212,7 +212,7 @@ def test_a_tile_costs_only_the_outlines_that_touch_it(tmp_path: Path, monkeypatc
         seen.append(len(np.unique(owner)))
         return fill_polygons(edges, owner, region)
 
-    monkeypatch.setattr("tiledblend.sources.polygons.fill_polygons", counting)
+    monkeypatch.setattr("tiledblend.sources.outlines.source.fill_polygons", counting)
     source.read(Region(100, 100, 130, 130))
     assert seen[0] <= 25 < len(cells)
 
@@ -493,7 +493,7 @@ def test_pickles_by_name_and_notices_a_change(tmp_path: Path) -> None:
 
 
 def test_a_job_names_classes(tmp_path: Path) -> None:
-    from tiledblend.job import build
+    from tiledblend.describe.job import build
 
     base = tmp_path / "base.tif"
     tifffile.imwrite(base, np.zeros((64, 80, 3), np.uint8), photometric="rgb", metadata=None)
@@ -512,7 +512,7 @@ def test_a_job_names_classes(tmp_path: Path) -> None:
 
 
 def test_the_flag_names_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tiledblend.cli import run_command
+    from tiledblend.cli.main import run_command
 
     base = tmp_path / "base.tif"
     tifffile.imwrite(base, np.full((64, 80, 3), 9, np.uint8), photometric="rgb", metadata=None)

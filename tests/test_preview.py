@@ -11,15 +11,15 @@ from conftest import Command
 from numpy.typing import NDArray
 from PIL import Image
 
-from tiledblend.composed import canvas_views
-from tiledblend.composite import Composite, Layer
+from tiledblend.compose.composed import canvas_views
+from tiledblend.demo.tissue import Slides
+from tiledblend.describe.composite import Composite, Layer
 from tiledblend.errors import BadInputError, RefusedError, StorageError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.preview import panel, preview, preview_level, thumbnail
+from tiledblend.look.preview import panel, preview, preview_level, thumbnail
 from tiledblend.sources import open_source
-from tiledblend.sources.array import from_array
+from tiledblend.sources.arrays import from_array
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
-from tiledblend.tissue import Slides
 
 
 class CountingPyramid(RasterSource):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from tiledblend.cli import cli
-from tiledblend.job import check, parse_mapping
+from tiledblend.cli.main import cli
+from tiledblend.describe.job import check, parse_mapping
 
 README = (ROOT / "README.md").read_text("utf-8")
 

@@ -24,12 +24,12 @@ from conftest import ROOT, Ran
 from real_stores import KINDS, Store
 
 import tiledblend as tb
-from tiledblend.buckets import forget_clients
-from tiledblend.plan import plan
-from tiledblend.run import TileJob
+from tiledblend.bytes.buckets import forget_clients
+from tiledblend.bytes.objects import DirectoryStore, ObjectStore, open_store
+from tiledblend.demo.tissue import Slides
+from tiledblend.run.driver import TileJob
+from tiledblend.run.plan import plan
 from tiledblend.sources.opening import forget_sources
-from tiledblend.store.objects import DirectoryStore, ObjectStore, open_store
-from tiledblend.tissue import Slides
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
 Run = Callable[..., Ran]

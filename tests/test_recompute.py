@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 import tiledblend as tb
-from tiledblend.recompute import recompute
-from tiledblend.store.objects import open_store
-from tiledblend.store.ome import read_attributes, result_layout
-from tiledblend.store.spec import OutputSpec
+from tiledblend.bytes.objects import open_store
+from tiledblend.containers.omezarr.documents import read_attributes, result_layout
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.run.recompute import recompute
 
 
 def test_a_stored_object_that_is_not_the_inputs_is_named(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 import tifffile
 from conftest import Command
 
+from tiledblend.describe.job import build
 from tiledblend.errors import StorageError
-from tiledblend.job import build
-from tiledblend.record import Made, check_report_path, methods_text, without_secrets, write_report
+from tiledblend.look.record import Made, check_report_path, methods_text, without_secrets, write_report
 
 
 class Text(HTMLParser):

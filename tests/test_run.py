@@ -22,15 +22,15 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from numpy.typing import NDArray
 
 import tiledblend as tb
-from tiledblend.cluster import open_client
-from tiledblend.composite import Canvas, Composite, Layer
+from tiledblend.bytes.objects import TEMPORARY_PREFIX, DirectoryStore
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.describe.composite import Canvas, Composite, Layer
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, UsageError
 from tiledblend.geometry import Region, Tile
-from tiledblend.report import run_text
-from tiledblend.run import TileJob
+from tiledblend.look.lines import run_text
+from tiledblend.run.cluster import open_client
+from tiledblend.run.driver import TileJob
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
-from tiledblend.store.objects import TEMPORARY_PREFIX, DirectoryStore
-from tiledblend.store.spec import OutputSpec
 
 Array = NDArray[Any]
 SMALL = OutputSpec(16, 32)
@@ -235,7 +235,7 @@ def test_tiles_in_flight_at_a_stop_are_waited_for_and_kept(tmp_path: Path, monke
 
 TWICE = """
 import os, signal, time
-from tiledblend.cli import _stoppable
+from tiledblend.cli.main import _stoppable
 
 with _stoppable():
     for _ in range(2):
@@ -378,7 +378,7 @@ def test_a_source_without_weight_is_not_read(tmp_path: Path) -> None:
 
 def test_task_arguments_are_small() -> None:
     """What goes to the workers names its sources; only arrays in memory travel."""
-    from tiledblend.run import TileJob
+    from tiledblend.run.driver import TileJob
 
     planned = tb.plan(Composite([Layer(Breaking((100_000, 100_000)))]))
     job = TileJob(planned.composite, planned.rules, planned.layout, None, ())  # type: ignore[arg-type]

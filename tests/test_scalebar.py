@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tiledblend.preview import preview
-from tiledblend.scalebar import MIN_HEIGHT, MIN_WIDTH, SHARE, fitting_bar, with_scale_bar
-from tiledblend.sources.array import from_array
+from tiledblend.look.preview import preview
+from tiledblend.look.scalebar import MIN_HEIGHT, MIN_WIDTH, SHARE, fitting_bar, with_scale_bar
+from tiledblend.sources.arrays import from_array
 
 
 @given(st.floats(1e-4, 1e4), st.integers(MIN_WIDTH, 8192))

@@ -13,12 +13,12 @@ from conftest import Command
 from numpy.typing import NDArray
 
 import tiledblend as tb
-from tiledblend import seams as module
-from tiledblend.composite import Composite, Feather, Layer
+from tiledblend.compose.lazy import to_array
+from tiledblend.describe.composite import Composite, Feather, Layer
 from tiledblend.geometry import Region
-from tiledblend.lazy import to_array
-from tiledblend.seams import Step, measure_seams
-from tiledblend.sources.array import from_array
+from tiledblend.look import seams as module
+from tiledblend.look.seams import Step, measure_seams
+from tiledblend.sources.arrays import from_array
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 
 Array = NDArray[Any]

@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT
 from platforms import WORKFLOWS, objects_below, own_programs
 
-from tiledblend.tissue import Slides
+from tiledblend.demo.tissue import Slides
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 RIGS = ROOT.parent / "shared" / "rigs"

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from store_pixels import JOB, make_layout, random_pyramid, write_missing, write_result, write_tile
 
+from tiledblend.bytes import exchange as exchanges
+from tiledblend.bytes.objects import TEMPORARY_PREFIX
+from tiledblend.containers import commit as commits
+from tiledblend.containers import lock as locks
+from tiledblend.containers.commit import begin, clean, commit
+from tiledblend.containers.ledger import Ledger, Part
+from tiledblend.containers.omezarr.documents import ImageMetadata
+from tiledblend.containers.omezarr.layout import Receipt, TileWriter
+from tiledblend.containers.verify import verify
 from tiledblend.errors import RefusedError, StorageError, VerificationError
 from tiledblend.geometry import Tile
-from tiledblend.store import commit as commits
-from tiledblend.store import exchange as exchanges
-from tiledblend.store import lock as locks
-from tiledblend.store.commit import begin, clean, commit
-from tiledblend.store.layout import Receipt, TileWriter
-from tiledblend.store.ledger import Ledger, Part
-from tiledblend.store.objects import TEMPORARY_PREFIX
-from tiledblend.store.ome import ImageMetadata
-from tiledblend.store.verify import verify
 
 IMAGE = ImageMetadata("test", (0.5, 0.25))
 LAYOUT = make_layout((100, 70))

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tiledblend.bytes.objects import DirectoryStore
+from tiledblend.containers import ledger as ledgers
+from tiledblend.containers.ledger import Ledger, Part, differences
+from tiledblend.containers.lock import Holder, Lock
+from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
+from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.errors import RefusedError, StorageError
 from tiledblend.geometry import Tile
-from tiledblend.store import ledger as ledgers
-from tiledblend.store.layout import ArrayLayout, Receipt
-from tiledblend.store.ledger import Ledger, Part, differences
-from tiledblend.store.lock import Holder, Lock
-from tiledblend.store.objects import DirectoryStore
-from tiledblend.store.spec import OutputSpec
 
 SPEC = OutputSpec(16, 16, levels=1)
 LAYOUT = ArrayLayout(SPEC.grid((16, 8 * 16)), 3, "uint8", True, SPEC)
@@ -200,8 +200,8 @@ def test_living_driver_is_refused_here(output: DirectoryStore) -> None:
 
 def test_killed_driver_is_not_waited_for(output: DirectoryStore) -> None:
     code = (
-        "import json, os, sys\nfrom tiledblend.store.ledger import Ledger\n"
-        "from tiledblend.store.objects import DirectoryStore\n"
+        "import json, os, sys\nfrom tiledblend.containers.ledger import Ledger\n"
+        "from tiledblend.bytes.objects import DirectoryStore\n"
         "ledger = Ledger.create(DirectoryStore(sys.argv[1]), json.loads(sys.argv[2]))\nprint('ready', flush=True)\n"
         "sys.stdin.readline()\nos._exit(1)\n"
     )

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tiledblend.bytes import objects
+from tiledblend.bytes.objects import TEMPORARY_PREFIX, DirectoryStore, ObjectStore, beside, open_store, split_parent
 from tiledblend.errors import ResourceError, StorageError, UsageError
-from tiledblend.store import objects
-from tiledblend.store.objects import TEMPORARY_PREFIX, DirectoryStore, ObjectStore, beside, open_store, split_parent
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from store_pixels import make_layout, write_result
 
+from tiledblend.containers.omezarr.documents import ImageMetadata, root_attributes
 from tiledblend.errors import UsageError
-from tiledblend.store.ome import ImageMetadata, root_attributes
 
 KINDS: list[dict[str, Any]] = [
     {"channels": 3, "is_rgb": True},

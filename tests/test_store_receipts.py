@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiledblend.containers import receipts as receipt_tables
+from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.receipts import OBJECT_BYTES, Receipts, ReceiptTable
 from tiledblend.errors import ResourceError
 from tiledblend.geometry import Tile
-from tiledblend.store import receipts as receipt_tables
-from tiledblend.store.layout import ArrayLayout, Receipt
-from tiledblend.store.receipts import OBJECT_BYTES, Receipts, ReceiptTable
-from tiledblend.store.spec import OutputSpec
 
 
 @st.composite

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiledblend.store import spool as spools
-from tiledblend.store.spool import SLAB_BYTES, Spool
+from tiledblend.bytes import spool as spools
+from tiledblend.bytes.spool import SLAB_BYTES, Spool
 
 
 @given(st.lists(st.integers(0, 3 * SLAB_BYTES), max_size=6), st.integers(0, 255))

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_pixels import JOB, make_layout, write_result
 
+from tiledblend.containers.commit import begin
+from tiledblend.containers.verify import verify
 from tiledblend.errors import BadInputError, UsageError, VerificationError
-from tiledblend.store.commit import begin
-from tiledblend.store.verify import verify
 
 KINDS: list[dict[str, Any]] = [
     {},

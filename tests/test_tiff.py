@@ -23,17 +23,18 @@ from hypothesis import strategies as st
 from ndpi import ndpi_bytes, restart_jpeg
 from PIL import Image
 
+from tiledblend.bytes.ranges import LocalFile, SeekableBytes, open_bytes
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
-from tiledblend.sources import open_source, tiff_structure
+from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, SourceSpec
-from tiledblend.sources.bytes import LocalFile, SeekableBytes, open_bytes
-from tiledblend.sources.large import LargeTiles
-from tiledblend.sources.tiff import TiffSource, list_series, open_tiff
-from tiledblend.sources.tiff_layout import interpret, ycbcr_to_rgb
-from tiledblend.sources.tiff_metadata import ome_facts, resolution_facts, svs_facts
-from tiledblend.sources.tiff_reading import LevelReader, PartlyUsed
-from tiledblend.sources.tiff_segments import JpegFrames, SegmentError, check_segment, jpeg_frame
+from tiledblend.sources.tiff.large import LargeTiles
+from tiledblend.sources.tiff.layout import interpret, ycbcr_to_rgb
+from tiledblend.sources.tiff.metadata import ome_facts, resolution_facts, svs_facts
+from tiledblend.sources.tiff.reading import LevelReader, PartlyUsed
+from tiledblend.sources.tiff.segments import JpegFrames, SegmentError, check_segment, jpeg_frame
+from tiledblend.sources.tiff.source import TiffSource, list_series, open_tiff
+from tiledblend.sources.tiff.source import structure as tiff_structure
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CMU = DATA / "CMU-1-Small-Region.svs"

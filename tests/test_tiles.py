@@ -16,15 +16,15 @@ import zarr
 from conftest import Command
 from numpy.typing import NDArray
 
-from tiledblend import tiles as module
-from tiledblend.composite import Composite, Feather, Layer
+from tiledblend.compose.lazy import to_array
+from tiledblend.describe.composite import Composite, Feather, Layer
 from tiledblend.errors import UsageError
-from tiledblend.lazy import to_array
+from tiledblend.look import tiles as module
+from tiledblend.look.tiles import Channel, Scene, coloured
+from tiledblend.look.view import describe
 from tiledblend.sources import open_source
-from tiledblend.sources.array import from_array
+from tiledblend.sources.arrays import from_array
 from tiledblend.sources.base import Alpha
-from tiledblend.tiles import Channel, Scene, coloured
-from tiledblend.view import describe
 
 Array = NDArray[Any]
 

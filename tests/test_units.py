@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from test_equivalence import assert_same_bits, examples, fused, whole_array
 
 import tiledblend as tb
-from tiledblend.composite import Length
+from tiledblend.compose.reading import decide_rules
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.describe.composite import Length
+from tiledblend.describe.levels import at_level
 from tiledblend.errors import BadInputError, UsageError
-from tiledblend.levels import at_level
-from tiledblend.reading import decide_rules
-from tiledblend.store.spec import OutputSpec
 
 Size = tuple[float, float]
 

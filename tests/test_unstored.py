@@ -14,11 +14,12 @@ import zarr
 from conftest import Command
 
 import tiledblend as tb
+from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region, Tile
-from tiledblend.run import TileJob
-from tiledblend.sources import open_source, zarr_stored
-from tiledblend.store.objects import DirectoryStore
+from tiledblend.run.driver import TileJob
+from tiledblend.sources import open_source
+from tiledblend.sources.zarr.source import stored as zarr_stored
 
 IMAGE = np.random.default_rng(3).integers(1, 256, (3, 300, 400), dtype=np.uint8)
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -25,8 +25,8 @@ import pytest
 import tifffile
 from conftest import ROOT, Command
 
-from tiledblend.tissue import Slides
-from tiledblend.view import parse_channels
+from tiledblend.demo.tissue import Slides
+from tiledblend.look.view import parse_channels
 
 FILES = Path(__file__).parents[1] / "tiledblend" / "viewer"
 

@@ -20,9 +20,9 @@ from conftest import ROOT
 from object_stores import BUCKET, environment, seaweedfs, weed
 from platforms import WORKFLOWS, objects_below, own_programs
 
-from tiledblend.buckets import _client
-from tiledblend.store.objects import open_store
-from tiledblend.tissue import Slides
+from tiledblend.bytes.buckets import _client
+from tiledblend.bytes.objects import open_store
+from tiledblend.demo.tissue import Slides
 
 FLAGS = ("--chunk", "128", "--shard", "512", "--feather", "8px")
 

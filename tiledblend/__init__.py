@@ -5,9 +5,7 @@ Names are imported when they are first used: `import tiledblend` alone loads nei
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -17,42 +15,42 @@ _EXPORTS = {
     "Affine": "geometry",
     "Alpha": "sources.base",
     "BadInputError": "errors",
-    "Canvas": "composite",
-    "ClusterOptions": "cluster",
-    "Composite": "composite",
-    "Feather": "composite",
+    "Canvas": "describe.composite",
+    "ClusterOptions": "run.cluster",
+    "Composite": "describe.composite",
+    "Feather": "describe.composite",
     "Grid": "geometry",
     "InterruptedRun": "errors",
-    "Labels": "composite",
-    "Layer": "composite",
-    "Length": "composite",
-    "OutputSpec": "store.spec",
-    "Plan": "plan",
-    "ProgressEvent": "run",
+    "Labels": "describe.composite",
+    "Layer": "describe.composite",
+    "Length": "describe.composite",
+    "OutputSpec": "containers.omezarr.spec",
+    "Plan": "run.plan",
+    "ProgressEvent": "run.driver",
     "RasterSource": "sources.base",
     "RefusedError": "errors",
     "Region": "geometry",
     "ResourceError": "errors",
-    "RunReport": "run",
+    "RunReport": "run.driver",
     "SourceSpec": "sources.base",
     "StorageError": "errors",
-    "TiffOptions": "ometiff.options",
+    "TiffOptions": "containers.ometiff.options",
     "TiledblendError": "errors",
     "UsageError": "errors",
     "VerificationError": "errors",
-    "at_level": "levels",
-    "blend": "lazy",
-    "blend_ometiff": "ometiff.blend",
-    "export_ometiff": "ometiff.export",
-    "feather": "lazy",
-    "from_array": "sources.array",
+    "at_level": "describe.levels",
+    "blend": "compose.lazy",
+    "blend_ometiff": "run.tiff_blend",
+    "export_ometiff": "run.tiff_export",
+    "feather": "compose.lazy",
+    "from_array": "sources.arrays",
     "open": "sources.opening",
-    "panel": "preview",
-    "plan": "plan",
-    "preview": "preview",
-    "to_array": "lazy",
-    "to_dask": "lazy",
-    "write": "run",
+    "panel": "look.preview",
+    "plan": "run.plan",
+    "preview": "look.preview",
+    "to_array": "compose.lazy",
+    "to_dask": "compose.lazy",
+    "write": "run.driver",
 }
 _RENAMED = {"open": "open_source"}
 
@@ -69,22 +67,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
-
-
-class _Package(ModuleType):
-    """The import system binds a loaded submodule as an attribute of its package: `tiledblend.plan`, loaded by
-    anyone, would then hide the function of that name. Exported names win; the modules stay importable.
-
-    It pickles by name, which cloudpickle does by itself for plain modules only: what a notebook sends to workers may
-    name it.
-    """
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return import_module, (self.__name__,)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _EXPORTS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

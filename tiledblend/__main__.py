@@ -2,7 +2,7 @@
 
 import os
 
-from tiledblend.supervise import supervised
+from tiledblend.guard.supervise import supervised
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def _command() -> None:
     # Tiles are what runs in parallel: numpy's library would start a thread per CPU as soon as it is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Not before the fork: the parent needs none of it.
-    from tiledblend.cli import main as command
+    from tiledblend.cli.main import main as command
 
     command()
 

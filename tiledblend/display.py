@@ -16,5 +16,5 @@ class ShownInNotebooks:
 
     def _repr_html_(self) -> str:
         """HTML for a notebook's output cell."""
-        html: str = import_module("tiledblend.notebook").html_of(self)
+        html: str = import_module("tiledblend.look.notebook").html_of(self)
         return html

@@ -16,7 +16,7 @@ slides=$(mktemp -d)
 trap 'rm -r "$slides"' EXIT
 
 echo "two slides of $size x $size px and a mask"
-"$python" -c 'import sys; from tiledblend.tissue import make_slides; make_slides(sys.argv[1], int(sys.argv[2]), seed=7)' "$slides" "$size"
+"$python" -c 'import sys; from tiledblend.demo.tissue import make_slides; make_slides(sys.argv[1], int(sys.argv[2]), seed=7)' "$slides" "$size"
 "$python" "$here/put.py" --wait 120 "$slides"/*.tif "$address"
 "$tiledblend" blend "$address/he.ome.tif" "$address/ihc.ome.tif" --mask "$address/mask.tif" --feather 16px --shard 2048 \
     -o "$address/blended.ome.zarr" --resume "$@"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tiledblend import TiledblendError
-from tiledblend.buckets import client_of, is_missing, reason_of, split_url
+from tiledblend.bytes.buckets import client_of, is_missing, reason_of, split_url
 
 
 def main() -> None:

@@ -305,8 +305,8 @@ def write_inputs(folder: Path, shape: tuple[int, int]) -> None:
 
 def _tiles(out: Path) -> list[tuple[str, ...]]:
     """Keys of each planned tile's objects, by the result's own metadata."""
-    from tiledblend.store.objects import DirectoryStore
-    from tiledblend.store.ome import read_attributes, result_layout
+    from tiledblend.bytes.objects import DirectoryStore
+    from tiledblend.containers.omezarr.documents import read_attributes, result_layout
 
     layout = result_layout(read_attributes(DirectoryStore(out)))
     assert layout is not None

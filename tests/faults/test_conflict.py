@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import tiledblend as tb
+from tiledblend.bytes.objects import DirectoryStore
+from tiledblend.containers.ledger import Ledger, Part
+from tiledblend.containers.omezarr.layout import Receipt
+from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.verify import verify
 from tiledblend.errors import RefusedError, VerificationError
 from tiledblend.geometry import Tile
-from tiledblend.store.layout import Receipt
-from tiledblend.store.ledger import Ledger, Part
-from tiledblend.store.objects import DirectoryStore
-from tiledblend.store.spec import OutputSpec
-from tiledblend.store.verify import verify
 
 
 def test_differing_attempts_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

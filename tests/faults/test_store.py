@@ -23,10 +23,10 @@ from conftest import ROOT, Command, Ran
 from object_stores import BUCKET, SECRET, environment, seaweedfs, weed
 from store_proxy import FAULTS, StoreProxy
 
-from tiledblend.buckets import forget_clients
+from tiledblend.bytes.buckets import forget_clients
+from tiledblend.bytes.cloud import CloudStore
+from tiledblend.demo.tissue import Slides
 from tiledblend.sources.opening import forget_sources
-from tiledblend.store.cloud import CloudStore
-from tiledblend.tissue import Slides
 
 pytestmark = [pytest.mark.cloud, pytest.mark.faults]
 COUNT = int(os.environ.get("TILEDBLEND_STORE_FAULTS", "0"))
@@ -80,7 +80,7 @@ def point(patch: pytest.MonkeyPatch, endpoint: str) -> None:
     for name, value in (environment(endpoint) | RETRYING).items():
         patch.setenv(name, value)
     # These slides are small: read them by ranges all the same, as large ones are.
-    patch.setattr("tiledblend.sources.remote.SMALL_BYTES", 0)
+    patch.setattr("tiledblend.bytes.remote.SMALL_BYTES", 0)
     forget_clients()
     forget_sources()
 

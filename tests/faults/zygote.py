@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = {
-    "tiledblend": "tiledblend.cli",
+    "tiledblend": "tiledblend.cli.main",
     "scheduler": "distributed.cli.dask_scheduler",
     "worker": "distributed.cli.dask_worker",
 }
@@ -32,7 +32,7 @@ PROGRAMS = {
 
 def import_everything() -> None:
     """What a command would import on its way, in its order: the log settings come before dask."""
-    from tiledblend.report import start_logging
+    from tiledblend.look.lines import start_logging
 
     start_logging()
     package = Path(sys.modules["tiledblend"].__file__ or "").parent

@@ -1,6 +1,6 @@
 """Sources of pixels: files, stores and arrays behind one interface (see `base.RasterSource`)."""
 
-from tiledblend.sources.array import from_array
+from tiledblend.sources.arrays import from_array
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.opening import open_source
 

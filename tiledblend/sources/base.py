@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.crash import decoding
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region
+from tiledblend.guard.crash import decoding
 
 if TYPE_CHECKING:
-    from tiledblend.sources.encoded import EncodedImage
+    from tiledblend.sources.zarr.encoded import EncodedImage
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "float32")
 MASK_DTYPES = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tiledblend.buckets import checked_url
+from tiledblend.bytes.buckets import checked_url
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.sources.base import RasterSource, SourceSpec
 from tiledblend.sources.views import select
@@ -177,7 +177,7 @@ _CACHE = _SourceCache(CACHED_SOURCES)
 def _stored_state(path: str) -> Any:
     """Something that changes when the file or object (or a directory's metadata) does; None for what is not there."""
     if is_remote(path):
-        from tiledblend.sources.remote import stored_state
+        from tiledblend.bytes.remote import stored_state
 
         places = (path, f"{path.rstrip('/')}/zarr.json", f"{path.rstrip('/')}/.zattrs")
         return next((state for state in map(stored_state, places) if state is not None), None)
@@ -225,7 +225,7 @@ def _kind_of(head: bytes, path: str) -> str | None:
 
 def _recognise_remote(path: str) -> str:
     """As `recognise`. A web server may answer a directory's address with a page: zarr's documents come before text."""
-    from tiledblend.sources.remote import RemoteFile, read_object, stored_state
+    from tiledblend.bytes.remote import RemoteFile, read_object, stored_state
 
     head, found = b"", stored_state(path) is not None
     if found:
@@ -262,18 +262,18 @@ def _open(spec: SourceSpec, mask: bool) -> RasterSource:
 def _open_whole(spec: SourceSpec, mask: bool) -> RasterSource:
     kind = recognise(spec.path)
     if kind == "zarr":
-        from tiledblend.sources.zarr import open_zarr
+        from tiledblend.sources.zarr.source import open_zarr
 
         return open_zarr(spec, mask=mask)
     if kind == "image":
-        from tiledblend.sources.image import open_image
+        from tiledblend.sources.pictures.source import open_image
 
         return open_image(spec, mask=mask)
     if kind == "polygons":
-        from tiledblend.sources.polygons import open_polygons
+        from tiledblend.sources.outlines.source import open_polygons
 
         return open_polygons(spec)
-    from tiledblend.sources.tiff import open_tiff
+    from tiledblend.sources.tiff.source import open_tiff
 
     return open_tiff(spec, mask=mask)
 

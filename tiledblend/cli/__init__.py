@@ -1,0 +1,1 @@
+"""The command line: flags become the mapping of a job file, and nothing else."""

@@ -1,0 +1,54 @@
+"""The manifest beside a result: every stored object with its length and SHA-256.
+
+JSON lines: a header with the root attributes, then one `[key, size, sha256]` per object in planned order, array
+metadata last. Its own SHA-256 is in the root attributes: each proves the other, and a damaged root can be made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
+from typing import Any
+
+from tiledblend.containers.omezarr.layout import Receipt
+
+SUFFIX = ".manifest"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished result consists of. attributes: the root's, without the manifest's hash. receipts: by key."""
+
+    attributes: dict[str, Any]
+    receipts: dict[str, Receipt]
+
+
+def dump_manifest(attributes: dict[str, Any], receipts: Iterable[Receipt], count: int) -> bytes:
+    """The stored bytes. count: of the receipts."""
+    header = {"tiledblend_manifest": 1, "objects": count, "attributes": attributes}
+    data = BytesIO()
+    for line in chain([header], receipts):
+        data.write(f"{json.dumps(line)}\n".encode())
+    return data.getvalue()
+
+
+def parse_manifest(data: bytes) -> Manifest | None:
+    """The manifest of stored bytes; None if they are not one."""
+    try:
+        header, *lines = data.decode().splitlines()
+        parsed = json.loads(header)
+        receipts = [Receipt(str(key), int(size), str(digest)) for key, size, digest in map(json.loads, lines)]
+        if parsed["tiledblend_manifest"] != 1 or parsed["objects"] != len(receipts):
+            return None
+        return Manifest(dict(parsed["attributes"]), {receipt.key: receipt for receipt in receipts})
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()

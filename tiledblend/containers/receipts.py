@@ -1,0 +1,95 @@
+"""Receipts of stored objects by tile, in memory that is taken whole at the start and does not grow with a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+
+import numpy as np
+
+from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
+from tiledblend.errors import ResourceError
+from tiledblend.geometry import Tile
+
+DIGEST_BYTES = 32
+OBJECT_BYTES = DIGEST_BYTES + 8
+Receipts = tuple[Receipt, ...]
+
+
+class ReceiptTable(MutableMapping[Tile, Receipts]):
+    """Receipts by tile, OBJECT_BYTES for every planned object: a terapixel's quarter of a million take 10 MB.
+
+    A key is not kept: it follows from the object's place in the plan. sizes: int64 bytes of each planned object, -1
+    where there is no receipt; digests: their SHA-256, uint8 (objects, 32). Both are only to be read.
+    Raises ResourceError when there is no memory for a plan's table.
+    """
+
+    def __init__(self, layout: ArrayLayout) -> None:
+        self.layout, count = layout, layout.object_count()
+        try:
+            # Written to, so that these pages are taken now: a run that begins can note what it makes.
+            self.sizes = np.full(count, -1, np.int64)
+            self.digests = np.full((count, DIGEST_BYTES), 0, np.uint8)
+        except MemoryError as error:
+            raise ResourceError(
+                f"no memory for the receipts of {count} objects ({count * OBJECT_BYTES / 1e6:,.0f} MB); "
+                "use a larger --shard"
+            ) from error
+        self._tiles = 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """Sum of the sizes of all objects with a receipt."""
+        return int(self.sizes.sum(where=self.sizes >= 0))
+
+    def of_key(self, key: str) -> Receipt | None:
+        """The receipt of one object, if its tile has receipts."""
+        number = self.layout.object_number(key)
+        return None if number is None or self.sizes[number] < 0 else self._receipt(key, number)
+
+    def planned(self) -> Iterator[Receipt]:
+        """Receipts in the order of `ArrayLayout.planned_objects`, without those that are missing."""
+        for number, key in enumerate(self.layout.planned_objects()):
+            if self.sizes[number] >= 0:
+                yield self._receipt(key, number)
+
+    def __getitem__(self, tile: Tile) -> Receipts:
+        if tile not in self:
+            raise KeyError(tile)
+        return tuple(map(self._receipt, self.layout.tile_objects(tile), self.layout.tile_numbers(tile)))
+
+    def __setitem__(self, tile: Tile, receipts: Receipts) -> None:
+        """Raises ValueError unless these are of the tile's planned objects, in their order."""
+        self._require_planned(tile, receipts)
+        numbers = self.layout.tile_numbers(tile)
+        digests = b"".join(bytes.fromhex(receipt.sha256) for receipt in receipts)
+        values = np.frombuffer(digests, np.uint8).reshape(len(numbers), DIGEST_BYTES)
+        self._tiles += tile not in self
+        self.digests[numbers] = values
+        self.sizes[numbers] = [receipt.size for receipt in receipts]
+
+    def __delitem__(self, tile: Tile) -> None:
+        if tile not in self:
+            raise KeyError(tile)
+        self.sizes[self.layout.tile_numbers(tile)] = -1
+        self._tiles -= 1
+
+    def __contains__(self, tile: object) -> bool:
+        if not isinstance(tile, Tile) or not self.layout.grid.has_tile(tile):
+            return False
+        return bool(self.sizes[self.layout.tile_numbers(tile)[0]] >= 0)
+
+    def __iter__(self) -> Iterator[Tile]:
+        grid = self.layout.grid
+        return (tile for stage in range(grid.stages) for tile in grid.tiles(stage) if tile in self)
+
+    def __len__(self) -> int:
+        return self._tiles
+
+    def _receipt(self, key: str, number: int) -> Receipt:
+        return Receipt(key, int(self.sizes[number]), self.digests[number].tobytes().hex())
+
+    def _require_planned(self, tile: Tile, receipts: Sequence[Receipt]) -> None:
+        if not self.layout.grid.has_tile(tile) or [r.key for r in receipts] != list(self.layout.tile_objects(tile)):
+            raise ValueError(f"{tile}: receipts of other objects than its planned ones")
+        if any(not 0 <= r.size < 2**63 or len(r.sha256) != 2 * DIGEST_BYTES for r in receipts):
+            raise ValueError(f"{tile}: receipts that state no size or SHA-256")

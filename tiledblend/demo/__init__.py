@@ -1,0 +1,1 @@
+"""Procedural slides of stained tissue, and the demo that blends them."""

@@ -1,0 +1,161 @@
+"""What a source is, for people: the facts behind `tiledblend info`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tiledblend.errors import BadInputError, one_line
+from tiledblend.sources.base import Alpha, RasterSource
+from tiledblend.sources.opening import make_spec, open_source, recognise
+
+# Names that scanners and tifffile give to the pictures beside a slide's own image.
+BESIDE_THE_SLIDE = ("label", "macro", "thumbnail", "overview", "map")
+
+
+def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """One mapping per image found at `path`: every series of a TIFF, of an OME-Zarr, or the one there is.
+
+    Keys: path, series, name, layer and mask (whether it can be one), problem (why not a layer, or None); and when its
+    metadata could be read: format, axes, dtype, shape (y, x), channels, is_rgb, alpha, levels (shape and tile each),
+    pixel_size_um, compression, channel_names, icc, notes, metadata. Values are JSON types. No pixel is read.
+
+    Raises BadInputError when nothing is there or it is no image.
+    """
+    absolute = make_spec(path).path
+    kind = recognise(absolute)
+    if kind == "tiff":
+        return [_entry(absolute, series, name) for series, name in _tiff_series(absolute)]
+    if kind == "zarr":
+        return [_entry(where, series, "") for where, series in _zarr_images(absolute)]
+    return [_entry(absolute, None, "")]
+
+
+def _tiff_series(path: str) -> list[tuple[int | None, str]]:
+    from tiledblend.sources.tiff.source import list_series
+
+    try:
+        return [(series.index, series.name or "") for series in list_series(path)] or [(None, "")]
+    except BadInputError:
+        # Too broken to list: opening it says why, in one line.
+        return [(None, "")]
+
+
+def _zarr_images(path: str) -> list[tuple[str, int | None]]:
+    from tiledblend.sources.zarr.metadata import list_children, ome_attributes, read_node, series_of
+
+    node = read_node(path, called=path)
+    if node.kind == "array":
+        return [(path, None)]
+    series = series_of(node)
+    if series:
+        return [(path, index if len(series) > 1 else None) for index in series]
+    ome = ome_attributes(node)
+    children = [] if "plate" in ome or "well" in ome else list_children(node)
+    return [(os.path.join(path, child), None) for child in children] or [(path, None)]
+
+
+def _entry(path: str, series: int | None, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"path": path, "series": series, "name": name, "layer": True, "mask": True, "problem": None}
+    try:
+        entry |= _facts(open_source(path, series=series))
+    except BadInputError as error:
+        entry |= {"layer": False, "problem": _without_path(str(error), path)}
+        try:
+            entry |= _facts(open_source(path, series=series, mask=True))
+        except BadInputError:
+            entry["mask"] = False
+    problem = _beside_the_slide(name, series) or entry.pop("stated_problem", None)
+    entry.pop("stated_problem", None)
+    return entry | {"layer": False, "problem": problem} if problem else entry
+
+
+def _beside_the_slide(name: str, series: int | None) -> str | None:
+    if series and name.lower() in BESIDE_THE_SLIDE:
+        return f"the {name.lower()} picture that a scanner keeps beside the slide's image"
+    return None
+
+
+def _without_path(message: str, path: str) -> str:
+    """The reason in an error's line, without the leading name of the source."""
+    if not message.startswith(path):
+        return message
+    rest = message[len(path) :]
+    return rest.partition(": ")[2] or rest
+
+
+def _facts(source: RasterSource) -> dict[str, Any]:
+    info = dataclasses.asdict(source.info)
+    return {
+        "format": info["format"],
+        "axes": info["axes"],
+        "dtype": source.dtype.name,
+        "shape": list(source.shape),
+        "channels": source.channels,
+        "is_rgb": source.is_rgb,
+        "alpha": source.alpha.value,
+        "levels": [{"shape": list(level.shape), "tile": list(level.tile)} for level in source.levels],
+        "pixel_size_um": None if source.pixel_size_um is None else list(source.pixel_size_um),
+        "compression": info["compression"],
+        "channel_names": list(info["channel_names"]),
+        "icc": info["icc_digest"],
+        "notes": list(info["notes"]),
+        "metadata": info["metadata"],
+        "stated_problem": info["problem"],
+    }
+
+
+def render_info(entries: Sequence[dict[str, Any]]) -> str:
+    """The entries of `describe` as text for a terminal, a few lines for each image."""
+    return "\n".join(_paragraph(entry) for entry in entries)
+
+
+def _paragraph(entry: dict[str, Any]) -> str:
+    title = entry["path"]
+    if entry["series"] is not None:
+        title += f", series {entry['series']}" + (f" ({entry['name']})" if entry["name"] else "")
+    rows = [*_fact_rows(entry), ("usable as", _usable(entry))]
+    rows += [("note", note) for note in entry.get("notes", ())]
+    return "\n".join([one_line(title), *(f"  {key:<12}{one_line(value)}" for key, value in rows)])
+
+
+def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    if "format" not in entry:
+        return []
+    height, width = entry["shape"]
+    size = entry["pixel_size_um"]
+    rows = [
+        ("format", f"{entry['format']}, axes {entry['axes']}, {entry['compression']}"),
+        ("size", f"{height:,} x {width:,} px (y x x), {height * width / 1e6:,.1f} Mpx"),
+        ("pixels", f"{entry['dtype']}, {_channels(entry)}"),
+        ("pixel size", "not known" if size is None else f"{size[0]:.6g} x {size[1]:.6g} µm (y x x)"),
+        ("levels", f"{len(entry['levels'])}: {_levels(entry)}"),
+    ]
+    if entry["icc"]:
+        rows.append(("ICC profile", f"{entry['icc'][:12]} (kept out: colours are not converted)"))
+    return rows
+
+
+def _channels(entry: dict[str, Any]) -> str:
+    count = entry["channels"]
+    text = f"{count} channel" + ("s" if count != 1 else "")
+    if entry["is_rgb"]:
+        text += " RGB"
+    if entry["alpha"] != Alpha.NONE.value:
+        text += f" with {entry['alpha']} alpha"
+    names = entry["channel_names"]
+    return text + (f" ({', '.join(names[:8])}{', …' if len(names) > 8 else ''})" if any(names) else "")
+
+
+def _levels(entry: dict[str, Any]) -> str:
+    levels = entry["levels"]
+    shapes = ", ".join(f"{level['shape'][0]}x{level['shape'][1]}" for level in levels)
+    return f"{shapes}; tile {levels[0]['tile'][0]}x{levels[0]['tile'][1]}"
+
+
+def _usable(entry: dict[str, Any]) -> str:
+    if entry["layer"]:
+        return "layer, mask"
+    return f"{'mask only' if entry['mask'] else 'nothing'}: {entry['problem']}"

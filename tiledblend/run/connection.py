@@ -1,0 +1,208 @@
+"""A run's client: found again when its scheduler was lost, and watched for who works."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from tiledblend.errors import InterruptedRun, ResourceError, UsageError
+from tiledblend.run.cluster import (
+    ANSWER_SECONDS,
+    ClusterOptions,
+    RunningScheduler,
+    asked,
+    never,
+    open_client,
+    require_same_versions,
+    running_scheduler,
+)
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 180.0
+NO_WORKER_SECONDS = 300.0
+WORKERS_SECONDS = 5.0
+LAST_TASKS_SECONDS = 60.0
+TASKS_PER_THREAD = 3
+
+
+class SchedulerLost(Exception):  # noqa: N818 - an event that the run deals with
+    """The tasks in flight are void: the scheduler, or the way to it, has gone."""
+
+
+class Connection:
+    """A client of a cluster, exchanged for a new one when the scheduler was lost."""
+
+    def __init__(self, client: Client, scheduler: RunningScheduler | None = None) -> None:
+        self.client, self._scheduler = client, scheduler
+        self._replaced: list[Client] = []
+
+    def restore(self, check: Callable[[], None]) -> None:
+        """Return when the scheduler answers again; `check` may end the waiting by an exception.
+
+        dask's own client tries for a while first; a client that was given to us is never exchanged. Raises
+        InterruptedRun after RECONNECT_SECONDS, or at once where nothing can come back.
+        """
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        if self.client.status != "running":
+            log.warning("the dask scheduler was lost; trying to reach it for up to %g s", RECONNECT_SECONDS)
+        while not self._is_back(check):
+            check()
+            if time.monotonic() > deadline or not self._may_come_back():
+                raise InterruptedRun("the dask scheduler was lost and does not answer; continue with --resume")
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        """Close the clients that were made here after the first."""
+        for client in self._replaced:
+            with suppress(Exception):
+                client.close(timeout=2)
+
+    def _may_come_back(self) -> bool:
+        return self._scheduler is not None or self.client.status not in ("closed", "closing")
+
+    def _is_back(self, check: Callable[[], None]) -> bool:
+        if self.client.status == "running":
+            return True
+        if self._scheduler is None or self.client.status != "closed":
+            return False
+        try:
+            self.client = self._scheduler.client(5, check)
+        except (ResourceError, UsageError):
+            return False
+        self._replaced.append(self.client)
+        return True
+
+
+@contextmanager
+def connect(
+    options: ClusterOptions, client: Client | None = None, check: Callable[[], None] = never
+) -> Iterator[Connection]:
+    """The connection of a run: to the cluster of a given client, else to the one that the options say.
+
+    check: called while a scheduler or a first worker is waited for; may raise.
+    """
+    with ExitStack() as stack:
+        if client is not None:
+            _require_usable(client)
+            require_same_versions(client, check)
+            connection = Connection(client)
+        else:
+            scheduler = running_scheduler(options)
+            connection = Connection(stack.enter_context(open_client(options, check)), scheduler)
+        stack.callback(connection.close)
+        if options.performance_report:
+            stack.enter_context(_reported(connection, options.performance_report))
+        yield connection
+
+
+def _require_usable(client: Any) -> None:
+    from distributed import Client
+
+    if not isinstance(client, Client):
+        raise UsageError(f"client is a {type(client).__name__}; give a distributed.Client, as of cluster.get_client()")
+    if client.asynchronous:
+        raise UsageError("client is asynchronous; give one that was made with asynchronous=False")
+    if client.status != "running":
+        raise UsageError(f"client is {client.status}, not connected to a scheduler")
+
+
+@contextmanager
+def _reported(connection: Connection, path: str) -> Iterator[None]:
+    from distributed import performance_report
+
+    client, report = connection.client, performance_report(filename=path)
+    with client.as_current():
+        report.__enter__()
+    yield
+    if connection.client is not client or client.status != "running":
+        log.warning("%s: not written, because the scheduler was lost", path)
+        return
+    with client.as_current():
+        report.__exit__(None, None, None)
+
+
+class Workforce:
+    """The workers of a cluster, as they come and go during a run.
+
+    require: called with dask's description of all workers, by address, whenever there are new ones. check: called
+    while the scheduler is asked; may raise.
+    """
+
+    def __init__(
+        self, client: Client, require: Callable[[dict[str, Any]], None], check: Callable[[], None] = never
+    ) -> None:
+        self._client, self._require, self._check = client, require, check
+        self._known: set[str] = set()
+        self._threads = 0
+        self._looked = self._last_seen = float("-inf")
+
+    def window(self) -> int:
+        """How many tasks may be in flight. Looks at the cluster every few seconds.
+
+        Raises SchedulerLost, InterruptedRun when there was no worker for NO_WORKER_SECONDS, and what `require` raises.
+        """
+        if self._client.status != "running":
+            raise SchedulerLost
+        if time.monotonic() > self._looked + WORKERS_SECONDS:
+            self._look()
+        return max(1, self._threads) * TASKS_PER_THREAD
+
+    def _look(self) -> None:
+        now = self._looked = time.monotonic()
+        workers = asked(lambda: self._client.scheduler_info(n_workers=-1), self._check)["workers"]
+        if workers.keys() - self._known:
+            self._require(workers)
+        self._known |= set(workers)
+        self._threads = sum(worker["nthreads"] for worker in workers.values())
+        if workers or self._last_seen == float("-inf"):
+            self._last_seen = now
+        if now > self._last_seen + NO_WORKER_SECONDS:
+            raise InterruptedRun(
+                f"the dask cluster has had no worker for {NO_WORKER_SECONDS:g} s; start some and continue with --resume"
+            )
+
+
+def withdraw(client: Client, running: set[Future[Any]]) -> None:
+    """Cancel the tasks that no worker has begun and wait for the others, so that nothing writes after we return.
+
+    The scheduler forgets a cancelled task at once, while its thread goes on: the workers are asked. An embedded worker
+    that is closed meanwhile waits half a minute for threads that want to leave its pool (they want the lock that it
+    holds), and does not wait for those that have left.
+    """
+    if client.status != "running":
+        # The scheduler has cancelled what was ours.
+        return
+    deadline, keys = time.monotonic() + LAST_TASKS_SECONDS, {future.key for future in running}
+    try:
+        begun = _begun(client) & keys
+        waiting = [future for future in running if future.key not in begun and not future.done()]
+        asked(lambda: client.cancel(waiting, force=True), seconds=ANSWER_SECONDS)
+        # One of those may have begun just before it was cancelled.
+        while time.monotonic() < deadline and _begun(client) & keys:
+            time.sleep(0.05)
+        while time.monotonic() < deadline and any(not future.done() for future in running if future.key in begun):
+            time.sleep(0.01)
+    except Exception:
+        # The scheduler may be what was lost: the first error is the one to tell.
+        return
+
+
+def _begun(client: Client) -> set[str]:
+    """Keys of the tasks that the workers' threads are at, cancelled ones too; none of workers that do not answer."""
+    try:
+        answers = asked(lambda: client.run(_keys_of_threads, on_error="ignore"), seconds=ANSWER_SECONDS)
+    except Exception:
+        return set()
+    return {key for keys in answers.values() for key in keys}
+
+
+def _keys_of_threads(dask_worker: Any) -> list[str]:
+    state = dask_worker.state
+    return [str(task.key) for task in (*state.executing, *state.long_running)]

@@ -1,0 +1,1 @@
+"""PNG, JPEG and WebP pictures, decoded whole: `header` says what one holds before anything is decoded."""

@@ -1,0 +1,433 @@
+"""TIFF and what is built on it: SVS, NDPI, OME-TIFF, ImageJ, pyramids of reduced pages.
+
+tifffile parses the metadata and decodes single tiles (`page.decode`); which bytes are read is decided here. Every
+page object is dropped after opening: what stays is offsets, byte counts and a decoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tifffile
+from numpy.typing import NDArray
+
+from tiledblend.bytes.ranges import ByteReader, SeekableBytes, open_bytes
+from tiledblend.errors import BadInputError, TiledblendError, one_line
+from tiledblend.geometry import Region
+from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.tiff.large import LARGE_TILE
+from tiledblend.sources.tiff.layout import Samples, StoredLevel, dimensions, page_numbers, store_level
+from tiledblend.sources.tiff.metadata import (
+    ImageFacts,
+    imagej_facts,
+    ome_facts,
+    resolution_facts,
+    svs_facts,
+    svs_magnification,
+)
+from tiledblend.sources.tiff.reading import CACHE_BYTES, LevelReader, PartlyUsed, arrange, channel_planes
+from tiledblend.sources.tiff.structure import Structure, walk
+from tiledblend.sources.views import downsampling
+
+AUXILIARY = frozenset({"thumbnail", "label", "macro", "map"})
+_ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
+
+# tifffile logs what it repairs; a file that cannot be used is an error of ours, in one line. Handlers that an
+# application installs still get the messages.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSummary:
+    """One image of a TIFF file, for people. shape is over `axes`. problem: why it is no layer's image, or None."""
+
+    index: int
+    name: str
+    kind: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    levels: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Orientation:
+    """How stored rows and columns become the picture's: transposed first, then flipped (TIFF 6.0, Orientation)."""
+
+    transpose: bool = False
+    flip_y: bool = False
+    flip_x: bool = False
+
+    @classmethod
+    def of_tag(cls, value: int) -> _Orientation:
+        """Of the tag's value; readers take values other than 1 to 8 as 1."""
+        flips = {
+            2: (False, True),
+            3: (True, True),
+            4: (True, False),
+            6: (False, True),
+            7: (True, True),
+            8: (True, False),
+        }
+        return cls(5 <= value <= 8, *flips.get(value, (False, False)))
+
+    def stored(self, region: Region, shape: tuple[int, int]) -> Region:
+        """The stored region of a picture's region; shape: (y, x) of the picture."""
+        (height, width), (y0, x0, y1, x1) = shape, (region.y0, region.x0, region.y1, region.x1)
+        if self.flip_y:
+            y0, y1 = height - y1, height - y0
+        if self.flip_x:
+            x0, x1 = width - x1, width - x0
+        return Region(x0, y0, x1, y1) if self.transpose else Region(y0, x0, y1, x1)
+
+    def turn(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Stored (y, x, channel) as the picture's, a view."""
+        pixels = pixels.swapaxes(0, 1) if self.transpose else pixels
+        return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+
+    def pair(self, pair: tuple[Any, Any]) -> tuple[Any, Any]:
+        """A stored (y, x) as the picture's."""
+        return (pair[1], pair[0]) if self.transpose else pair
+
+
+class TiffSource(RasterSource):
+    """One image of a TIFF file: a series, a plane of it, some of its levels and channels. Made by `open_tiff`."""
+
+    handles_selection = True
+
+    def __init__(
+        self,
+        spec: SourceSpec,
+        reader: ByteReader,
+        stored: Sequence[StoredLevel],
+        *,
+        mask: bool,
+        orientation: int,
+        pixel_size_um: tuple[float, float] | None,
+        info: SourceInfo,
+    ) -> None:
+        total = _channel_count(stored[0])
+        chosen = tuple(range(total)) if spec.channels is None else spec.channels
+        _check_channels(spec, chosen, total)
+        samples = stored[0].samples
+        has_alpha = samples.alpha is not Alpha.NONE and total == samples.count
+        keeps_alpha = has_alpha and len(chosen) > 1 and chosen[-1] == total - 1
+        self.spec = spec
+        self.dtype = samples.dtype
+        self.channels = len(chosen)
+        self.alpha = samples.alpha if keeps_alpha else Alpha.NONE
+        self.is_rgb = samples.is_rgb and (chosen[:-1] if keeps_alpha else chosen) == (0, 1, 2)
+        self._orientation = _Orientation.of_tag(orientation)
+        turned = self._orientation.pair
+        self.levels = tuple(Level(turned(s.shape), turned(s.access), s.decoding_bytes) for s in stored)
+        self.pixel_size_um = pixel_size_um if pixel_size_um is None else self._orientation.pair(pixel_size_um)
+        self.info = replace(
+            info, channel_names=_pick(info.channel_names, chosen), channel_colors=_pick(info.channel_colors, chosen)
+        )
+        self._mask = mask
+        self._reader = reader
+        self._stored = tuple(stored)
+        self._chosen = chosen
+        cache = PartlyUsed(CACHE_BYTES)
+        self._readers = [
+            LevelReader(reader, level, cache, name=self.name, number=number, allow_sparse=spec.allow_sparse)
+            for number, level in enumerate(stored)
+        ]
+        self._planes = [channel_planes(level, chosen) for level in stored]
+
+    def _read(self, region: Region, level: int) -> NDArray[Any]:
+        planes, places = self._planes[level]
+        stored = self._orientation.stored(region, self.levels[level].shape)
+        return self._orientation.turn(arrange(self._readers[level].read(stored, planes), places))
+
+    def _uniform(self, region: Region, level: int) -> int | None:
+        """Of tiles that are stored in a few bytes, as masks have them."""
+        planes, _ = self._planes[level]
+        if self.channels != 1 or self._stored[level].samples.count != 1 or self.dtype.kind not in "bu":
+            return None
+        stored = self._orientation.stored(region, self.levels[level].shape)
+        return self._readers[level].uniform(stored, planes[0])
+
+    def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
+        """As `RasterSource.expect`: by merged range requests when the file is behind a network."""
+        if not self._reader.has_latency:
+            return 0
+        shape, (planes, _) = self.levels[level].shape, self._planes[level]
+        stored = [self._orientation.stored(region, shape) for region in regions]
+        return self._readers[level].expect(stored, planes, fetch=fetch)
+
+    def rest(self) -> None:
+        """As `RasterSource.rest`."""
+        for reader in self._readers:
+            reader.rest()
+
+    def require_unchanged(self) -> None:
+        """By the file's size and time; an object's version is checked at every read."""
+        if not self._reader.is_as_opened():
+            raise self.changed()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Of the file as it is now, with a digest of the levels' geometry, samples and tile tables."""
+        digest = hashlib.sha256()
+        for level in self._stored:
+            facts = (level.shape, level.tile, level.separate, level.contiguous, str(level.dtype), level.compression)
+            meaning = (level.samples.count, str(level.samples.dtype), level.samples.alpha.value, level.samples.notes)
+            digest.update(repr((facts, meaning, level.jpegheader, self._orientation, self._chosen)).encode())
+            for table in level.pages:
+                digest.update(table.offsets.tobytes())
+                digest.update(table.counts.tobytes())
+                digest.update(table.jpegtables or b"")
+        return {**self._reader.identity(), "structure": digest.hexdigest()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from tiledblend.sources.opening import reopen
+
+        return reopen, (self.spec, self._mask)
+
+
+def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
+    """Open one image of a TIFF file (SVS, NDPI, OME-TIFF, ImageJ, pyramids) by its metadata only.
+
+    Without `spec.series` it is the first image that is no thumbnail, label, macro or map; of a plain TIFF the largest.
+    mask: accept `MASK_DTYPES`, and palette indices as they are.
+    Raises BadInputError in one line for what is damaged, or not one 2-D image of 8 or 16-bit or float32 samples.
+    """
+    reader = open_bytes(spec.path)
+    with _parsed(reader) as (tiff, structure):
+        index, series = _choose(tiff, spec)
+        stored, notes = _store_levels(tiff.series, index, spec, mask=mask)
+        if spec.level >= len(stored) or spec.level < 0:
+            raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
+        facts = _facts(tiff, series, index, _channel_count(stored[0]))
+        info = _describe(tiff, series, index, stored, structure, facts, notes)
+        orientation = series.keyframe.tags.valueof(_ORIENTATION, 1)
+    return TiffSource(
+        spec,
+        reader,
+        stored[spec.level :],
+        mask=mask,
+        orientation=orientation if isinstance(orientation, int) else 1,
+        pixel_size_um=_level_pixel_size(facts.pixel_size_um, stored, spec.level),
+        info=info,
+    )
+
+
+def list_series(path: str) -> list[SeriesSummary]:
+    """Every image in a TIFF file, and for each why it cannot be a layer's image, if it cannot."""
+    reader = open_bytes(path)
+    with _parsed(reader) as (tiff, _):
+        return [_summarise(tiff, index, path) for index in range(len(tiff.series))]
+
+
+def _summarise(tiff: tifffile.TiffFile, index: int, path: str) -> SeriesSummary:
+    series = tiff.series[index]
+    problem, levels = None, len(series.levels)
+    try:
+        levels = len(_store_levels(tiff.series, index, SourceSpec(path, series=index), mask=False)[0])
+    except BadInputError as error:
+        problem = str(error)
+    return SeriesSummary(
+        index, series.name, series.kind, series.axes, tuple(series.shape), str(series.dtype), levels, problem
+    )
+
+
+@contextmanager
+def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]:
+    """The file as tifffile sees it. Whatever goes wrong inside is one BadInputError naming the file."""
+    structure = walk(reader)
+    flags: dict[str, Any] = {"is_ndpi": True} if structure.is_ndpi else {}
+    try:
+        # A multi-file OME-TIFF would make tifffile open other paths, named by the file.
+        with tifffile.TiffFile(SeekableBytes(reader), _multifile=False, **flags) as tiff:  # type: ignore[arg-type]
+            if tiff.is_ome and "<!DOCTYPE" in tiff.pages.first.description:
+                # No OME-XML has one, and what its entities stand for is a parser's to expand.
+                raise BadInputError(f"{reader.uri}: its OME-XML declares a document type; remove it from the file")
+            yield tiff, structure
+    except TiledblendError:
+        raise
+    except MemoryError as error:
+        raise BadInputError(f"{reader.uri}: cannot be opened: its metadata does not fit into memory") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInputError(f"{reader.uri}: cannot be opened as TIFF: {reason}") from error
+
+
+def _choose(tiff: tifffile.TiffFile, spec: SourceSpec) -> tuple[int, tifffile.TiffPageSeries]:
+    number = len(tiff.series)
+    if spec.series is not None:
+        if not 0 <= spec.series < number:
+            raise BadInputError(f"{spec}: has no series {spec.series}; it has {number}")
+        return spec.series, tiff.series[spec.series]
+    images = [i for i in range(number) if tiff.series[i].name.lower() not in AUXILIARY] or list(range(number))
+    if not images:
+        raise BadInputError(f"{spec}: no image in this TIFF file")
+    first = images[0]
+    if tiff.series[first].kind in ("generic", "uniform"):
+        # max takes the first of equals
+        first = max(images, key=lambda i: tiff.series[i].keyframe.imagelength * tiff.series[i].keyframe.imagewidth)
+    return first, tiff.series[first]
+
+
+def _store_levels(
+    all_series: Sequence[tifffile.TiffPageSeries], index: int, spec: SourceSpec, *, mask: bool
+) -> tuple[list[StoredLevel], list[str]]:
+    series = all_series[index]
+    name = str(spec)
+    numbers = page_numbers(series, spec)
+    stored = [store_level(series, numbers, name, mask=mask)]
+    notes: list[str] = []
+    for candidate in [*series.levels[1:], *_reduced(all_series, index)]:
+        try:
+            if page_numbers(candidate, spec) != numbers:
+                raise BadInputError("its axes differ")
+            level = store_level(candidate, numbers, name, mask=mask)
+            _check_alike(stored, level)
+        except BadInputError as error:
+            notes.append(f"pyramid ends at level {len(stored) - 1}: the next is not used: {error}")
+            break
+        stored.append(level)
+    return stored, notes
+
+
+def _check_alike(stored: list[StoredLevel], level: StoredLevel) -> None:
+    def meaning(samples: Samples) -> tuple[Any, ...]:
+        return samples.dtype, samples.count, samples.alpha, samples.is_rgb
+
+    if meaning(level.samples) != meaning(stored[0].samples):
+        raise BadInputError("its samples differ from level 0")
+    if level.shape[0] > stored[-1].shape[0] or level.shape[1] > stored[-1].shape[1] or level.shape == stored[-1].shape:
+        raise BadInputError(f"its shape {level.shape} is not smaller than {stored[-1].shape}")
+
+
+def _reduced(all_series: Sequence[tifffile.TiffPageSeries], index: int) -> list[tifffile.TiffPageSeries]:
+    """Later series that are lower resolutions of this one: marked as reduced, one whole factor smaller both ways."""
+    base = all_series[index]
+    found: list[tifffile.TiffPageSeries] = []
+    page = base.keyframe
+    if page.is_reduced or base.kind in ("svs", "ome"):
+        return found
+    smallest = base.levels[-1].keyframe
+    for series in all_series[index + 1 :]:
+        other = series.keyframe
+        if not other.is_reduced:
+            break
+        fits = other.is_tiled == page.is_tiled and series.name.lower() not in AUXILIARY
+        if fits and other.imagelength < smallest.imagelength and _is_factor(page, other):
+            found += series.levels
+            smallest = series.levels[-1].keyframe
+    return found
+
+
+def _is_factor(page: tifffile.TiffPage, other: tifffile.TiffPage) -> bool:
+    factor = round(page.imagelength / max(1, other.imagelength))
+    pairs = ((page.imagelength, other.imagelength), (page.imagewidth, other.imagewidth))
+    return factor > 1 and all(abs(factor * small - large) < factor for large, small in pairs)
+
+
+def _facts(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, index: int, channels: int) -> ImageFacts:
+    """Pixel size and channels from the most specific place that has them."""
+    tags = series.keyframe.tags
+    x, y = tags.valueof(_X_RESOLUTION), tags.valueof(_Y_RESOLUTION)
+    unit = tags.valueof(_RESOLUTION_UNIT, 2)
+    facts = ImageFacts()
+    if series.kind == "svs" and series.name.lower() not in AUXILIARY:
+        facts = svs_facts(series.keyframe.description)
+    elif series.kind == "ome" and tiff.ome_metadata:
+        facts = ome_facts(tiff.ome_metadata, index)
+    elif tiff.imagej_metadata is not None:
+        facts = imagej_facts(tiff.imagej_metadata, x, y, channels)
+    if facts.pixel_size_um is None and tiff.imagej_metadata is None:
+        trusted = series.kind == "ndpi"
+        facts = replace(facts, pixel_size_um=resolution_facts(unit, x, y, trusted=trusted).pixel_size_um)
+    names = tuple(one_line(name) for name in facts.names) if len(facts.names) == channels else ()
+    colors = facts.colors if len(facts.colors) == channels else ()
+    return ImageFacts(facts.pixel_size_um, names, colors)
+
+
+def _level_pixel_size(
+    size: tuple[float, float] | None, stored: Sequence[StoredLevel], level: int
+) -> tuple[float, float] | None:
+    if size is None:
+        return None
+    (height, width), (small_height, small_width) = stored[0].shape, stored[level].shape
+    return size[0] * downsampling(height, small_height), size[1] * downsampling(width, small_width)
+
+
+def _describe(
+    tiff: tifffile.TiffFile,
+    series: tifffile.TiffPageSeries,
+    index: int,
+    stored: Sequence[StoredLevel],
+    structure: Structure,
+    facts: ImageFacts,
+    notes: Sequence[str],
+) -> SourceInfo:
+    page, first = series.keyframe, stored[0]
+    profile = page.tags.valueof(_ICC)
+    orientation = page.tags.valueof(_ORIENTATION, 1)
+    others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(tiff.series) if i != index]
+    all_notes = [*first.samples.notes, *notes, *_strip_notes(first)]
+    all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
+    all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
+    metadata: dict[str, Any] = {
+        "series": index,
+        "bigtiff": structure.is_bigtiff,
+        "byteorder": "little" if structure.byteorder == "<" else "big",
+        "layout": "planar" if first.separate > 1 or len(first.pages) > 1 else "interleaved",
+        "tiled": first.is_tiled,
+        "photometric": getattr(page.photometric, "name", str(page.photometric)).lower(),
+    }
+    magnification = svs_magnification(page.description) if series.kind == "svs" else None
+    metadata |= {"magnification": magnification} if magnification else {}
+    return SourceInfo(
+        format=_format_name(series.kind),
+        axes="".join(axis for axis, _ in dimensions(series)).upper(),
+        compression="none" if first.compression == 1 else _compression_name(page),
+        channel_names=facts.names,
+        channel_colors=facts.colors,
+        icc_digest=hashlib.sha256(profile).hexdigest() if isinstance(profile, bytes) and profile else None,
+        notes=tuple(all_notes),
+        metadata=metadata,
+    )
+
+
+def _compression_name(page: tifffile.TiffPage) -> str:
+    name = str(getattr(page.compression, "name", page.compression)).lower()
+    return "deflate" if name == "adobe_deflate" else name
+
+
+def _format_name(kind: str) -> str:
+    plain = {"generic": "TIFF", "uniform": "TIFF", "shaped": "TIFF", "ome": "OME-TIFF", "imagej": "ImageJ TIFF"}
+    return plain.get(kind, f"{kind.upper()} (TIFF)" if kind else "TIFF")
+
+
+def _strip_notes(level: StoredLevel) -> list[str]:
+    if level.is_tiled or level.raw is not None:
+        return []
+    rows = min(level.tile[0], level.shape[0])
+    note = f"striped, {rows} rows a strip: every read decodes whole strips"
+    if level.tile_bytes > LARGE_TILE:
+        note += f" of {level.tile_bytes >> 20} MiB"
+    return [note]
+
+
+def _channel_count(level: StoredLevel) -> int:
+    return len(level.pages) * level.samples.count
+
+
+def _check_channels(spec: SourceSpec, chosen: Sequence[int], total: int) -> None:
+    if not chosen:
+        raise BadInputError(f"{spec}: no channels selected; it has {total}")
+    for channel in chosen:
+        if not 0 <= channel < total:
+            raise BadInputError(f"{spec}: has no channel {channel}; it has {total}, counted from 0")
+
+
+def _pick(values: Sequence[str], chosen: Sequence[int]) -> tuple[str, ...]:
+    return tuple(values[channel] for channel in chosen) if values else ()
