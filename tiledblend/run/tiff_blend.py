@@ -47,7 +47,7 @@ def blend_ometiff(
     Until the file is complete, `path` + ".unfinished/" holds the pixels without loss and the file as far as it is.
     job: the job's description. The second report is None after one part of several.
 
-    Raises as `tiledblend.run.write` and `tiledblend.ometiff.export.export_ometiff`.
+    Raises as `tiledblend.write` and `tiledblend.export_ometiff`.
     """
     if not isinstance(planned, Plan):
         raise UsageError(f"{planned!r} must be a Plan; use blend_ometiff(plan(composite), path)")
