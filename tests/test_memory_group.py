@@ -17,8 +17,8 @@ import tifffile
 import zarr
 
 import tiledblend as tb
+from tiledblend.run import cluster
 from tiledblend.run.cluster import group_limits, machine_memory
-from tiledblend.run.driver import cluster
 
 MOUNTED = Path("/sys/fs/cgroup")
 

@@ -31,7 +31,7 @@ from tiledblend.kernels.feather import FeatheredMask
 from tiledblend.run.driver import TileJob, write
 from tiledblend.run.plan import plan
 from tiledblend.sources import Alpha, from_array
-from tiledblend.sources.zarr.source import encoded
+from tiledblend.sources.zarr import encoded
 
 Array = NDArray[Any]
 EXAMPLES = int(os.environ.get("TILEDBLEND_EXAMPLES", "0"))
