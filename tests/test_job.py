@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tiledblend.cli.main import cli, job_mapping
+from tiledblend.cli.main import cli
+from tiledblend.cli.mapping import job_mapping
 from tiledblend.demo.tissue import Slides
 from tiledblend.describe import job as jobs
 from tiledblend.describe.composite import Feather, Labels

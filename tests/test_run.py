@@ -235,9 +235,9 @@ def test_tiles_in_flight_at_a_stop_are_waited_for_and_kept(tmp_path: Path, monke
 
 TWICE = """
 import os, signal, time
-from tiledblend.cli.main import _stoppable
+from tiledblend.cli.stopping import stoppable
 
-with _stoppable():
+with stoppable():
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.5)
