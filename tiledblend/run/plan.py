@@ -411,7 +411,7 @@ def _whole_images(composite: Composite) -> int:
 
 
 def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[str]:
-    icc = {layer.image.info.icc_digest for layer in composite.layers}
+    icc = {layer.image.icc_digest for layer in composite.layers}
     if len(icc) > 1:
         yield "the layers' ICC profiles are unlike each other; colours are not converted"
     for layer in composite.layers:
