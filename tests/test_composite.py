@@ -16,7 +16,7 @@ from tiledblend.describe.composite import Canvas, Composite, Feather, Layer
 from tiledblend.describe.fingerprint import deep_fingerprint, fingerprint
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.kernels.gaussian import FeatherKernel
 from tiledblend.sources.base import Alpha, RasterSource
 
 LOOSE: Any = tb
