@@ -19,7 +19,7 @@ from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.kernels.gaussian import FeatherKernel
 from tiledblend.sources.base import Alpha, RasterSource
 
 LOOSE: Any = tb

@@ -17,7 +17,8 @@ from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import FeatherKernel, feather_tile
+from tiledblend.kernels.feather import feather_tile
+from tiledblend.kernels.gaussian import FeatherKernel
 from tiledblend.look.edges import COLOURS, edge_lines, with_lines
 from tiledblend.look.preview import preview
 from tiledblend.run.origin import origin_of

@@ -28,8 +28,9 @@ from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.composite import Composite
 from tiledblend.geometry import Grid, Region, Tile
 from tiledblend.kernels.blend import Contribution, blend_tile
-from tiledblend.kernels.feather import feather_tile, inside_only
+from tiledblend.kernels.feather import feather_tile
 from tiledblend.kernels.halve import halve_tile
+from tiledblend.kernels.snap import inside_only
 from tiledblend.run.driver import write
 
 Array = NDArray[Any]
