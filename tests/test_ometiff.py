@@ -679,7 +679,7 @@ def test_blend_refuses(tmp_path: Path, command: Command) -> None:
 
 def test_an_interrupted_blend_resumes(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*layers(tmp_path), "-o", "out.ome.tif"]
-    from tiledblend.run.driver import tiff_export as export
+    from tiledblend.run import tiff_export as export
 
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
@@ -703,7 +703,7 @@ def test_inputs_that_moved_are_known_by_their_content(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*layers(tmp_path), "-o", "out.ome.tif", "--deep-fingerprint"]
-    from tiledblend.run.driver import tiff_export as export
+    from tiledblend.run import tiff_export as export
 
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

@@ -55,6 +55,13 @@ def valid(points: Any) -> Any:
     return shapely.make_valid(shapely.Polygon(points))
 
 
+def assert_same_off_edges(found: Any, areas: list[Any]) -> None:
+    """Equal where no centre lies exactly on an edge: there GDAL's rule and ours differ."""
+    y, x = np.mgrid[: found.shape[0], : found.shape[1]] + 0.5
+    on_edge = shapely.distance(shapely.union_all([area.boundary for area in areas]), shapely.points(x, y)) < 1e-6
+    np.testing.assert_array_equal(found[~on_edge], burnt(areas, found.shape)[~on_edge])
+
+
 # --- QuPath's nested objects
 
 
@@ -104,7 +111,7 @@ def test_the_cases_of_qupath() -> None:
         areas = [
             shapely.geometry.shape(f["geometry"]) for f in every if f["properties"]["classification"]["name"] == name
         ]
-        np.testing.assert_array_equal(drawn(CASES / "child.geojson", name, shape=(900, 700)), burnt(areas, (900, 700)))
+        assert_same_off_edges(drawn(CASES / "child.geojson", name, shape=(900, 700)), areas)
     assert drawn(CASES / "root.geojson", "Tumor").sum() == 190 * 170
 
 
@@ -253,11 +260,11 @@ def test_the_cases_of_imagescope_and_halo() -> None:
         for region in regions
     ]
     assert [region.getAttribute("NegativeROA") for region in regions] == ["0", "1"]
-    np.testing.assert_array_equal(drawn(CASES / "is.xml"), burnt([shapely.Polygon(rings[0], [rings[1]])]))
+    assert_same_off_edges(drawn(CASES / "is.xml"), [shapely.Polygon(rings[0], [rings[1]])])
     assert tb.open(CASES / "is.xml").info.format == "ImageScope XML"
     corners = minidom.parse(str(CASES / "halo.annotations")).getElementsByTagName("V")
     triangle = shapely.Polygon([(float(v.getAttribute("X")), float(v.getAttribute("Y"))) for v in corners])
-    np.testing.assert_array_equal(drawn(CASES / "halo.annotations", "Tumor"), burnt([triangle]))
+    assert_same_off_edges(drawn(CASES / "halo.annotations", "Tumor"), [triangle])
     assert tb.open(CASES / "halo.annotations").info.format == "HALO annotations"
 
 

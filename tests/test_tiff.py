@@ -28,13 +28,13 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, SourceSpec
+from tiledblend.sources.tiff import structure as tiff_structure
 from tiledblend.sources.tiff.large import LargeTiles
 from tiledblend.sources.tiff.layout import interpret, ycbcr_to_rgb
 from tiledblend.sources.tiff.metadata import ome_facts, resolution_facts, svs_facts
 from tiledblend.sources.tiff.reading import LevelReader, PartlyUsed
 from tiledblend.sources.tiff.segments import JpegFrames, SegmentError, check_segment, jpeg_frame
 from tiledblend.sources.tiff.source import TiffSource, list_series, open_tiff
-from tiledblend.sources.tiff.source import structure as tiff_structure
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CMU = DATA / "CMU-1-Small-Region.svs"
@@ -487,7 +487,7 @@ def test_imagej_pixel_size_and_icc(tmp_path: Path) -> None:
     tifffile.imwrite(path, make_pixels(channels=1)[:, :, 0], imagej=True, resolution=(4, 2), metadata={"unit": "um"})
     assert open_path(path).pixel_size_um == (0.5, 0.25)
     write(path, make_pixels(), iccprofile=b"profile" * 20)
-    digest = open_path(path).info.icc_digest
+    digest = open_path(path).icc_digest
     assert digest is not None
     assert len(digest) == 64
 

@@ -19,7 +19,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region, Tile
 from tiledblend.run.driver import TileJob
 from tiledblend.sources import open_source
-from tiledblend.sources.zarr.source import stored as zarr_stored
+from tiledblend.sources.zarr import stored as zarr_stored
 
 IMAGE = np.random.default_rng(3).integers(1, 256, (3, 300, 400), dtype=np.uint8)
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -105,9 +105,9 @@ def _facts(source: RasterSource) -> dict[str, Any]:
         "pixel_size_um": None if source.pixel_size_um is None else list(source.pixel_size_um),
         "compression": info["compression"],
         "channel_names": list(info["channel_names"]),
-        "icc": info["icc_digest"],
+        "icc": source.icc_digest,
         "notes": list(info["notes"]),
-        "metadata": info["metadata"],
+        "metadata": info["metadata"] | ({"magnification": source.magnification} if source.magnification else {}),
         "stated_problem": info["problem"],
     }
 
@@ -140,6 +140,8 @@ def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         ("pixel size", "not known" if size is None else f"{size[0]:.6g} x {size[1]:.6g} µm (y x x)"),
         ("levels", f"{len(entry['levels'])}: {_levels(entry)}"),
     ]
+    if "magnification" in entry["metadata"]:
+        rows.append(("objective", f"{entry['metadata']['magnification']:g}x"))
     if entry["icc"]:
         rows.append(("ICC profile", f"{entry['icc'][:12]} (kept out: colours are not converted)"))
     return rows
