@@ -17,9 +17,13 @@ from tiledblend.bytes.buckets import checked_url
 from tiledblend.bytes.ranges import open_bytes
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.sources.base import RasterSource, SourceSpec
+from tiledblend.sources.outlines.magic import could_be_outlines
 from tiledblend.sources.views import select
 
-READS = "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP, outlines in GeoJSON or ASAP XML"
+READS = (
+    "TIFF/SVS/NDPI, OME-TIFF, slides through OpenSlide (MRXS, BIF, SCN, CZI, DICOM), zarr, OME-Zarr, PNG, JPEG, WebP, "
+    "outlines in GeoJSON, XML (ASAP, ImageScope), HALO or GeoParquet"
+)
 HEAD_BYTES = 132
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -198,7 +202,7 @@ def _stored_state(path: str) -> Any:
 
 def recognise(path: str) -> str:
     """What a path or URL holds: "tiff", "slide" (what OpenSlide reads), "image" (PNG, JPEG, WebP), "zarr" or "polygons"
-    (JSON or XML text).
+    (outlines: JSON or XML text, gzip, Parquet).
 
     Raises BadInputError for anything else, StorageError when an object store does not answer.
     """
@@ -239,7 +243,7 @@ def _kind_of(head: bytes, path: str) -> str | None:
         return "tiff"
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<") and Path(path).name not in ZARR_METADATA:
+    if could_be_outlines(head) and Path(path).name not in ZARR_METADATA:
         return "polygons"
     return None
 
