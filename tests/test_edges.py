@@ -12,7 +12,9 @@ from PIL import Image
 
 from tiledblend.compose.composed import ComposedSource, WeightSource, canvas_views
 from tiledblend.compose.lazy import to_array
-from tiledblend.describe.composite import Composite, Feather, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import feather_tile
