@@ -51,7 +51,8 @@ class SourceSpec:
     path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
     as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
     further axis by its name, such as (("z", 3), ("t", 0)). allow_sparse: read TIFF tiles that were never written
-    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them.
+    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them. rgb: three
+    colour channels that do not say so are red, green, blue.
     """
 
     path: str
@@ -60,6 +61,7 @@ class SourceSpec:
     channels: tuple[int, ...] | None = None
     plane: tuple[tuple[str, int], ...] = ()
     allow_sparse: bool = False
+    rgb: bool = False
 
     def __str__(self) -> str:
         extras = [f"series {self.series}"] if self.series is not None else []
@@ -85,7 +87,8 @@ class Level:
 class SourceInfo:
     """Facts for people: `tiledblend info`, plan and report. Nothing here decides a pixel.
 
-    axes: as stored, such as "YXS" or "tczyx". problem: why this cannot be a layer's image (None: it can).
+    axes: as stored, such as "YXS" or "tczyx". channel_windows: the display range (low, high) of each channel, None
+    where it states none; empty: no channel does. problem: why this cannot be a layer's image (None: it can).
     """
 
     format: str
@@ -93,6 +96,7 @@ class SourceInfo:
     compression: str = "none"
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
+    channel_windows: tuple[tuple[float, float] | None, ...] = ()
     icc_digest: str | None = None
     problem: str | None = None
     notes: tuple[str, ...] = ()
@@ -144,7 +148,7 @@ class RasterSource(ShownInNotebooks, ABC):
     channels: number of channels, alpha included. alpha: meaning of the last channel.
     is_rgb: True when the colour channels are red, green, blue. levels: finest first.
     pixel_size_um: (y, x) micrometres per level-0 pixel, or None when not known.
-    origin_um is not kept: a canvas starts at its first layer's (0, 0).
+    origin_um: (y, x) micrometres of the centre of level 0's first pixel, where the format says where images lie.
 
     Instances are safe to read from several threads at once and pickle by `spec`: unpickling opens again,
     once per process.
@@ -157,6 +161,7 @@ class RasterSource(ShownInNotebooks, ABC):
     is_rgb: bool = False
     levels: tuple[Level, ...]
     pixel_size_um: tuple[float, float] | None = None
+    origin_um: tuple[float, float] | None = None
     info: SourceInfo
     is_opened_by_name = True
     """False for pixels in memory, which a pickle would hold."""
