@@ -310,6 +310,7 @@ def test_a_root_that_holds_a_plate(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(open_source(path, series=1)), (CYX + np.uint8(1)).transpose(1, 2, 0))
 
 
+TRANSPOSE = {"name": "transpose", "configuration": {"order": [1, 0]}}
 SHARDING = {
     "name": "sharding_indexed",
     "configuration": {"chunk_shape": [8, 8], "codecs": [{"name": "bytes"}], "index_codecs": [{"name": "bytes"}]},
@@ -319,7 +320,7 @@ SHARDING = {
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"codecs": [{"name": "transpose", "configuration": {"order": [1, 0]}}, SHARDING]}, "transpose before sharding"),
+        ({"codecs": [TRANSPOSE, SHARDING]}, "transpose before sharding"),
         ({"chunk_grid": {"name": "hexagonal"}}, "its chunk grid is hexagonal"),
     ],
 )  # fmt: skip

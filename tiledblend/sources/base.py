@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -97,7 +98,6 @@ class SourceInfo:
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
     channel_windows: tuple[tuple[float, float] | None, ...] = ()
-    icc_digest: str | None = None
     problem: str | None = None
     notes: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +149,10 @@ class RasterSource(ShownInNotebooks, ABC):
     is_rgb: True when the colour channels are red, green, blue. levels: finest first.
     pixel_size_um: (y, x) micrometres per level-0 pixel, or None when not known.
     origin_um: (y, x) micrometres of the centre of level 0's first pixel, where the format says where images lie.
+    magnification: nominal, of the objective that the image was taken with, such as 20.0 (OME's `Objective
+    NominalMagnification`, Aperio's AppMag, openslide.objective-power); None when not known. It is a fact to carry,
+    never a scale: a coarser level taken as level 0 keeps it.
+    icc_profile: the ICC profile of the colours as stored, or None. Reading converts nothing.
 
     Instances are safe to read from several threads at once and pickle by `spec`: unpickling opens again,
     once per process.
@@ -162,6 +166,8 @@ class RasterSource(ShownInNotebooks, ABC):
     levels: tuple[Level, ...]
     pixel_size_um: tuple[float, float] | None = None
     origin_um: tuple[float, float] | None = None
+    magnification: float | None = None
+    icc_profile: bytes | None = None
     info: SourceInfo
     is_opened_by_name = True
     """False for pixels in memory, which a pickle would hold."""
@@ -175,6 +181,11 @@ class RasterSource(ShownInNotebooks, ABC):
     def name(self) -> str:
         """How messages call this source."""
         return str(self.spec)
+
+    @property
+    def icc_digest(self) -> str | None:
+        """SHA-256 of `icc_profile`, in hex, or None: what two profiles are compared by."""
+        return hashlib.sha256(self.icc_profile).hexdigest() if self.icc_profile else None
 
     def __repr__(self) -> str:
         height, width = self.shape
