@@ -34,9 +34,10 @@ from tiledblend.containers.verify import verify
 from tiledblend.demo.tissue import Slides
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
 from tiledblend.run import cluster as clusters
+from tiledblend.run import connection
 from tiledblend.run import driver as run
 from tiledblend.run.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
-from tiledblend.run.driver import SharedJob, TileJob, connection, errors_told, write
+from tiledblend.run.driver import SharedJob, TileJob, errors_told, write
 from tiledblend.run.tiff_export import Running, export_ometiff
 
 ROOT = Path(__file__).parents[1]
