@@ -66,7 +66,7 @@ def made(
     """(every level as zarr-python reads it, chunks by class) of a composite written tile by tile."""
     planned = plan(composite, output, samples=0)
     layout, store = planned.layout, DirectoryStore(folder)
-    job = TileJob(composite, planned.rules, layout, store, (), pass_on)
+    job = TileJob(planned.scene, layout, store, (), pass_on)
     classes = {"copied": 0, "blended": 0, "empty": 0, "background": 0}
     for stage in range(layout.grid.stages):
         for tile in layout.grid.tiles(stage):

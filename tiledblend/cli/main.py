@@ -736,18 +736,19 @@ def _is_image(path: str) -> bool:
 
 
 def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
-    from tiledblend.compose.lazy import to_array
-    from tiledblend.compose.reading import layer_readers
+    from tiledblend.compose.lazy import to_array_of
+    from tiledblend.compose.scene import decide
     from tiledblend.describe.fingerprint import sources_of
     from tiledblend.look.pictures import check_image_output, write_image
     from tiledblend.run.plan import find_unstored, unstored_found
 
     composite = job.composite
-    lacking = find_unstored(composite, layer_readers(composite, (None,) * len(composite.layers)))
     has_alpha = composite.has_alpha
     check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
+    scene = decide(composite)
+    lacking = find_unstored(scene)
     started = time.perf_counter()
-    size = write_image(to_array(composite), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
+    size = write_image(to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
     sources = enumerate(sources_of(composite))
     missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
     height, width = composite.shape
@@ -941,17 +942,17 @@ def view(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> Non
     Works offline, for this machine only; from elsewhere through ssh -L 8421:127.0.0.1:8421 HOST. Ctrl-C ends it.
     """
     from tiledblend.look import lines as report
-    from tiledblend.look.tiles import Scene
+    from tiledblend.look.tiles import Gallery
     from tiledblend.look.view import serve
     from tiledblend.run.cluster import cpu_count
 
     report.start_logging(debug=_is_debugging())
     result, composite, note = _looked_at(flags)
     if result is not None:
-        scene = Scene.of_result(result, composite, note)
+        gallery = Gallery.of_result(result, composite, note)
     else:
         assert composite is not None
-        scene = Scene.of_composite(composite)
+        gallery = Gallery.of_composite(composite)
 
     def ready(url: str) -> None:
         _print(json.dumps({"url": url}) if as_json else url)
@@ -959,7 +960,7 @@ def view(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> Non
         if in_browser:
             click.launch(url)
 
-    serve(scene, port=port, threads=cpu_count(), ready=ready)
+    serve(gallery, port=port, threads=cpu_count(), ready=ready)
     report.say("ended")
 
 
