@@ -27,11 +27,13 @@ from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.render import render_region, render_tile
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Canvas, Composite
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
 from tiledblend.geometry import Grid, Region, Tile
 from tiledblend.kernels.blend import Contribution
-from tiledblend.kernels.feather import feather_tile, inside_only
+from tiledblend.kernels.feather import feather_tile
 from tiledblend.kernels.halve import halve_tile
+from tiledblend.kernels.snap import inside_only
 from tiledblend.run.driver import write
 
 Array = NDArray[Any]

@@ -15,7 +15,8 @@ from tiledblend.compose.masks import MaskRule, decide_mask_rule
 from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.render import render_region
 from tiledblend.compose.scene import decide
-from tiledblend.describe.composite import Composite, mask_scaling
+from tiledblend.describe.agreement import mask_scaling
+from tiledblend.describe.composite import Composite
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec

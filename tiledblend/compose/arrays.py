@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tiledblend.compose.masks import MaskRule, apply_mask_rule, units_dtype
 from tiledblend.compose.modes.mode import Ground, Laid
 from tiledblend.compose.scene import MODES
-from tiledblend.describe.composite import Labels, MaskValues, checked_mask_values
+from tiledblend.describe.layers import Labels, MaskValues, checked_mask_values
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Contribution, Mode
-from tiledblend.kernels.feather import FeatherKernel, feather_tile, inside_only
+from tiledblend.kernels.feather import FeatherKernel, feather_tile
+from tiledblend.kernels.snap import inside_only
 from tiledblend.sources.arrays import check_dtype
 from tiledblend.sources.base import SUPPORTED_DTYPES
 

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from tiledblend.compose.masks import MaskRule, apply_mask_rule, one_channel, units_dtype
 from tiledblend.compose.placed import Kept, PixelsInFrame, assembled, placed_pixels
-from tiledblend.describe.composite import Composite, Layer, mask_field, mask_scaling
+from tiledblend.describe.agreement import mask_field, mask_scaling
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.describe.placement import Placement
 from tiledblend.geometry import Affine, Region, ceil_div
 from tiledblend.kernels.feather import Units

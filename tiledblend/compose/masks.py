@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.describe.composite import Labels, Layer, MaskValues
+from tiledblend.describe.layers import Labels, Layer, MaskValues
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.kernels.feather import Units

@@ -20,7 +20,8 @@ from tiledblend.compose.modes.over import Over
 from tiledblend.compose.placed import Kept
 from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.weights import LayerField
-from tiledblend.describe.composite import Composite, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.describe.levels import at_level
 from tiledblend.geometry import Region
 

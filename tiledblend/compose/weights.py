@@ -11,7 +11,8 @@ from tiledblend.compose.placed import Kept
 from tiledblend.compose.reader import LayerReader
 from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Contribution
-from tiledblend.kernels.feather import FeatheredMask, inside_only
+from tiledblend.kernels.feather import FeatheredMask
+from tiledblend.kernels.snap import inside_only
 
 
 class LayerField:

@@ -23,7 +23,9 @@ from tiledblend.compose.composed import has_edge, unmasked
 from tiledblend.compose.render import render_region
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.compose.weights import LayerField
-from tiledblend.describe.composite import Composite, Feather, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.base import RasterSource
 

@@ -16,9 +16,13 @@ from urllib.parse import unquote, urlsplit
 from tiledblend.bytes.buckets import checked_url
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.sources.base import RasterSource, SourceSpec
+from tiledblend.sources.outlines.magic import could_be_outlines
 from tiledblend.sources.views import select
 
-READS = "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP, outlines in GeoJSON or ASAP XML"
+READS = (
+    "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP, "
+    "outlines in GeoJSON, XML (ASAP, ImageScope), HALO or GeoParquet"
+)
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHED_SOURCES = 32
@@ -195,7 +199,8 @@ def _stored_state(path: str) -> Any:
 
 
 def recognise(path: str) -> str:
-    """What a path or URL holds: "tiff", "image" (PNG, JPEG, WebP), "zarr" or "polygons" (JSON or XML text).
+    """What a path or URL holds: "tiff", "image" (PNG, JPEG, WebP), "zarr" or "polygons" (outlines: JSON or XML
+    text, gzip, Parquet).
 
     Raises BadInputError for anything else, StorageError when an object store does not answer.
     """
@@ -218,7 +223,7 @@ def _kind_of(head: bytes, path: str) -> str | None:
         return "tiff"
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<") and Path(path).name not in ZARR_METADATA:
+    if could_be_outlines(head) and Path(path).name not in ZARR_METADATA:
         return "polygons"
     return None
 
