@@ -140,6 +140,8 @@ def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         ("pixel size", "not known" if size is None else f"{size[0]:.6g} x {size[1]:.6g} µm (y x x)"),
         ("levels", f"{len(entry['levels'])}: {_levels(entry)}"),
     ]
+    if "reader" in entry["metadata"]:
+        rows.insert(1, ("reader", entry["metadata"]["reader"]))
     if "magnification" in entry["metadata"]:
         rows.append(("objective", f"{entry['metadata']['magnification']:g}x"))
     if entry["icc"]:
