@@ -190,7 +190,8 @@ def test_whole_lazy_and_fused_are_the_same_bits(
     units = scene.readers[1].mask_units(Region.of_shape(shape))
     spread = np.repeat(np.repeat(cover, f, 0), f, 1)[: shape[0], : shape[1]]
     np.testing.assert_array_equal(units > 0, by_scipy(spread, Growth(grow)))
-    composite = at_level(full, level) if max(shape) > 1 else full
+    scene = scene.at_level(level) if max(shape) > 1 else scene
+    composite = scene.composite
     whole, _ = whole_array(scene)
     levels, _ = fused(scene, OutputSpec(chunk, 2 * chunk, levels=1).grid(composite.shape))
     assert_same_bits(levels[0], whole)

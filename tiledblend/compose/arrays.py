@@ -20,7 +20,8 @@ from tiledblend.describe.layers import Labels, MaskValues, checked_mask_values
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Contribution, Mode
-from tiledblend.kernels.feather import FeatherKernel, feather_tile
+from tiledblend.kernels.feather import feather_tile
+from tiledblend.kernels.gaussian import FeatherKernel
 from tiledblend.kernels.snap import inside_only
 from tiledblend.sources.arrays import check_dtype
 from tiledblend.sources.base import SUPPORTED_DTYPES

@@ -14,7 +14,7 @@ from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.placement import Placement
 from tiledblend.geometry import Affine, Region, ceil_div
-from tiledblend.kernels.feather import Units
+from tiledblend.kernels.mirror import Units
 from tiledblend.kernels.resample import Method, ToSize
 from tiledblend.sources.base import RasterSource
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiledblend.describe.layers import Labels, Layer, MaskValues
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import Units
+from tiledblend.kernels.mirror import Units
 from tiledblend.sources.base import Alpha, RasterSource
 
 log = logging.getLogger("tiledblend")

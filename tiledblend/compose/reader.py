@@ -16,7 +16,8 @@ from tiledblend.describe.composite import Composite
 from tiledblend.describe.placement import Placement
 from tiledblend.geometry import Region
 from tiledblend.kernels.border import AlignedBorder, Border, PlacedBorder
-from tiledblend.kernels.feather import FeatherKernel, Sigmas, Units
+from tiledblend.kernels.gaussian import FeatherKernel, Sigmas
+from tiledblend.kernels.mirror import Units
 from tiledblend.kernels.morphology import grown
 from tiledblend.sources.base import Alpha, RasterSource
 
