@@ -552,7 +552,7 @@ class _Run:
                 self._make_here(self._missing(stage), options)
             return
         try:
-            self._pickled = pickled(self.job, sources_of(self.job.composite))
+            self._pickled = pickled(self.job, sources_of(self.plan.composite))
         except NotSendable as error:
             self._make_unsent(error, options)
             return
