@@ -244,5 +244,5 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
 
     Draft202012Validator.check_schema(schema())
     layer = schema()["$defs"]["layer"]["properties"]
-    weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity"}
+    weight = {"mask", "mask_values", "threshold", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity"}
     assert set(layer) == {"image", "offset", "fit", "affine", "pixel_size_um"} | weight

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import tiledblend as tb
 from tiledblend.errors import ResourceError
+from tiledblend.run.cluster import open_client
 
 RGB = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
 OVER = 255 - RGB
@@ -28,12 +29,7 @@ OUTPUT = tb.OutputSpec(chunk=64, shard=128)
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
-        ) as made,
-        Client(made, set_as_default=False) as client,
-    ):
+    with open_client(tb.ClusterOptions(workers=2, threads_per_worker=1)) as client:
         yield client
 
 
@@ -110,7 +106,7 @@ if __name__ == "__main__":
     base = da.from_array(rgb, chunks=(128, 128, 3))
     over = base.map_blocks(inverted, dtype=np.uint8)
     layer = tb.Layer(tb.from_array(over, axes="yxc"))
-    with LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         tb.write(tb.Composite([layer]), sys.argv[2], output=tb.OutputSpec(chunk=64, shard=128), client=client)
 """
 
