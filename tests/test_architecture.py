@@ -151,9 +151,9 @@ def test_kernels_know_neither_dask_nor_files() -> None:
 
 
 def test_import_is_light() -> None:
-    """`import tiledblend` and `tiledblend --help` load none of the heavy libraries: that is what keeps them fast."""
+    """`import tiledblend` and `tiledblend blend -h` load none of the heavy libraries: that is what keeps them fast."""
     code = (
-        "import sys, tiledblend.cli.main as c; c.run_command(['--help']);"
+        "import sys, tiledblend.cli.main as c; c.run_command(['--help']); c.run_command(['blend', '-h']);"
         f"print('LOADED', sorted(set(sys.modules) & set({HEAVY!r})))"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)

@@ -25,6 +25,8 @@ from conftest import ROOT, Command, Ran
 from PIL import Image
 
 from tiledblend.bytes.objects import DirectoryStore, storage_error
+from tiledblend.cli.main import VERBS
+from tiledblend.cli.sections import SECTIONS
 from tiledblend.demo.tissue import Slides
 from tiledblend.look.lines import _bar
 from tiledblend.run.driver import ProgressEvent
@@ -129,7 +131,7 @@ def test_plan_does_not_wait_for_an_output_that_does_not_answer(
         time.sleep(20)
 
     monkeypatch.setattr("tiledblend.containers.commit.refuse_taken", silent)
-    monkeypatch.setattr("tiledblend.run.cluster.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("tiledblend.run.waiting.ANSWER_SECONDS", 0.5)
     planned = command("plan", slides.base, "-o", "s3://bucket/out.ome.zarr", "--json")
     assert (planned.code, json.loads(planned.out)["refused"]) == (0, "s3://bucket/out.ome.zarr: no answer in 0.5 s")
 
@@ -384,6 +386,21 @@ def test_help_names_every_verb_and_is_quick(tiledblend: Command) -> None:
     for verb in ("demo", "info", "plan", "blend", "preview", "verify", "clean"):
         assert f"\n  {verb} " in ran.out
         assert tiledblend(verb, "--help").code == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_in_sections(verb: str, command: Command) -> None:
+    """In one order, every option under one of them; -h itself is the last."""
+    ran = command(verb, "-h")
+    assert ran.code == 0
+    sections = re.findall(r"^(\w[\w ]*):$", ran.out, re.MULTILINE)
+    assert sections == [name for name in SECTIONS if name in sections]
+    assert sections[-1] == "Reporting"
+    if verb in ("blend", "plan"):
+        assert sections[-7:] == ["What", "Mask and edge", "Place", "Output", "Running", "Cluster", "Reporting"]
+    assert ran.out.splitlines()[-1].lstrip().startswith("-h, --help")
+    listed = re.findall(r"^  \S", ran.out[ran.out.index(f"\n{sections[0]}:\n") :], re.MULTILINE)
+    assert set(listed) == {"  -"}  # options only, no argument
 
 
 def test_version_usage_and_unknown_verbs(command: Command) -> None:

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 import tiledblend as tb
 from tiledblend.bytes.objects import TEMPORARY_PREFIX, DirectoryStore
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Canvas, Composite, Layer
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, UsageError
 from tiledblend.geometry import Region, Tile
 from tiledblend.look.lines import run_text
@@ -235,9 +237,9 @@ def test_tiles_in_flight_at_a_stop_are_waited_for_and_kept(tmp_path: Path, monke
 
 TWICE = """
 import os, signal, time
-from tiledblend.cli.main import _stoppable
+from tiledblend.cli.stopping import stoppable
 
-with _stoppable():
+with stoppable():
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.5)

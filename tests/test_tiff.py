@@ -487,7 +487,7 @@ def test_imagej_pixel_size_and_icc(tmp_path: Path) -> None:
     tifffile.imwrite(path, make_pixels(channels=1)[:, :, 0], imagej=True, resolution=(4, 2), metadata={"unit": "um"})
     assert open_path(path).pixel_size_um == (0.5, 0.25)
     write(path, make_pixels(), iccprofile=b"profile" * 20)
-    digest = open_path(path).info.icc_digest
+    digest = open_path(path).icc_digest
     assert digest is not None
     assert len(digest) == 64
 

@@ -49,20 +49,13 @@ from tiledblend.geometry import Region, Tile
 from tiledblend.guard.process import prepare_process
 from tiledblend.guard.suspect import death_by_tile
 from tiledblend.kernels.halve import halving_rule
-from tiledblend.run.cluster import (
-    ANSWER_SECONDS,
-    MORE_MEMORY,
-    ClusterOptions,
-    asked,
-    cpu_count,
-    flag_of,
-    forget_task_names,
-    installed_versions,
-    never,
-    require_versions,
-)
+from tiledblend.run.cluster import forget_task_names
 from tiledblend.run.connection import TASKS_PER_THREAD, Connection, SchedulerLost, Workforce, connect, withdraw
+from tiledblend.run.machine import cpu_count
+from tiledblend.run.options import MORE_MEMORY, ClusterOptions, flag_of
 from tiledblend.run.plan import MOST_STORING, Plan, plan, unstored_found
+from tiledblend.run.versions import installed_versions, require_versions
+from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 from tiledblend.sources.base import Missed, Unstored
 
 if TYPE_CHECKING:

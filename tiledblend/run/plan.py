@@ -23,7 +23,7 @@ from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.morphology import STRIP_ROWS
-from tiledblend.run.cluster import LARGER_LIMIT
+from tiledblend.run.options import LARGER_LIMIT
 from tiledblend.sources.base import Missed, RasterSource, Unstored
 from tiledblend.sources.outlines.source import PolygonSource
 from tiledblend.sources.tiff.large import LARGE_BYTES, LARGE_TILE
@@ -411,7 +411,7 @@ def _whole_images(composite: Composite) -> int:
 
 
 def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[str]:
-    icc = {layer.image.info.icc_digest for layer in composite.layers}
+    icc = {layer.image.icc_digest for layer in composite.layers}
     if len(icc) > 1:
         yield "the layers' ICC profiles are unlike each other; colours are not converted"
     for layer in composite.layers:

@@ -24,8 +24,9 @@ from tiledblend.containers.ometiff.seal import job_digest, require_finished
 from tiledblend.containers.ometiff.work import WorkFolder
 from tiledblend.containers.ometiff.xml import ome_xml
 from tiledblend.errors import BadInputError, UsageError
-from tiledblend.run.cluster import ClusterOptions, open_client
+from tiledblend.run.cluster import open_client
 from tiledblend.run.driver import OrderedTasks, ProgressEvent, SharedJob, errors_told
+from tiledblend.run.options import ClusterOptions
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.opening import open_source
 

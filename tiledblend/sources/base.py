@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -93,7 +94,6 @@ class SourceInfo:
     compression: str = "none"
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
-    icc_digest: str | None = None
     problem: str | None = None
     notes: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +144,10 @@ class RasterSource(ShownInNotebooks, ABC):
     channels: number of channels, alpha included. alpha: meaning of the last channel.
     is_rgb: True when the colour channels are red, green, blue. levels: finest first.
     pixel_size_um: (y, x) micrometres per level-0 pixel, or None when not known.
+    magnification: nominal, of the objective that the image was taken with, such as 20.0 (OME's `Objective
+    NominalMagnification`, Aperio's AppMag, openslide.objective-power); None when not known. It is a fact to carry,
+    never a scale: a coarser level taken as level 0 keeps it.
+    icc_profile: the ICC profile of the colours as stored, or None. Reading converts nothing.
     origin_um is not kept: a canvas starts at its first layer's (0, 0).
 
     Instances are safe to read from several threads at once and pickle by `spec`: unpickling opens again,
@@ -157,6 +161,8 @@ class RasterSource(ShownInNotebooks, ABC):
     is_rgb: bool = False
     levels: tuple[Level, ...]
     pixel_size_um: tuple[float, float] | None = None
+    magnification: float | None = None
+    icc_profile: bytes | None = None
     info: SourceInfo
     is_opened_by_name = True
     """False for pixels in memory, which a pickle would hold."""
@@ -170,6 +176,11 @@ class RasterSource(ShownInNotebooks, ABC):
     def name(self) -> str:
         """How messages call this source."""
         return str(self.spec)
+
+    @property
+    def icc_digest(self) -> str | None:
+        """SHA-256 of `icc_profile`, in hex, or None: what two profiles are compared by."""
+        return hashlib.sha256(self.icc_profile).hexdigest() if self.icc_profile else None
 
     def __repr__(self) -> str:
         height, width = self.shape

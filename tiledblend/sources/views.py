@@ -49,6 +49,8 @@ class SelectedSource(RasterSource):
         self.channels = len(channels)
         self.levels = source.levels[spec.level :]
         self.pixel_size_um = _pixel_size(source, spec.level)
+        self.magnification = source.magnification
+        self.icc_profile = source.icc_profile
         keeps_alpha = source.alpha is not Alpha.NONE and source.channels - 1 in channels
         alpha_last = keeps_alpha and channels[-1] == source.channels - 1 and self.channels > 1
         self.alpha = source.alpha if alpha_last else Alpha.NONE

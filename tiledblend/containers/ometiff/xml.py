@@ -23,7 +23,13 @@ def ome_xml(source: RasterSource, layout: TiffLayout, name: str) -> bytes:
     ElementTree.register_namespace("xsi", _INSTANCE)
     root = _element(None, "OME", Creator=f"tiledblend {tiledblend.__version__}")
     root.set(f"{{{_INSTANCE}}}schemaLocation", _SCHEMA)
+    if source.magnification is not None:
+        instrument = _element(root, "Instrument", ID="Instrument:0")
+        _element(instrument, "Objective", ID="Objective:0:0", NominalMagnification=repr(float(source.magnification)))
     image = _element(root, "Image", ID="Image:0", Name=printable(name))
+    if source.magnification is not None:
+        _element(image, "InstrumentRef", ID="Instrument:0")
+        _element(image, "ObjectiveSettings", ID="Objective:0:0")
     height, width = layout.shapes[0]
     attributes = {
         "ID": "Pixels:0",

@@ -5,10 +5,10 @@ PNG: https://www.w3.org/TR/png-3/ · JPEG: ITU-T T.81 · WebP: RFC 9649 · orien
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import struct
+import zlib
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -37,7 +37,7 @@ class ImageHeader:
     expand: bool = False
     orientation: int = 1
     transparent: tuple[int, ...] | None = None
-    icc_digest: str | None = None
+    icc_profile: bytes | None = None
     notes: tuple[str, ...] = ()
     coloured: bool = False
     indices: bool = False
@@ -85,8 +85,15 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _digest(profile: bytes) -> str | None:
-    return hashlib.sha256(profile).hexdigest() if profile else None
+def _inflated(chunk: bytes) -> bytes | None:
+    """The profile in a PNG's iCCP chunk: a name, a zero, the method (0), zlib. None when it is damaged or too large."""
+    packed = chunk.partition(b"\0")[2]
+    stream = zlib.decompressobj()
+    try:
+        profile = stream.decompress(packed[1:], MAX_METADATA_CHUNK)
+    except zlib.error:
+        return None
+    return profile if stream.eof and profile else None
 
 
 def _png(file: BinaryIO, path: str) -> ImageHeader:
@@ -136,7 +143,7 @@ def _png_more(header: ImageHeader | None, name: bytes, data: bytes) -> ImageHead
     if name == b"eXIf":
         return replace(header, orientation=_orientation(data))
     if name == b"iCCP":
-        return replace(header, icc_digest=_digest(data))
+        return replace(header, icc_profile=_inflated(data))
     if name == b"PLTE":
         return replace(header, coloured=header.kind.startswith("palette") and not data[::3] == data[1::3] == data[2::3])
     if header.alpha:
@@ -171,7 +178,7 @@ def _jpeg(file: BinaryIO, path: str) -> ImageHeader:
             profile.append(data[14:])
         elif marker in _JPEG_FRAMES:
             header = _jpeg_frame(marker, data, path)
-            return replace(header, orientation=orientation, icc_digest=_digest(b"".join(profile)))
+            return replace(header, orientation=orientation, icc_profile=b"".join(profile) or None)
 
 
 def _jpeg_marker(file: BinaryIO) -> int:
@@ -211,7 +218,7 @@ def _webp(file: BinaryIO, path: str) -> ImageHeader:
             exif = _exactly(file, length)
             header = replace(header, orientation=_orientation(exif.removeprefix(b"Exif\0\0")))
         elif name == b"ICCP" and header is not None:
-            header = replace(header, icc_digest=_digest(_exactly(file, length)))
+            header = replace(header, icc_profile=_exactly(file, length) or None)
         file.seek(start + length + length % 2)
     if header is None:
         raise ValueError("no image chunk")

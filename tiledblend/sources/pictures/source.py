@@ -63,6 +63,7 @@ class ImageSource(RasterSource):
         # One decode yields everything: the whole image is the stored block.
         self.levels = (Level(header.shape, header.shape),)
         self.pixel_size_um = None
+        self.icc_profile = header.icc_profile
         notes = header.notes
         if header.orientation != 1:
             notes += (f"EXIF orientation {header.orientation} applied",)
@@ -70,7 +71,6 @@ class ImageSource(RasterSource):
             header.format,
             "yx" if header.channels == 1 else "yxc",
             compression={"PNG": "deflate", "JPEG": "jpeg", "WebP": "webp"}[header.format],
-            icc_digest=header.icc_digest,
             notes=notes,
             metadata={"pixels": header.kind},
         )

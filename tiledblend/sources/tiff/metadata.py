@@ -7,7 +7,7 @@ micrometres or None.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -26,28 +26,26 @@ _PRINT_DPI = (1200, 2400, 4800)
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a description says of one image. names: one per channel, or empty. colors: "RRGGBB" each, or empty."""
+    """What a description says of one image. names: one per channel, or empty. colors: "RRGGBB" each, or empty.
+
+    magnification: nominal, of the objective."""
 
     pixel_size_um: tuple[float, float] | None = None
     names: tuple[str, ...] = ()
     colors: tuple[str, ...] = ()
+    magnification: float | None = None
 
 
 def svs_facts(description: str) -> ImageFacts:
-    """Aperio: `|MPP = 0.499|` is micrometres per pixel of the baseline, both ways.
+    """Aperio: `|MPP = 0.499|` is micrometres per pixel of the baseline, both ways; AppMag the objective's power.
 
     >>> svs_facts("Aperio Image Library v11 |AppMag = 20|MPP = 0.4990|Left = 1").pixel_size_um
     (0.499, 0.499)
     """
     found = re.search(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)", description)
     size = _positive(found[1]) if found else None
-    return ImageFacts((size, size) if size else None)
-
-
-def svs_magnification(description: str) -> float | None:
-    """Aperio's AppMag, such as 20.0."""
-    found = re.search(r"\|\s*AppMag\s*=\s*([0-9.]+)", description)
-    return _positive(found[1]) if found else None
+    power = re.search(r"\|\s*AppMag\s*=\s*([0-9.]+)", description)
+    return ImageFacts((size, size) if size else None, magnification=_positive(power[1]) if power else None)
 
 
 def ome_facts(xml: str, image: int) -> ImageFacts:
@@ -61,18 +59,34 @@ def ome_facts(xml: str, image: int) -> ImageFacts:
         root = ElementTree.fromstring(xml)
     except (ElementTree.ParseError, ValueError):
         return ImageFacts()
-    pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
-    if image >= len(pixels):
+    images = [element for element in _named(root, "Image") if any(True for _ in _named(element, "Pixels"))]
+    if image >= len(images):
         return ImageFacts()
-    chosen = pixels[image]
-    channels = [element for element in chosen if element.tag.rpartition("}")[2] == "Channel"]
+    chosen = next(_named(images[image], "Pixels"))
+    channels = list(_named(chosen, "Channel"))
     names = tuple(element.get("Name") or f"channel {index}" for index, element in enumerate(channels))
     colors = tuple(_ome_color(element.get("Color")) for element in channels)
     return ImageFacts(
         _size(_ome_length(chosen, "Y"), _ome_length(chosen, "X")),
         names if any(element.get("Name") for element in channels) else (),
         colors if any(element.get("Color") for element in channels) else (),
+        _magnification(root, images[image]),
     )
+
+
+def _named(parent: ElementTree.Element, tag: str) -> Iterator[ElementTree.Element]:
+    """Children of a name, in any of the schema's namespaces."""
+    return (child for child in parent if child.tag.rpartition("}")[2] == tag)
+
+
+def _magnification(root: ElementTree.Element, image: ElementTree.Element) -> float | None:
+    """Of the objective that the image's ObjectiveSettings name."""
+    wanted = {settings.get("ID") for settings in _named(image, "ObjectiveSettings")}
+    objectives = (
+        objective for instrument in _named(root, "Instrument") for objective in _named(instrument, "Objective")
+    )
+    found = next((objective for objective in objectives if objective.get("ID") in wanted), None)
+    return None if found is None else _positive(found.get("NominalMagnification"))
 
 
 def _ome_length(pixels: ElementTree.Element, axis: str) -> float | None:

@@ -28,7 +28,6 @@ from tiledblend.sources.tiff.metadata import (
     ome_facts,
     resolution_facts,
     svs_facts,
-    svs_magnification,
 )
 from tiledblend.sources.tiff.reading import CACHE_BYTES, LevelReader, PartlyUsed, arrange, channel_planes
 from tiledblend.sources.tiff.structure import Structure, walk
@@ -109,10 +108,12 @@ class TiffSource(RasterSource):
         *,
         mask: bool,
         orientation: int,
-        pixel_size_um: tuple[float, float] | None,
+        facts: ImageFacts,
+        icc_profile: bytes | None,
         info: SourceInfo,
     ) -> None:
         total = _channel_count(stored[0])
+        whole, stored = stored, stored[spec.level :]
         chosen = tuple(range(total)) if spec.channels is None else spec.channels
         _check_channels(spec, chosen, total)
         samples = stored[0].samples
@@ -126,7 +127,10 @@ class TiffSource(RasterSource):
         self._orientation = _Orientation.of_tag(orientation)
         turned = self._orientation.pair
         self.levels = tuple(Level(turned(s.shape), turned(s.access), s.decoding_bytes) for s in stored)
-        self.pixel_size_um = pixel_size_um if pixel_size_um is None else self._orientation.pair(pixel_size_um)
+        size = _level_pixel_size(facts.pixel_size_um, whole, spec.level)
+        self.pixel_size_um = size if size is None else turned(size)
+        self.magnification = facts.magnification
+        self.icc_profile = icc_profile
         self.info = replace(
             info, channel_names=_pick(info.channel_names, chosen), channel_colors=_pick(info.channel_colors, chosen)
         )
@@ -207,13 +211,15 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
         facts = _facts(tiff, series, index, _channel_count(stored[0]))
         info = _describe(tiff, series, index, stored, structure, facts, notes)
         orientation = series.keyframe.tags.valueof(_ORIENTATION, 1)
+        profile = series.keyframe.tags.valueof(_ICC)
     return TiffSource(
         spec,
         reader,
-        stored[spec.level :],
+        stored,
         mask=mask,
         orientation=orientation if isinstance(orientation, int) else 1,
-        pixel_size_um=_level_pixel_size(facts.pixel_size_um, stored, spec.level),
+        facts=facts,
+        icc_profile=profile if isinstance(profile, bytes) and profile else None,
         info=info,
     )
 
@@ -268,7 +274,7 @@ def _choose(tiff: tifffile.TiffFile, spec: SourceSpec) -> tuple[int, tifffile.Ti
     if not images:
         raise BadInputError(f"{spec}: no image in this TIFF file")
     first = images[0]
-    if tiff.series[first].kind in ("generic", "uniform"):
+    if tiff.series[first].kind in ("generic", "uniform", "scn"):
         # max takes the first of equals
         first = max(images, key=lambda i: tiff.series[i].keyframe.imagelength * tiff.series[i].keyframe.imagewidth)
     return first, tiff.series[first]
@@ -347,7 +353,7 @@ def _facts(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, index: int,
         facts = replace(facts, pixel_size_um=resolution_facts(unit, x, y, trusted=trusted).pixel_size_um)
     names = tuple(one_line(name) for name in facts.names) if len(facts.names) == channels else ()
     colors = facts.colors if len(facts.colors) == channels else ()
-    return ImageFacts(facts.pixel_size_um, names, colors)
+    return replace(facts, names=names, colors=colors)
 
 
 def _level_pixel_size(
@@ -369,13 +375,13 @@ def _describe(
     notes: Sequence[str],
 ) -> SourceInfo:
     page, first = series.keyframe, stored[0]
-    profile = page.tags.valueof(_ICC)
     orientation = page.tags.valueof(_ORIENTATION, 1)
     others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(tiff.series) if i != index]
     all_notes = [*first.samples.notes, *notes, *_strip_notes(first)]
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
     all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
     metadata: dict[str, Any] = {
+        "reader": "tiledblend (TIFF)",
         "series": index,
         "bigtiff": structure.is_bigtiff,
         "byteorder": "little" if structure.byteorder == "<" else "big",
@@ -383,15 +389,12 @@ def _describe(
         "tiled": first.is_tiled,
         "photometric": getattr(page.photometric, "name", str(page.photometric)).lower(),
     }
-    magnification = svs_magnification(page.description) if series.kind == "svs" else None
-    metadata |= {"magnification": magnification} if magnification else {}
     return SourceInfo(
         format=_format_name(series.kind),
         axes="".join(axis for axis, _ in dimensions(series)).upper(),
         compression="none" if first.compression == 1 else _compression_name(page),
         channel_names=facts.names,
         channel_colors=facts.colors,
-        icc_digest=hashlib.sha256(profile).hexdigest() if isinstance(profile, bytes) and profile else None,
         notes=tuple(all_notes),
         metadata=metadata,
     )

@@ -1,0 +1,219 @@
+"""`tiledblend blend`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image
+from tiledblend.cli.options import (
+    SCHEDULER_KEYS,
+    cluster_options,
+    debug_option,
+    flag_of,
+    json_option,
+    layer_options,
+    output_options,
+    reporting,
+    running,
+)
+from tiledblend.cli.sections import Verb
+from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.stopping import stoppable, told_interruption
+from tiledblend.errors import UsageError
+
+if TYPE_CHECKING:
+    from tiledblend.describe.job import Job
+    from tiledblend.run.driver import RunReport
+    from tiledblend.run.options import ClusterOptions
+    from tiledblend.run.tiff_export import ExportReport
+    from tiledblend.sources.base import Unstored
+
+
+@click.command(cls=Verb)
+@layer_options
+@output_options
+@running("--resume", is_flag=True, help="Continue an unfinished run of the same job.")
+@running("--replace", is_flag=True, help="Exchange an older result of tiledblend for this one.")
+@running(
+    "--part",
+    metavar="I/N",
+    help="Make only this share of the tiles, without dask (a SLURM array); on one thread unless --threads-per-worker.",
+)
+@running("--finish", is_flag=True, help="After all parts: upper levels and metadata.")
+@running(
+    "--deep-fingerprint", is_flag=True, help="Know inputs by a hash of their content: --resume after they were copied."
+)
+@reporting("--report", "report_path", metavar="FILE.html", help="New page: inputs, layers, pictures, methods text.")
+@cluster_options
+@json_option
+@debug_option
+def command(
+    resume: bool,
+    replace: bool,
+    part: str | None,
+    finish: bool,
+    deep_fingerprint: bool,
+    report_path: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Blend OVERLAY over BASE where MASK is set, into a new OME-Zarr pyramid.
+
+    out = w * OVERLAY + (1 - w) * BASE, w = feathered MASK. BASE alone is converted.
+    """
+    from tiledblend.containers.ometiff.options import is_ometiff_path
+    from tiledblend.look import lines as report
+
+    report.start_logging(debug=is_debugging())
+    share = _part(part) if part else None
+    if share and finish:
+        raise UsageError("--part and --finish are separate steps; run --finish when all parts are done")
+    if report_path:
+        _check_report(report_path, part)
+    cluster = cluster_of(flags)
+    job = built(flags)
+    path = checked_output(job.path)
+    how = {"resume": resume, "replace": replace, "part": share, "finish": finish, "deep_fingerprint": deep_fingerprint}
+    if job.compression is not None and not is_ometiff_path(path):
+        raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
+    if is_ometiff_path(path):
+        run, file = _blend_to_ometiff(job, path, cluster, how)
+        for warning in run.warnings:
+            report.say(f"note: {warning}")
+        whole = run.as_dict() | {"file": file.as_dict() if file else None}
+        if file:
+            compression = job.compression or "deflate"
+            _write_report(report_path, job, path, f"an OME-TIFF with a pyramid, {compression}", run.as_dict())
+        show(json.dumps(whole) if as_json else report.ometiff_text(run, file))
+        return
+    if is_image(path):
+        if resume or replace or share or finish:
+            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
+        if ignored := [name for name in SCHEDULER_KEYS if flags[name]]:
+            raise UsageError(
+                f"{path}: one image is made in this process, on no cluster; leave out {flag_of(ignored[0])}"
+            )
+        cannot_resume()
+        result = _blend_to_image(job, path)
+        for warning in result["warnings"]:
+            report.say(f"note: {warning}")
+        _write_report(report_path, job, path, f"a {Path(path).suffix[1:].upper()} image", result)
+        show(json.dumps(result) if as_json else report.image_text(result))
+        return
+    done = _blend_to_zarr(job, path, cluster, how)
+    for warning in done.warnings:
+        report.say(f"note: {warning}")
+    if done.complete:
+        output = job.output
+        levels = report.counted(done.levels, "level", "levels")
+        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels}, lossless ({output.compressor})"
+        _write_report(report_path, job, path, kind, done.as_dict())
+    show(json.dumps(done.as_dict()) if as_json else report.run_text(done))
+
+
+def _check_report(report_path: str, part: str | None) -> None:
+    from tiledblend.look.record import check_report_path
+
+    if part:
+        raise UsageError("--report goes with --finish: one part does not know the whole run")
+    check_report_path(report_path)
+
+
+def _write_report(report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any]) -> None:
+    if report_path is None:
+        return
+    from tiledblend.look.lines import say
+    from tiledblend.look.record import Made, write_report
+    from tiledblend.run.machine import cpu_count
+
+    write_report(report_path, job, Made(uri, kind, facts), threads=cpu_count())
+    say(f"report in {report_path}")
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--part {text!r} is not of the form I/N with I from 1 to N, such as 1/8")
+    return int(index), int(count)
+
+
+def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
+    from tiledblend.compose.lazy import to_array
+    from tiledblend.compose.reading import layer_readers
+    from tiledblend.describe.fingerprint import sources_of
+    from tiledblend.look.pictures import check_image_output, write_image
+    from tiledblend.run.plan import find_unstored, unstored_found
+
+    composite = job.composite
+    lacking = find_unstored(composite, layer_readers(composite, (None,) * len(composite.layers)))
+    has_alpha = composite.has_alpha
+    check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
+    started = time.perf_counter()
+    size = write_image(to_array(composite), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
+    sources = enumerate(sources_of(composite))
+    missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
+    height, width = composite.shape
+    return {
+        "uri": path,
+        "shape": [height, width],
+        "channels": composite.channels,
+        "dtype": composite.dtype.name,
+        "bytes_written": size,
+        "pixels": height * width,
+        "seconds": round(time.perf_counter() - started, 3),
+        "warnings": [str(found) for found in unstored_found(composite, lacking, missed)],
+    }
+
+
+def _warn_of_unstored(unstored: Mapping[tuple[int, int], Unstored]) -> None:
+    """At the start, when something can still be done; the end says it again."""
+    from tiledblend.look.lines import say
+
+    for found in unstored.values():
+        say(f"warning: {found}")
+
+
+def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]) -> RunReport:
+    from tiledblend.look import lines as report
+    from tiledblend.run.driver import write
+    from tiledblend.run.plan import plan
+
+    planned = plan(job.composite, job.output, samples=0)
+    _warn_of_unstored(planned.unstored)
+    with stoppable() as stop, report.progress() as progress, told_interruption(path):
+        return write(
+            job.composite,
+            path,
+            output=job.output,
+            cluster=cluster,
+            progress=progress,
+            job=job.mapping,
+            planned=planned,
+            stop=stop,
+            **how,
+        )
+
+
+def _blend_to_ometiff(
+    job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]
+) -> tuple[RunReport, ExportReport | None]:
+    from tiledblend.look import lines as report
+    from tiledblend.run.plan import plan
+    from tiledblend.run.tiff_blend import Share, blend_ometiff
+    from tiledblend.run.tiff_export import Running
+
+    if how.pop("replace"):
+        raise UsageError(f"{path}: --replace is for an OME-Zarr output; move the old file away or name another")
+    planned = plan(job.composite, job.output, samples=0)
+    _warn_of_unstored(planned.unstored)
+    with stoppable() as stop, report.progress() as progress, told_interruption(path):
+        running = Running(cluster, progress, stop)
+        return blend_ometiff(
+            planned, path, job.compression or "deflate", running=running, share=Share(**how), job=job.mapping
+        )

@@ -1,0 +1,158 @@
+"""Flags become the mapping that a job file holds, and the mapping a job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tiledblend.bytes.buckets import checked_url, scheme_of
+from tiledblend.cli.options import CLUSTER_KEYS, LAYER_KEYS, OUTPUT_KEYS, RESOLUTION_KEYS, flag_of
+from tiledblend.cli.values import (
+    parse_affine,
+    parse_canvas,
+    parse_levels,
+    parse_mask_values,
+    parse_numbers,
+    parse_offset,
+)
+from tiledblend.errors import UsageError
+
+if TYPE_CHECKING:
+    from tiledblend.describe.composite import Composite
+    from tiledblend.describe.job import Job
+    from tiledblend.run.options import ClusterOptions
+
+NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".zip", ".yaml", ".yml", ".json")
+
+
+def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
+    """The job's mapping that these flags say, every path absolute. Raises UsageError."""
+    from tiledblend.describe import job as jobs
+
+    if flags["job_path"]:
+        others = ("classes", "base", "layers", "mode", "canvas", "background", "pixel_size_um")
+        given = [name for name in (*LAYER_KEYS, *others) if flags[name]]
+        if given:
+            raise UsageError(f"--job says the layers already; leave out {', '.join(flag_of(name) for name in given)}")
+        mapping = jobs.load_job(flags["job_path"])
+    else:
+        mapping = jobs.with_absolute_paths(_mapping_of_layer_flags(flags), Path.cwd())
+    if flags["allow_sparse"]:
+        mapping = jobs.with_sparse_allowed(mapping)
+    mapping = _at_resolution(mapping, flags)
+    output = dict(mapping.get("output", {}))
+    output |= {key: flags[key] for key in OUTPUT_KEYS if flags.get(key) is not None}
+    if flags.get("levels") is not None:
+        output["levels"] = parse_levels(flags["levels"])
+    if flags.get("output") is not None:
+        output["path"] = absolute(checked_output(flags["output"] or None))
+    return mapping | ({"output": output} if output else {})
+
+
+def _at_resolution(mapping: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """The mapping with --level or --mpp, which win over the job's own."""
+    given = {key: flags[key] for key in RESOLUTION_KEYS if flags[key] is not None}
+    return {key: value for key, value in mapping.items() if not given or key not in RESOLUTION_KEYS} | given
+
+
+def absolute(path: str) -> str:
+    """The path as a job holds it: a checked address, or from the root."""
+    return checked_url(path) if scheme_of(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    from tiledblend.describe.schema import check_layer
+    from tiledblend.describe.text import parse_mapping
+
+    images = [path for path in (flags["base"], flags["overlay"]) if path]
+    layers: list[dict[str, Any]] = [{"image": path} for path in images]
+    top = {key: flags[flag] for flag, key in LAYER_KEYS.items() if flags[flag] is not None}
+    if top and not layers:
+        raise UsageError(
+            f"{flag_of(next(f for f in LAYER_KEYS if flags[f] is not None))} belongs to an image; give BASE"
+        )
+    if "offset" in top:
+        top["offset"] = parse_offset(top["offset"])
+    if "affine" in top:
+        top["affine"] = parse_affine(top["affine"])
+    if "mask_values" in top:
+        top["mask_values"] = parse_mask_values(top["mask_values"])
+    if flags["classes"]:
+        if top.get("mask", "alpha") == "alpha":
+            raise UsageError("--class picks outlines of a mask; give --mask FILE.geojson")
+        top["mask"] = {"path": top["mask"], "classes": list(flags["classes"])}
+    if layers:
+        layers[-1] |= top
+    if flags["fit"] and flags["canvas"] and len(layers) > 1:
+        layers[0]["fit"] = flags["fit"]
+    if flags["pixel_size_um"] is not None:
+        _state_pixel_sizes(layers, flags["pixel_size_um"])
+    for number, text in enumerate(flags["layers"], 1):
+        layer = parse_mapping(text, where=f"--layer {number}")
+        check_layer(layer, where=f"--layer {number}")
+        layers.append(layer)
+    if not layers:
+        raise UsageError("nothing to blend; give BASE and OVERLAY, --layer, or --job FILE")
+    mapping: dict[str, Any] = {"layers": layers}
+    if flags["mode"]:
+        mapping["mode"] = flags["mode"]
+    if flags["canvas"]:
+        mapping["canvas"] = parse_canvas(flags["canvas"])
+    if flags["background"] is not None:
+        values = parse_numbers(flags["background"], "--background", float, None)
+        mapping["background"] = values[0] if len(values) == 1 else values
+    return mapping
+
+
+def _state_pixel_sizes(layers: list[dict[str, Any]], text: str) -> None:
+    """Of BASE and OVERLAY; one number is both's."""
+    sizes = parse_numbers(text, "--pixel-size-um", float, None)
+    if len(sizes) > max(1, len(layers)) or not layers:
+        raise UsageError(f"--pixel-size-um {text!r} has {len(sizes)} numbers for {len(layers)} images")
+    for number, layer in enumerate(layers):
+        layer["pixel_size_um"] = sizes[min(number, len(sizes) - 1)]
+
+
+def built(flags: dict[str, Any]) -> Job:
+    """The job that these flags say."""
+    from tiledblend.describe import job as jobs
+
+    return jobs.build(job_mapping(flags), where=flags["job_path"] or "flags")
+
+
+def looked_at(flags: dict[str, Any]) -> tuple[str | None, Composite | None, str | None]:
+    """(result, composite, note): a result that BASE alone names, with what it was made from; or a planned composite."""
+    from tiledblend.run.origin import origin_of
+
+    only_base = flags["base"] and not any(value for name, value in flags.items() if name != "base")
+    path = absolute(flags["base"]) if only_base else None
+    origin = origin_of(path) if path else None
+    if origin is not None:
+        return path, origin.composite, origin.note
+    return None, built(flags).composite, None
+
+
+def cluster_of(flags: dict[str, Any]) -> ClusterOptions:
+    """Where these flags say that it runs."""
+    from tiledblend.run.options import ClusterOptions
+
+    return ClusterOptions(**{key: flags[key] for key in CLUSTER_KEYS})
+
+
+def checked_output(path: str | None) -> str:
+    """An output that is given and that something can be written to; else UsageError."""
+    if path is None:
+        raise UsageError("no output; give -o OUT.ome.zarr")
+    if path.lower().endswith(NOT_OUTPUTS):
+        raise UsageError(
+            f"{path}: cannot be written in this format; use .ome.zarr, or .png, .jpg, .tif for small results"
+        )
+    return path
+
+
+def is_image(path: str) -> bool:
+    """True where the output is one small picture."""
+    from tiledblend.look.pictures import is_image_path
+
+    return is_image_path(path)

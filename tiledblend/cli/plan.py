@@ -1,0 +1,101 @@
+"""`tiledblend plan`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image
+from tiledblend.cli.options import cluster_options, debug_option, json_option, layer_options, output_options
+from tiledblend.cli.sections import Verb
+from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.errors import TiledblendError, UsageError
+
+if TYPE_CHECKING:
+    from tiledblend.describe.job import Job
+    from tiledblend.run.options import ClusterOptions
+    from tiledblend.run.plan import Plan
+
+
+@click.command(cls=Verb)
+@layer_options
+@output_options
+@cluster_options
+@click.option("--exact", is_flag=True, help="Classify every tile by its masks instead of a sample.")
+@json_option
+@debug_option
+def command(exact: bool, as_json: bool, **flags: Any) -> None:
+    """What blend would do: tiles, chunk classes, bytes, memory; or why it would refuse. Writes nothing."""
+    from tiledblend.containers.ometiff.options import is_ometiff_path
+    from tiledblend.containers.ometiff.work import SUFFIX
+    from tiledblend.look import lines as report
+    from tiledblend.run.plan import plan
+    from tiledblend.run.tiff_blend import planned_layout
+
+    cannot_resume()
+    report.start_logging(debug=is_debugging())
+    cluster = cluster_of(flags)
+    job = built(flags)
+    if job.path is not None:
+        checked_output(job.path)
+    planned = plan(job.composite, job.output, exact=exact)
+    document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
+    text = report.plan_text(planned, cluster, job.path)
+    if job.path is not None and is_ometiff_path(job.path):
+        layout = planned_layout(planned, job.path, job.compression or "deflate")
+        document["work_bytes"] = planned.raw_bytes + layout.raw_bytes
+        text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned, layout)}"
+    if not as_json:
+        # Before the output is looked at: a bucket may take its time.
+        show(text)
+        sys.stdout.flush()
+    refused = _refusal(job, planned, cluster)
+    if as_json:
+        show(json.dumps(document | {"refused": refused}))
+    elif refused is not None:
+        show(f"refused  {refused}")
+
+
+def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
+    """Why blend, with the same flags, would not begin; None where it would."""
+    from tiledblend.bytes.objects import DirectoryStore
+    from tiledblend.containers.commit import refuse_overlap, refuse_taken
+    from tiledblend.containers.ometiff.options import is_ometiff_path
+    from tiledblend.containers.ometiff.work import WorkFolder
+    from tiledblend.describe.fingerprint import stored_paths
+    from tiledblend.look.pictures import check_image_output
+    from tiledblend.run.options import threads_of
+    from tiledblend.run.tiff_export import checked_target
+    from tiledblend.run.waiting import ANSWER_SECONDS, asked
+
+    composite, path = job.composite, job.path
+
+    def look(path: str) -> None:
+        if is_ometiff_path(path):
+            target = checked_target(path)
+            refuse_overlap(DirectoryStore(target), stored_paths(composite))
+            WorkFolder(target).refuse_taken()
+        elif is_image(path):
+            has_alpha = composite.has_alpha
+            check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
+        else:
+            refuse_taken(path, stored_paths(composite))
+
+    try:
+        if path is not None:
+            # A store that does not answer would be asked for minutes, as a run asks it.
+            asked(partial(look, path), seconds=ANSWER_SECONDS)
+        if path is None or not is_image(path):
+            memory, remedy = cluster.memory_of_each()
+            planned.require_memory(threads_of(cluster), memory, remedy, path)
+    except UsageError:
+        raise
+    except TimeoutError as error:
+        return f"{path}: {error}"
+    except TiledblendError as error:
+        return str(error)
+    return None

@@ -1,0 +1,76 @@
+"""`tiledblend verify`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from tiledblend.cli.options import debug_option, json_option
+from tiledblend.cli.sections import Verb
+from tiledblend.cli.state import show
+from tiledblend.errors import BadInputError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from tiledblend.run.recompute import RecomputeReport
+
+
+@click.command(cls=Verb)
+@click.argument("result", metavar="OUT")
+@click.option("--fast/--full", default=False, help="Compare lengths only, or hash and decode every object (default).")
+@click.option(
+    "--against-inputs", metavar="N|all", help="Also render N tiles (or all) again from the inputs and compare them."
+)
+@json_option
+@debug_option
+def command(result: str, fast: bool, against_inputs: str | None, as_json: bool) -> None:
+    """Check every stored object of a result against its run's manifest, or an OME-TIFF against its own checksums."""
+    from tiledblend.containers.ometiff.options import is_ometiff_path
+    from tiledblend.containers.ometiff.seal import verify_ometiff
+    from tiledblend.containers.verify import verify as verify_zarr
+
+    count = _tile_count(against_inputs)
+    is_file = is_ometiff_path(result)
+    if is_file and against_inputs is not None:
+        raise UsageError(
+            f"{result}: --against-inputs is for an OME-Zarr; an OME-TIFF does not say from what it was made"
+        )
+    found = (verify_ometiff if is_file else verify_zarr)(result, "fast" if fast else "full")
+    document = found.as_dict()
+    again = _recomputed(result, count) if found.ok and against_inputs is not None else None
+    if again is not None:
+        document["recomputed_tiles"], document["differing"] = again.tiles, list(again.differing)
+        document["ok"] = not again.differing
+    if as_json:
+        show(json.dumps(document))
+    found.require_ok()
+    if again is not None and again.differing:
+        raise VerificationError(
+            f"{result}: {len(again.differing)} objects are not what the inputs give (first: {again.differing[0]})"
+        )
+    if not as_json:
+        show(found.summary() + (f"; {again.tiles} tiles rendered again are the same" if again else ""))
+
+
+def _tile_count(text: str | None) -> int | None:
+    if text is None or text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--against-inputs {text!r} must be a number of tiles or all")
+    return int(text)
+
+
+def _recomputed(result: str, count: int | None) -> RecomputeReport:
+    from tiledblend.bytes.objects import open_store
+    from tiledblend.containers.omezarr.documents import read_attributes, result_layout
+    from tiledblend.describe.job import build
+    from tiledblend.run.machine import cpu_count
+    from tiledblend.run.recompute import recompute
+
+    store = open_store(result)
+    attributes = read_attributes(store) or {}
+    layout, job = result_layout(attributes), attributes["tiledblend"].get("description")
+    if layout is None or not job:
+        raise BadInputError(f"{result}: does not say from what it was made; it was not written by the command line")
+    return recompute(store, layout, build(job).composite, count, threads=cpu_count())
