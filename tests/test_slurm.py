@@ -43,9 +43,9 @@ class Slurm:
         command = [str(WORKFLOWS / script), *map(str, arguments)]
         return self._said(command, folder, variables).strip()
 
-    def control(self, *command: str) -> str:
-        """What one of SLURM's own commands printed."""
-        return self._said(list(command), Path.cwd(), {})
+    def control(self, *command: str, folder: Path | None = None) -> str:
+        """What a command printed, one of SLURM's own or one that runs in a folder."""
+        return self._said(list(command), folder or Path.cwd(), {})
 
     def jobs(self) -> dict[str, str]:
         """State by job number of all that SLURM remembers; array elements as JOB_INDEX."""
@@ -121,6 +121,7 @@ def test_dask_jobqueue(slurm: Slurm, tmp_path: Path, slides: Slides) -> None:
     said = slurm.control(
         sys.executable, str(WORKFLOWS / "slurm_jobqueue.py"), str(slides.base), str(slides.overlay), str(slides.mask),
         str(out), "--feather", "8px", "--jobs", "2", "--cores", "1", "--memory", "2GiB", "--interface", "lo",
+        folder=tmp_path,
     )  # fmt: skip
     assert str(out) in said
     assert objects_below(out) == expected
@@ -200,7 +201,7 @@ def test_dask_jobqueue_stopped(slurm: Slurm, tmp_path: Path, slides: Slides, num
     said = child.communicate(timeout=60)[1]
     assert (child.returncode, said.splitlines()[-1].partition(": ")[0]) == (75, "slurm_jobqueue")
     wait_until(lambda: not {"RUNNING", "PENDING"} & set(slurm.jobs().values()), tmp_path, 30)
-    assert str(out) in slurm.control(*map(str, command), "--resume")
+    assert str(out) in slurm.control(*map(str, command), "--resume", folder=tmp_path)
     assert (out / "zarr.json").exists()
 
 
