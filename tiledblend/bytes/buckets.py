@@ -358,12 +358,15 @@ def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
     'key *** refused'
     >>> redacted("https://me:pw@host/a.tif?sig=abc: refused", {})
     'https://***@host/a.tif?***: refused'
+    >>> redacted("s3://slides/a.tif: key slides refused", {"MY_ACCESS_KEY": "slides"})
+    's3://slides/a.tif: key *** refused'
     """
     text = _USER_INFO.sub(r"\1***@", text)
     text = _QUERY.sub(r"\1?***", text)
     values = [value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= 6]
     for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, "***")
+        # Not where an address begins: a bucket may bear the name that is its key, and whoever named it knows it.
+        text = re.sub(f"(?<!://){re.escape(value)}", "***", text)
     return text
 
 
