@@ -106,7 +106,8 @@ if __name__ == "__main__":
     base = da.from_array(rgb, chunks=(128, 128, 3))
     over = base.map_blocks(inverted, dtype=np.uint8)
     layer = tb.Layer(tb.from_array(over, axes="yxc"))
-    with LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+    how = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=1, **how) as cluster, Client(cluster) as client:
         tb.write(tb.Composite([layer]), sys.argv[2], output=tb.OutputSpec(chunk=64, shard=128), client=client)
 """
 
