@@ -32,6 +32,7 @@ from tiledblend.containers.omezarr.documents import ImageMetadata
 from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt, TileWriter
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.omezarr.stored import read_region
+from tiledblend.containers.omezarr.windows import channel_windows
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import deep_fingerprint as by_content
 from tiledblend.describe.fingerprint import fingerprint, input_fingerprints, require_unchanged, sources_of, stored_paths
@@ -466,6 +467,8 @@ def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> Ima
         canvas.pixel_size_um,
         names,
         colors,
+        channel_windows(canvas.channel_windows, composite.channels, has_alpha=composite.has_alpha),
+        canvas.origin_um,
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),
