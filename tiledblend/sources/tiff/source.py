@@ -384,7 +384,7 @@ def _describe(
     others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images) if i != index]
     all_notes = [*first.samples.notes, *notes, *_strip_notes(first)]
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
-    all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
+    asides = (f"series {index} is read; others: {', '.join(others[:8])}",) if others else ()
     metadata: dict[str, Any] = {
         "reader": "tiledblend (TIFF)",
         "series": index,
@@ -401,6 +401,7 @@ def _describe(
         channel_names=facts.names,
         channel_colors=facts.colors,
         notes=tuple(all_notes),
+        asides=asides,
         metadata=metadata,
     )
 
