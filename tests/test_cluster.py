@@ -202,7 +202,7 @@ def test_several_composites_at_once_on_one_client(tmp_path: Path, slides: Slides
 
 def test_clients_that_cannot_be_used(tmp_path: Path, slides: Slides) -> None:
     with open_client(ClusterOptions(threads_per_worker=1)) as client:
-        given = {r"a LocalCluster; .*get_client": client.cluster, "a str": client.scheduler.address}
+        given = {r"a SpecCluster; .*get_client": client.cluster, "a str": client.scheduler.address}
         for words, wrong in given.items():
             with pytest.raises(UsageError, match=words):
                 write(composite(slides), str(tmp_path / "x.zarr"), output=SPEC, client=wrong)
@@ -578,19 +578,18 @@ def test_an_embedded_cluster_where_dask_wants_encryption() -> None:
     with dask.config.set({"distributed.comm.require-encryption": True}):
         with open_client(ClusterOptions(threads_per_worker=1)) as client:
             assert client.submit(int, "7").result() == 7
-        with pytest.raises(ResourceError, match=r"the local dask workers do not start: .*TLS"):
-            open_client(ClusterOptions(workers=1)).__enter__()
+        with open_client(ClusterOptions(workers=1)) as client:
+            assert client.submit(int, "7").result() == 7
 
 
 def test_what_a_killed_worker_left_goes_with_the_cluster(tmp_path: Path) -> None:
-    """dask looks for it only when it starts another worker in the same folder."""
     with open_client(ClusterOptions(workers=1, local_directory=str(tmp_path))):
-        (lock,) = tmp_path.rglob("worker-*.dirlock")
+        (lock,) = tmp_path.rglob("*worker-*.dirlock")
         dead = lock.with_name("worker-dead")
         dead.mkdir()
         (dead / "spilled").write_bytes(b"x")
         lock.with_name("worker-dead.dirlock").touch()
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_clusters_of_two_threads_leave_dasks_configuration_as_it_was() -> None:
