@@ -173,7 +173,7 @@ def _open_outlines(source: Mapping[str, Any]) -> RasterSource:
 
     path = make_spec(source["path"]).path
     if recognise(path) != "polygons":
-        raise UsageError(f"{path}: classes and invalid are for outlines (GeoJSON, ASAP XML)")
+        raise UsageError(f"{path}: classes and invalid are for outlines (GeoJSON, XML, HALO, GeoParquet)")
     if unfit := [key for key in ("series", "channels", "plane") if key in source]:
         raise UsageError(f"{path}: outlines have no {', '.join(unfit)}")
     classes = tuple(source.get("classes", ()))
