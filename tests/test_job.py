@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema.exceptions import ValidationError
 
 from tiledblend.cli.main import cli
 from tiledblend.cli.mapping import job_mapping
@@ -149,7 +150,7 @@ def test_json_has_yamls_bound(tmp_path: Path) -> None:
 
 
 def test_the_schema_stops_at_its_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = {"layers": [{"image": "a.tif", "wrong": index} for index in range(20_000)]}
+    many = {"layers": [{"image": "a.tif", "wrong": index} for index in range(9_000)]}
     made = list[object]()
     init = ValidationError.__init__
     monkeypatch.setattr(ValidationError, "__init__", lambda self, *a, **k: (made.append(self), init(self, *a, **k))[1])
@@ -259,7 +260,6 @@ def test_wrong_flags(arguments: list[str], says: str) -> None:
 
 def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
     Draft202012Validator.check_schema(schema())
     layer = schema()["$defs"]["layer"]["properties"]
