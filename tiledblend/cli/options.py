@@ -53,6 +53,7 @@ layer_flags = _stacked(
         is_flag=True,
         help="Read TIFF tiles that were never written as zeros, and chunks that a result has lost.",
     ),
+    _what("--rgb", is_flag=True, help="Three channels of the images that do not say so are red, green, blue."),
     _mask("--mask", metavar="PATH|alpha", help="Where the top image shows: 0 hides it, full shows it."),
     _mask(
         "--class", "classes", multiple=True, metavar="NAME", help="Of outlines (GeoJSON, ASAP XML): only this class."

@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from tiledblend.bytes.objects import ObjectStore
 from tiledblend.compose.passing import ChunkSink, render_tile_passing
-from tiledblend.compose.reading import MaskRule
-from tiledblend.compose.render import TileStats, render_tile, shrink_tile
+from tiledblend.compose.pyramid import TileStats, shrink_tile
+from tiledblend.compose.render import render_tile
+from tiledblend.compose.scene import Scene
 from tiledblend.containers.commit import Output, begin, clean, commit, require_agreement
 from tiledblend.containers.ledger import Part
 from tiledblend.containers.omezarr.documents import ImageMetadata
 from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt, TileWriter
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.omezarr.stored import read_region
+from tiledblend.containers.omezarr.windows import channel_windows
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import deep_fingerprint as by_content
 from tiledblend.describe.fingerprint import fingerprint, input_fingerprints, require_unchanged, sources_of, stored_paths
@@ -132,8 +134,7 @@ class TileJob:
     the output would are taken as they are.
     """
 
-    composite: Composite
-    rules: tuple[MaskRule | None, ...]
+    scene: Scene
     layout: ArrayLayout
     store: ObjectStore
     inputs: tuple[dict[str, Any], ...]
@@ -147,17 +148,17 @@ class TileJob:
                 stats = self._render(tile, sink)
             else:
                 stats = TileStats()
-                shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.composite.has_alpha)
+                shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.scene.has_alpha)
             with storing():
                 return TileResult(tile, sink.finish(), stats, self._missed())
 
     def _render(self, tile: Tile, sink: ChunkSink) -> TileStats:
         try:
             if self.pass_on:
-                return render_tile_passing(self.composite, self.rules, self.layout, tile, sink)
-            return render_tile(self.composite, self.rules, self.layout.grid, tile, sink)
+                return render_tile_passing(self.scene, self.layout, tile, sink)
+            return render_tile(self.scene, self.layout.grid, tile, sink)
         finally:
-            sources = sources_of(self.composite)
+            sources = sources_of(self.scene.composite)
             for source in sources:
                 source.rest()
             # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
@@ -169,12 +170,12 @@ class TileJob:
         self._render(tile, _Nowhere())
 
     def _missed(self) -> tuple[tuple[int, Missed], ...]:
-        found = ((number, source.take_missed()) for number, source in enumerate(sources_of(self.composite)))
+        found = ((number, source.take_missed()) for number, source in enumerate(sources_of(self.scene.composite)))
         return tuple((number, missed) for number, of_source in found for missed in of_source)
 
     def require_inputs(self) -> None:
         """Raise BadInputError unless the inputs are the planned ones."""
-        require_unchanged(self.composite, list(self.inputs))
+        require_unchanged(self.scene.composite, list(self.inputs))
 
     def _read(self, level: int, region: Region) -> Any:
         return read_region(self.layout, self.store, level, region)
@@ -466,6 +467,8 @@ def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> Ima
         canvas.pixel_size_um,
         names,
         colors,
+        channel_windows(canvas.channel_windows, composite.channels, has_alpha=composite.has_alpha),
+        canvas.origin_um,
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),
@@ -504,7 +507,7 @@ class _Run:
         stop: threading.Event,
     ) -> None:
         self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
-        self.job = TileJob(planned.composite, planned.rules, planned.layout, output.store, inputs)
+        self.job = TileJob(planned.scene, planned.layout, output.store, inputs)
         self.tally = _Tally()
         self._deaths = _Deaths()
         self.resumed = len(output.receipts)

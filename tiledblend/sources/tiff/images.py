@@ -20,6 +20,8 @@ from tiledblend.bytes.ranges import ByteReader, SeekableBytes
 from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.sources.base import SourceSpec
 from tiledblend.sources.tiff.ome import OmeImage, ome_images, parse_ome
+from tiledblend.sources.tiff.series import images_of
+from tiledblend.sources.tiff.stacks import PagesOf, add_levels, make_series, ome_series, whole_page
 from tiledblend.sources.tiff.structure import Structure, walk
 
 AUXILIARY = frozenset({"thumbnail", "label", "macro", "map"})
@@ -89,8 +91,8 @@ class Images:
         claimed = {page for image in self.ome.values() for page in image.pages}
         if len(self.series) != 1 or len(claimed) != 1:
             return []
-        pages = [_page(self.tiff, number) for number in range(len(self.tiff.pages)) if number not in claimed]
-        return [_series([page], page.shape, page.axes, page, "generic", self.tiff) for page in pages]
+        pages = [whole_page(self.tiff, number) for number in range(len(self.tiff.pages)) if number not in claimed]
+        return [make_series([page], page.shape, page.axes, page, "generic", self.tiff) for page in pages]
 
 
 @contextmanager
@@ -137,7 +139,7 @@ def _images(tiff: tifffile.TiffFile, structure: Structure, uri: str, kind: str |
         return _by_ome_xml(tiff, structure, uri, notes)
     if kind == "svs":
         return Images(tiff, structure, _aperio(tiff), notes=tuple(notes))
-    series = tiff.series
+    series = images_of(tiff, structure)
     for one in series:
         if one.kind == "imagej" and not _has_its_planes(one):
             raise ValueError(f"it speaks of {_planes(one)} planes, the file has {len(tiff.pages)}")
@@ -146,7 +148,7 @@ def _images(tiff: tifffile.TiffFile, structure: Structure, uri: str, kind: str |
         if one.kind == "imagej" and len(one._pages) == _planes(one):
             key = one.keyframe
             planes = tuple(one.shape[: len(one.shape) - len(key.shape)])
-            _add_levels(one, tiff, key, one._pages, planes, one.axes[: len(planes)])
+            add_levels(one, one._pages, planes, one.axes[: len(planes)])
     return Images(tiff, structure, series, notes=tuple(notes))
 
 
@@ -158,9 +160,12 @@ def _planes(series: tifffile.TiffPageSeries) -> int:
 
 
 def _has_its_planes(series: tifffile.TiffPageSeries) -> bool:
-    """True if every plane that ImageJ's comment speaks of has a page, or lies behind the first one."""
-    pages = len(series._pages)
-    return pages >= _planes(series) or (pages == 1 and series.dataoffset is not None)
+    """True if every plane that ImageJ's comment speaks of has a page of its size, or lies behind the first one."""
+    pages, key = series._pages, series.keyframe
+    whole = [page for page in pages if isinstance(page, tifffile.TiffPage)]
+    if any((page.imagelength, page.imagewidth) != (key.imagelength, key.imagewidth) for page in whole):
+        return False
+    return len(pages) >= _planes(series) or (len(pages) == 1 and series.dataoffset is not None)
 
 
 def _has_its_shape(series: tifffile.TiffPageSeries) -> bool:
@@ -178,119 +183,22 @@ def _by_ome_xml(tiff: tifffile.TiffFile, structure: Structure, uri: str, notes: 
         raise ValueError("it is no XML")
     name = os.path.basename(uri)
     try:
-        found = _ome_series(tiff, ome_images(root, name, _Pages(tiff)))
-    except RuntimeError:  # a page that is named as a plane is of another size: each is looked at
-        found = _ome_series(tiff, ome_images(root, name, _Pages(tiff, looks=True)))
+        listed = [(ome_series(tiff, image, whole=False), image) for image in ome_images(root, name, PagesOf(tiff))]
+    except RuntimeError:  # pages that are unlike, in how they are stored or in size: each is looked at
+        seen = ome_images(root, name, PagesOf(tiff, looks=True))
+        listed = [(ome_series(tiff, image, whole=True), image) for image in seen]
+    found = [(series, image) for series, image in listed if series is not None]
     if not found:
         raise ValueError("none of its Images is in this file as it says")
     images = {index: image for index, (_, image) in enumerate(found)}
     return Images(tiff, structure, [series for series, _ in found], images, tuple(notes))
 
 
-class _Pages:
-    """What `ome_images` asks of a file's pages. looks: whether each page that is named as a plane has its size."""
-
-    def __init__(self, tiff: tifffile.TiffFile, *, looks: bool = False) -> None:
-        self._tiff, self._looks = tiff, looks
-        self.number = len(tiff.pages)
-
-    def samples(self, page: int) -> int:
-        """Samples per pixel."""
-        return _page(self._tiff, page).samplesperpixel
-
-    def has_size(self, page: int, shape: tuple[int, int]) -> bool:
-        """False for a page known to be of another size."""
-        if not self._looks:
-            return True
-        found = _page(self._tiff, page)
-        return (found.imagelength, found.imagewidth) == shape
-
-
-def _ome_series(tiff: tifffile.TiffFile, images: Sequence[OmeImage]) -> list[tuple[tifffile.TiffPageSeries, OmeImage]]:
-    found = ((_ome_one(tiff, image), image) for image in images)
-    return [(series, image) for series, image in found if series is not None]
-
-
-def _ome_one(tiff: tifffile.TiffFile, image: OmeImage) -> tifffile.TiffPageSeries | None:
-    """An Image with its SubIFDs as levels; None where its pages are of another shape than it says."""
-    key = _page(tiff, next(page for page in image.pages if page is not None))
-    if (key.imagelength, key.imagewidth) != image.shape or key.samplesperpixel != image.samples:
-        return None
-    tiff.pages.useframes = True
-    tiff.pages.set_keyframe(key.index)
-    pages = [None if number is None else tiff.pages.get(number, aspage=number == key.index) for number in image.pages]
-    names = "".join(axis for axis, _ in image.axes).upper()
-    sizes = tuple(size for _, size in image.axes)
-    series = _series(pages, sizes + key.shape, names + key.axes, key, "ome", tiff, image.name)
-    _add_levels(series, tiff, key, pages, sizes, names)
-    return series
-
-
-def _add_levels(
-    series: tifffile.TiffPageSeries,
-    tiff: tifffile.TiffFile,
-    key: tifffile.TiffPage,
-    pages: Sequence[Any],
-    sizes: tuple[int, ...],
-    names: str,
-) -> None:
-    """The SubIFDs of a series' pages as its levels. sizes, names: of the axes along which the pages are counted."""
-    for level in range(len(key.subifds or ())):
-        below = _level_pages(tiff, key, pages, level)
-        if below is None:
-            break
-        head, found = below
-        shape, axes = sizes + head.shape, names + head.axes
-        series.levels.append(_series(found, shape, axes, head, series.kind, tiff, f"Level {level + 1}"))
-
-
-def _level_pages(
-    tiff: tifffile.TiffFile, key: tifffile.TiffPage, pages: Sequence[Any], level: int
-) -> tuple[tifffile.TiffPage, list[Any]] | None:
-    """(first page, pages) of the SubIFDs number `level` of some pages; None where the first has none."""
-    head: tifffile.TiffPage | None = None
-    found: list[Any] = []
-    for page in pages:
-        offsets = () if page is None else page.subifds or ()
-        if level >= len(offsets) or offsets[level] < 8:
-            found.append(None)
-            continue
-        tiff.filehandle.seek(offsets[level])
-        place = (page.index, level + 1)
-        if head is None:
-            if page.index != key.index:
-                return None
-            head = tifffile.TiffPage(tiff, place)
-            found.append(head)
-        else:
-            found.append(tifffile.TiffFrame(tiff, place, keyframe=head))
-    return None if head is None else (head, found)
-
-
-def _page(tiff: tifffile.TiffFile, number: int) -> tifffile.TiffPage:
-    """A page of the main chain, with its own tags."""
-    page = tiff.pages.get(number)
-    assert isinstance(page, tifffile.TiffPage)
-    return page
-
-
-def _series(
-    pages: Sequence[Any],
-    shape: Sequence[int],
-    axes: str,
-    key: tifffile.TiffPage,
-    kind: str,
-    tiff: tifffile.TiffFile,
-    name: str = "",
-) -> tifffile.TiffPageSeries:
-    return tifffile.TiffPageSeries(pages, tuple(shape), key.dtype, axes, parent=tiff, name=name, kind=kind)
-
-
 def _aperio(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     """Aperio's pages: tiled ones are the pyramid, whatever their NewSubfileType says, and whether or not a thumbnail is
     the second page; focal planes have one shape. Others are the thumbnail, the label and the macro picture."""
     tiff.pages.useframes = False
-    base, *others = (_page(tiff, number) for number in range(len(tiff.pages)))
+    base, *others = (whole_page(tiff, number) for number in range(len(tiff.pages)))
     if not base.is_tiled:
         raise ValueError("its first page is not tiled")
     levels: dict[tuple[int, ...], list[tifffile.TiffPage]] = {base.shape: [base]}
@@ -307,12 +215,12 @@ def _aperio(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
         planes = 1
     finest_first = sorted(levels.values(), key=lambda level: -level[0].imagelength * level[0].imagewidth)
     main, *coarser = (
-        _series(level[:planes], (planes, *level[0].shape), "Z" + base.axes, level[0], "svs", tiff, "Resolution")
+        make_series(level[:planes], (planes, *level[0].shape), "Z" + base.axes, level[0], "svs", tiff, "Resolution")
         for level in finest_first
     )
     main.name = "Baseline"
     main.levels.extend(coarser)
-    return [main, *(_series([page], page.shape, page.axes, page, "svs", tiff, _beside(page)) for page in beside)]
+    return [main, *(make_series([page], page.shape, page.axes, page, "svs", tiff, _beside(page)) for page in beside)]
 
 
 def _beside(page: tifffile.TiffPage) -> str:

@@ -19,11 +19,14 @@ from tiledblend.bytes.ranges import ByteReader, open_bytes
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.tiff.coding import Coding
 from tiledblend.sources.tiff.images import AUXILIARY, Images, open_images
+from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
 from tiledblend.sources.tiff.large import LARGE_TILE
-from tiledblend.sources.tiff.layout import Samples, StoredLevel, dimensions, page_numbers, store_level
+from tiledblend.sources.tiff.layout import StoredLevel, store_level
 from tiledblend.sources.tiff.metadata import ImageFacts, imagej_facts, resolution_facts, scanner_facts
-from tiledblend.sources.tiff.reading import CACHE_BYTES, LevelReader, PartlyUsed, arrange, channel_planes
+from tiledblend.sources.tiff.pages import dimensions, page_numbers
+from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
 from tiledblend.sources.views import downsampling
 
 _ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
@@ -173,10 +176,12 @@ class TiffSource(RasterSource):
         """Of the file as it is now, with a digest of the levels' geometry, samples and tile tables."""
         digest = hashlib.sha256()
         for level in self._stored:
-            facts = (level.shape, level.tile, level.separate, level.contiguous, str(level.dtype), level.compression)
+            facts = (level.shape, *_coding_facts(level.coding))
             meaning = (level.samples.count, str(level.samples.dtype), level.samples.alpha.value, level.samples.notes)
-            digest.update(repr((facts, meaning, level.jpegheader, self._orientation, self._chosen)).encode())
+            digest.update(repr((facts, meaning, level.coding.jpegheader, self._orientation, self._chosen)).encode())
             for table in level.pages:
+                if level.notes or table.coding.fill.any():
+                    digest.update(repr((_coding_facts(table.coding), table.coding.fill.tolist())).encode())
                 digest.update(table.offsets.tobytes())
                 digest.update(table.counts.tobytes())
                 digest.update(table.jpegtables or b"")
@@ -240,13 +245,13 @@ def _store_levels(images: Images, index: int, spec: SourceSpec, *, mask: bool) -
     series = images.series[index]
     name = str(spec)
     numbers = page_numbers(series, spec)
-    stored = [store_level(series, numbers, name, mask=mask)]
-    notes: list[str] = []
+    stored = [store_level(series, numbers, name, images.structure, mask=mask)]
+    notes = list(stored[0].notes)
     for candidate in images.levels(index):
         try:
             if page_numbers(candidate, spec) != numbers:
                 raise BadInputError("its axes differ")
-            level = store_level(candidate, numbers, name, mask=mask)
+            level = store_level(candidate, numbers, name, images.structure, mask=mask, base=series.keyframe)
             _check_alike(stored, level)
         except BadInputError as error:
             notes.append(f"pyramid ends at level {len(stored) - 1}: the next is not used: {error}")
@@ -256,10 +261,7 @@ def _store_levels(images: Images, index: int, spec: SourceSpec, *, mask: bool) -
 
 
 def _check_alike(stored: list[StoredLevel], level: StoredLevel) -> None:
-    def meaning(samples: Samples) -> tuple[Any, ...]:
-        return samples.dtype, samples.count, samples.alpha, samples.is_rgb
-
-    if meaning(level.samples) != meaning(stored[0].samples):
+    if level.samples.meaning != stored[0].samples.meaning:
         raise BadInputError("its samples differ from level 0")
     if level.shape[0] > stored[-1].shape[0] or level.shape[1] > stored[-1].shape[1] or level.shape == stored[-1].shape:
         raise BadInputError(f"its shape {level.shape} is not smaller than {stored[-1].shape}")
@@ -321,14 +323,14 @@ def _describe(
         "series": index,
         "bigtiff": structure.is_bigtiff,
         "byteorder": "little" if structure.byteorder == "<" else "big",
-        "layout": "planar" if first.separate > 1 or len(first.pages) > 1 else "interleaved",
-        "tiled": first.is_tiled,
+        "layout": "planar" if first.coding.separate > 1 or len(first.pages) > 1 else "interleaved",
+        "tiled": first.coding.is_tiled,
         "photometric": getattr(page.photometric, "name", str(page.photometric)).lower(),
     }
     return SourceInfo(
         format=_format_name(series.kind),
         axes="".join(axis for axis, _ in dimensions(series)).upper(),
-        compression="none" if first.compression == 1 else _compression_name(page),
+        compression="none" if first.coding.compression == 1 else _compression_name(page),
         channel_names=facts.names,
         channel_colors=facts.colors,
         notes=tuple(all_notes),
@@ -347,13 +349,17 @@ def _format_name(kind: str) -> str:
 
 
 def _strip_notes(level: StoredLevel) -> list[str]:
-    if level.is_tiled or level.raw is not None:
+    if level.coding.is_tiled or level.coding.raw is not None:
         return []
-    rows = min(level.tile[0], level.shape[0])
+    rows = min(level.coding.tile[0], level.shape[0])
     note = f"striped, {rows} rows a strip: every read decodes whole strips"
     if level.tile_bytes > LARGE_TILE:
         note += f" of {level.tile_bytes >> 20} MiB"
     return [note]
+
+
+def _coding_facts(coding: Coding) -> tuple[Any, ...]:
+    return coding.tile, coding.separate, coding.contiguous, str(coding.dtype), coding.compression
 
 
 def _channel_count(level: StoredLevel) -> int:
