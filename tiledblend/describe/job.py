@@ -125,6 +125,7 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
         mask_frame=keys.get("mask_frame"),
         invert=keys.get("invert", False),
         grow=keys.get("grow"),
+        threshold=keys.get("threshold"),
         feather=feather,
         feather_side=keys.get("feather_side"),
         opacity=keys.get("opacity", 1.0),

@@ -33,8 +33,11 @@ from tiledblend.sources.tiff.metadata import (
 )
 from tiledblend.sources.tiff.pages import dimensions, page_numbers
 from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
+from tiledblend.sources.tiff.series import images_of
 from tiledblend.sources.tiff.structure import Structure, walk
 from tiledblend.sources.views import downsampling
+
+Images = Sequence[tifffile.TiffPageSeries]
 
 AUXILIARY = frozenset({"thumbnail", "label", "macro", "map"})
 _ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
@@ -208,13 +211,13 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
     Raises BadInputError in one line for what is damaged, or not one 2-D image of 8 or 16-bit or float32 samples.
     """
     reader = open_bytes(spec.path)
-    with _parsed(reader) as (tiff, structure):
-        index, series = _choose(tiff, spec)
-        stored, notes = _store_levels(tiff.series, index, spec, structure, mask=mask)
+    with _parsed(reader) as (tiff, images, structure):
+        index, series = _choose(images, spec)
+        stored, notes = _store_levels(images, index, spec, structure, mask=mask)
         if spec.level >= len(stored) or spec.level < 0:
             raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
         facts = _facts(tiff, series, index, _channel_count(stored[0]))
-        info = _describe(tiff, series, index, stored, structure, facts, notes)
+        info = _describe(images, series, index, stored, structure, facts, notes)
         orientation = series.keyframe.tags.valueof(_ORIENTATION, 1)
         profile = series.keyframe.tags.valueof(_ICC)
     return TiffSource(
@@ -232,15 +235,15 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
 def list_series(path: str) -> list[SeriesSummary]:
     """Every image in a TIFF file, and for each why it cannot be a layer's image, if it cannot."""
     reader = open_bytes(path)
-    with _parsed(reader) as (tiff, structure):
-        return [_summarise(tiff, index, path, structure) for index in range(len(tiff.series))]
+    with _parsed(reader) as (_, images, structure):
+        return [_summarise(images, index, path, structure) for index in range(len(images))]
 
 
-def _summarise(tiff: tifffile.TiffFile, index: int, path: str, structure: Structure) -> SeriesSummary:
-    series = tiff.series[index]
+def _summarise(images: Images, index: int, path: str, structure: Structure) -> SeriesSummary:
+    series = images[index]
     problem, levels = None, len(series.levels)
     try:
-        levels = len(_store_levels(tiff.series, index, SourceSpec(path, series=index), structure, mask=False)[0])
+        levels = len(_store_levels(images, index, SourceSpec(path, series=index), structure, mask=False)[0])
     except BadInputError as error:
         problem = str(error)
     return SeriesSummary(
@@ -249,8 +252,8 @@ def _summarise(tiff: tifffile.TiffFile, index: int, path: str, structure: Struct
 
 
 @contextmanager
-def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]:
-    """The file as tifffile sees it. Whatever goes wrong inside is one BadInputError naming the file."""
+def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Images, Structure]]:
+    """The file as tifffile sees it, and its images. Whatever goes wrong inside is one BadInputError naming the file."""
     structure = walk(reader)
     flags: dict[str, Any] = {"is_ndpi": True} if structure.is_ndpi else {}
     try:
@@ -259,7 +262,7 @@ def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]
             if tiff.is_ome and "<!DOCTYPE" in tiff.pages.first.description:
                 # No OME-XML has one, and what its entities stand for is a parser's to expand.
                 raise BadInputError(f"{reader.uri}: its OME-XML declares a document type; remove it from the file")
-            yield tiff, structure
+            yield tiff, images_of(tiff, structure), structure
     except TiledblendError:
         raise
     except MemoryError as error:
@@ -269,24 +272,24 @@ def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]
         raise BadInputError(f"{reader.uri}: cannot be opened as TIFF: {reason}") from error
 
 
-def _choose(tiff: tifffile.TiffFile, spec: SourceSpec) -> tuple[int, tifffile.TiffPageSeries]:
-    number = len(tiff.series)
+def _choose(all_images: Images, spec: SourceSpec) -> tuple[int, tifffile.TiffPageSeries]:
+    number = len(all_images)
     if spec.series is not None:
         if not 0 <= spec.series < number:
             raise BadInputError(f"{spec}: has no series {spec.series}; it has {number}")
-        return spec.series, tiff.series[spec.series]
-    images = [i for i in range(number) if tiff.series[i].name.lower() not in AUXILIARY] or list(range(number))
+        return spec.series, all_images[spec.series]
+    images = [i for i in range(number) if all_images[i].name.lower() not in AUXILIARY] or list(range(number))
     if not images:
         raise BadInputError(f"{spec}: no image in this TIFF file")
     first = images[0]
-    if tiff.series[first].kind in ("generic", "uniform", "scn"):
+    if all_images[first].kind in ("generic", "uniform", "scn"):
         # max takes the first of equals
-        first = max(images, key=lambda i: tiff.series[i].keyframe.imagelength * tiff.series[i].keyframe.imagewidth)
-    return first, tiff.series[first]
+        first = max(images, key=lambda i: all_images[i].keyframe.imagelength * all_images[i].keyframe.imagewidth)
+    return first, all_images[first]
 
 
 def _store_levels(
-    all_series: Sequence[tifffile.TiffPageSeries], index: int, spec: SourceSpec, structure: Structure, *, mask: bool
+    all_series: Images, index: int, spec: SourceSpec, structure: Structure, *, mask: bool
 ) -> tuple[list[StoredLevel], list[str]]:
     series = all_series[index]
     name = str(spec)
@@ -368,7 +371,7 @@ def _level_pixel_size(
 
 
 def _describe(
-    tiff: tifffile.TiffFile,
+    images: Images,
     series: tifffile.TiffPageSeries,
     index: int,
     stored: Sequence[StoredLevel],
@@ -378,7 +381,7 @@ def _describe(
 ) -> SourceInfo:
     page, first = series.keyframe, stored[0]
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(tiff.series) if i != index]
+    others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images) if i != index]
     all_notes = [*first.samples.notes, *notes, *_strip_notes(first)]
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
     all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
