@@ -37,8 +37,9 @@ from tiledblend.run import cluster as clusters
 from tiledblend.run import connection
 from tiledblend.run import driver as run
 from tiledblend.run.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
-from tiledblend.run.driver import SharedJob, TileJob, errors_told, write
-from tiledblend.run.tiff_export import Running, export_ometiff
+from tiledblend.run.driver import Running, write
+from tiledblend.run.ometiff import export_ometiff
+from tiledblend.run.tasks import SharedJob, TileJob, errors_told
 
 ROOT = Path(__file__).parents[1]
 SPEC = OutputSpec(chunk=64, shard=128)

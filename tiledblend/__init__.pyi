@@ -25,13 +25,13 @@ from tiledblend.geometry import Region as Region
 from tiledblend.look.preview import panel as panel
 from tiledblend.look.preview import preview as preview
 from tiledblend.run.cluster import ClusterOptions as ClusterOptions
-from tiledblend.run.driver import ProgressEvent as ProgressEvent
-from tiledblend.run.driver import RunReport as RunReport
 from tiledblend.run.driver import write as write
+from tiledblend.run.ometiff import blend_ometiff as blend_ometiff
+from tiledblend.run.ometiff import export_ometiff as export_ometiff
 from tiledblend.run.plan import Plan as Plan
 from tiledblend.run.plan import plan as plan
-from tiledblend.run.tiff_blend import blend_ometiff as blend_ometiff
-from tiledblend.run.tiff_export import export_ometiff as export_ometiff
+from tiledblend.run.report import ProgressEvent as ProgressEvent
+from tiledblend.run.report import RunReport as RunReport
 from tiledblend.sources import opening as _opening
 from tiledblend.sources.arrays import from_array as from_array
 from tiledblend.sources.base import Alpha as Alpha

@@ -14,7 +14,8 @@ from tiledblend.describe.job import build
 from tiledblend.errors import RefusedError, UsageError
 from tiledblend.look.preview import panel
 from tiledblend.run.cluster import ClusterOptions
-from tiledblend.run.driver import ProgressEvent, RunReport, write
+from tiledblend.run.driver import write
+from tiledblend.run.report import ProgressEvent, RunReport
 
 FEATHER_PX = 16
 MIN_SIZE, MAX_SIZE = 256, 100_000
