@@ -29,7 +29,7 @@ from store_proxy import StoreProxy
 import tiledblend as tb
 from tiledblend.bytes import ranges as stored_bytes
 from tiledblend.bytes.objects import ObjectStore, open_store
-from tiledblend.run.cluster import ClusterOptions
+from tiledblend.run.options import ClusterOptions
 
 NAMES = ("base.tif", "overlay.tif", "mask.tif")
 FEATHER = 16

@@ -11,7 +11,8 @@ import numpy as np
 
 from tiledblend.geometry import Region
 from tiledblend.guard.process import prepare_process
-from tiledblend.kernels.feather import FeatheredMask, FeatherKernel
+from tiledblend.kernels.feather import FeatheredMask
+from tiledblend.kernels.gaussian import FeatherKernel
 
 SIDE, SIZE, BLOCK = 4096, 12288, 256
 

@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 from tiledblend.compose.render import TileStats
 from tiledblend.containers.output import begin
 from tiledblend.containers.receipts import Receipt
-from tiledblend.describe.composite import Composite, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.geometry import Region, Tile
-from tiledblend.run.cluster import ClusterOptions, open_client
+from tiledblend.run.cluster import open_client
 from tiledblend.run.connection import TASKS_PER_THREAD
+from tiledblend.run.options import ClusterOptions
 from tiledblend.run.plan import plan
 from tiledblend.run.report import ProgressEvent
 from tiledblend.run.stages import Stages

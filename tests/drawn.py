@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from reference import Picture, full_scale, power_of_two, same_aspect
 
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Canvas, Composite, Feather, Labels, Layer
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Labels, Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.geometry import Grid
 from tiledblend.sources import Alpha, from_array
 

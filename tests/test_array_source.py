@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.run.cluster import ClusterOptions, open_client
+from tiledblend.run.cluster import open_client
+from tiledblend.run.options import ClusterOptions
 from tiledblend.sources import Alpha, from_array
 from tiledblend.sources.base import MASK_DTYPES
 

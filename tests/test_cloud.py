@@ -36,8 +36,8 @@ from tiledblend.containers.verify import verify
 from tiledblend.demo.tissue import Slides, make_slides
 from tiledblend.errors import BadInputError, RefusedError, StorageError, TiledblendError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.run.cluster import ClusterOptions
 from tiledblend.run.driver import write
+from tiledblend.run.options import ClusterOptions
 from tiledblend.run.plan import plan
 
 pytestmark = pytest.mark.cloud

@@ -33,13 +33,18 @@ from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.verify import verify
 from tiledblend.demo.tissue import Slides
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
-from tiledblend.run import cluster as clusters
-from tiledblend.run import connection
+from tiledblend.run import connection, local, versions
 from tiledblend.run import driver as run
-from tiledblend.run.cluster import ClusterOptions, installed_versions, machine_memory, open_client, running_scheduler
+from tiledblend.run import scheduler as schedulers
+from tiledblend.run.cluster import open_client
 from tiledblend.run.driver import Running, write
+from tiledblend.run.machine import machine_memory
 from tiledblend.run.ometiff import export_ometiff
+from tiledblend.run.options import ClusterOptions
+from tiledblend.run.scheduler import running_scheduler
 from tiledblend.run.tasks import SharedJob, TileJob, errors_told
+from tiledblend.run.versions import installed_versions
+from tiledblend.run.waiting import never
 
 ROOT = Path(__file__).parents[1]
 SPEC = OutputSpec(chunk=64, shard=128)
@@ -251,7 +256,8 @@ def test_dask_says_nothing_of_a_lost_link() -> None:
     """Its client's own line, which would stand before the command's."""
     program = """
         import logging, sys
-        from tiledblend.run.cluster import ClusterOptions, open_client
+        from tiledblend.run.cluster import open_client
+        from tiledblend.run.options import ClusterOptions
         from tiledblend.look.lines import start_logging
         start_logging()
         with open_client(ClusterOptions(scheduler=sys.argv[1])):
@@ -299,7 +305,7 @@ def short_connects() -> Iterator[None]:
 def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with short_connects(), pytest.raises(ResourceError, match=r"no dask scheduler answers at tcp://127.0.0.1:9"):
         open_client(ClusterOptions(scheduler="tcp://127.0.0.1:9")).__enter__()
-    monkeypatch.setattr(clusters, "SCHEDULER_FILE_SECONDS", 0.3)
+    monkeypatch.setattr(schedulers, "SCHEDULER_FILE_SECONDS", 0.3)
     started = time.monotonic()
     with pytest.raises(ResourceError, match="was written by no dask scheduler"):
         open_client(ClusterOptions(scheduler_file=str(tmp_path / "none.json"))).__enter__()
@@ -369,7 +375,7 @@ def test_a_stop_is_noticed_where_the_scheduler_is_frozen(
     tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes connections and says nothing: dask's own timeouts do not count then."""
-    for module in (clusters, connection, run):
+    for module in (schedulers, versions, connection, run):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
     out, file = tmp_path / "out.ome.zarr", str(tmp_path / "scheduler.json")
     with dask_processes(tmp_path) as (scheduler, *_):
@@ -408,15 +414,15 @@ def test_workers_that_were_told_to_end_while_they_started_are_a_stop() -> None:
         raise InterruptedRun("stopped")
 
     with pytest.raises(InterruptedRun):
-        clusters._started(start, check)
+        local._started(start, check)
     with pytest.raises(ResourceError, match="do not start: Nanny failed"):
-        clusters._started(start, clusters.never)
+        local._started(start, never)
 
 
 def test_worker_processes_never_hear_a_terminals_ctrl_c() -> None:
     """Until their preload is run they would print a traceback of their imports."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with clusters._deaf_children(), ThreadPoolExecutor(1) as pool, multiprocessing.get_context("spawn").Pool(1) as made:
+    with local._deaf_children(), ThreadPoolExecutor(1) as pool, multiprocessing.get_context("spawn").Pool(1) as made:
         line = [sys.executable, "-c", "import signal; print(signal.SIGINT in signal.pthread_sigmask(0, []))"]
         assert pool.submit(subprocess.check_output, line).result(timeout=30) == b"True\n"
         assert signal.SIGINT in made.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, []))
@@ -432,7 +438,7 @@ def test_a_malformed_configuration_of_dask_is_told(tmp_path: Path, slides: Slide
 
 
 def test_dasks_too_short_timeout_is_named() -> None:
-    assert "distributed.comm.timeouts.tcp is too low" in clusters._dask_reason(AssertionError("Timeout too low"))
+    assert "distributed.comm.timeouts.tcp is too low" in schedulers.dask_reason(AssertionError("Timeout too low"))
 
 
 def test_an_error_names_the_worker_of_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,7 +518,7 @@ def test_unlike_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             return {"tcp://h:1": installed_versions() | {"numpy": "1.0"}}
 
     with pytest.raises(ResourceError, match=r"worker tcp://h:1 has other packages: numpy \S+ here, 1.0 there"):
-        clusters.require_same_versions(Elsewhere())  # type: ignore[arg-type]
+        versions.require_same_versions(Elsewhere())  # type: ignore[arg-type]
 
 
 def test_files_that_are_no_certificates(tmp_path: Path) -> None:
@@ -549,10 +555,10 @@ def test_options_that_contradict_each_other(tmp_path: Path, monkeypatch: pytest.
             ClusterOptions(**dict[str, Any]([(name, "")]))
     with pytest.raises(UsageError, match="--threads-per-worker is for a cluster that is started here"):
         ClusterOptions(scheduler="tcp://h:1", threads_per_worker=2)
-    monkeypatch.setattr(clusters, "_has_bokeh", lambda: False)
+    monkeypatch.setattr("tiledblend.run.options._has_bokeh", lambda: False)
     with pytest.raises(UsageError, match=r"--dashboard needs .*tiledblend\[dashboard\]"):
         ClusterOptions(dashboard=True)
-    monkeypatch.setattr(clusters, "_has_bokeh", lambda: True)
+    monkeypatch.setattr("tiledblend.run.options._has_bokeh", lambda: True)
     with pytest.raises(RefusedError, match="exists"):
         ClusterOptions(performance_report=str(tmp_path))
 

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 import tiledblend as tb
-from tiledblend.describe.composite import Canvas, Composite, Feather, Layer
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import deep_fingerprint, fingerprint
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.kernels.gaussian import FeatherKernel
 from tiledblend.sources.base import Alpha, RasterSource
 
 LOOSE: Any = tb

@@ -12,10 +12,13 @@ from PIL import Image
 
 from tiledblend.compose.composed import ComposedSource, WeightSource, canvas_views
 from tiledblend.compose.lazy import to_array
-from tiledblend.describe.composite import Composite, Feather, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import FeatherKernel, feather_tile
+from tiledblend.kernels.feather import feather_tile
+from tiledblend.kernels.gaussian import FeatherKernel
 from tiledblend.look.edges import COLOURS, edge_lines, with_lines
 from tiledblend.look.preview import preview
 from tiledblend.run.origin import origin_of

@@ -24,11 +24,13 @@ from tiledblend.compose.lazy import to_dask
 from tiledblend.compose.reading import LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.compose.render import TileStats, render_region, render_tile, shrink_tile
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Canvas, Composite
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
 from tiledblend.geometry import Grid, Region, Tile
 from tiledblend.kernels.blend import Contribution, blend_tile
-from tiledblend.kernels.feather import feather_tile, inside_only
+from tiledblend.kernels.feather import feather_tile
 from tiledblend.kernels.halve import halve_tile
+from tiledblend.kernels.snap import inside_only
 from tiledblend.run.driver import write
 
 Array = NDArray[Any]

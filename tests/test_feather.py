@@ -17,21 +17,13 @@ from scipy.special import erf
 import tiledblend as tb
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
+from tiledblend.kernels.averaging import average_units
+from tiledblend.kernels.border import border_bounds, border_weight
 from tiledblend.kernels.cells import ENLARGED_FULL, averaged_over, enlarge, enlarged_from
-from tiledblend.kernels.feather import (
-    TAP_SUM,
-    FeatheredMask,
-    FeatherKernel,
-    average_units,
-    border_bounds,
-    border_weight,
-    feather_tile,
-    inside_only,
-    mirror_index,
-    read_mirrored,
-    snap,
-    units_to_weight,
-)
+from tiledblend.kernels.feather import FeatheredMask, feather_tile
+from tiledblend.kernels.gaussian import TAP_SUM, FeatherKernel
+from tiledblend.kernels.mirror import mirror_index, read_mirrored
+from tiledblend.kernels.snap import inside_only, snap, units_to_weight
 
 Array = NDArray[Any]
 SIGMAS = (

@@ -12,7 +12,9 @@ from tiledblend.cli.main import cli
 from tiledblend.cli.mapping import job_mapping
 from tiledblend.demo.tissue import Slides
 from tiledblend.describe import job as jobs
-from tiledblend.describe.composite import Feather, Labels
+from tiledblend.describe.layers import Labels
+from tiledblend.describe.lengths import Feather
+from tiledblend.describe.schema import schema
 from tiledblend.errors import BadInputError, UsageError
 
 
@@ -233,7 +235,7 @@ def test_wrong_flags(arguments: list[str], says: str) -> None:
 def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     from jsonschema import Draft202012Validator
 
-    Draft202012Validator.check_schema(jobs.schema())
-    layer = jobs.schema()["$defs"]["layer"]["properties"]
+    Draft202012Validator.check_schema(schema())
+    layer = schema()["$defs"]["layer"]["properties"]
     weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity"}
     assert set(layer) == {"image", "offset", "fit", "affine", "pixel_size_um"} | weight

@@ -13,7 +13,8 @@ from pyramids import Pyramid
 import tiledblend as tb
 from tiledblend.compose.reading import LayerReader, MaskRule, decide_mask_rule, decide_rules, layer_readers
 from tiledblend.compose.render import render_region
-from tiledblend.describe.composite import Composite, mask_scaling
+from tiledblend.describe.agreement import mask_scaling
+from tiledblend.describe.composite import Composite
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec

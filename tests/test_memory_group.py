@@ -17,8 +17,8 @@ import tifffile
 import zarr
 
 import tiledblend as tb
-from tiledblend.run import cluster
-from tiledblend.run.cluster import group_limits, machine_memory
+from tiledblend.run import machine
+from tiledblend.run.machine import group_limits, machine_memory
 
 MOUNTED = Path("/sys/fs/cgroup")
 
@@ -52,10 +52,10 @@ def test_where_a_limit_may_stand(tmp_path: Path, listing: str, files: dict[str, 
 
 def test_without_any_limit_it_is_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a laptop: control groups of version 2 say "max" there, or nothing at all."""
-    monkeypatch.setattr(cluster, "group_limits", list)
-    monkeypatch.setattr(cluster, "_addressable", list)
+    monkeypatch.setattr(machine, "group_limits", list)
+    monkeypatch.setattr(machine, "_addressable", list)
     assert machine_memory() == psutil.virtual_memory().total
-    monkeypatch.setattr(cluster, "group_limits", lambda: [1000])
+    monkeypatch.setattr(machine, "group_limits", lambda: [1000])
     assert machine_memory() == 1000
 
 

@@ -25,7 +25,10 @@ from tiledblend.containers.omezarr.documents import array_documents
 from tiledblend.containers.omezarr.spec import Codec, OutputSpec
 from tiledblend.containers.omezarr.writer import TileWriter
 from tiledblend.containers.verify import verify
-from tiledblend.describe.composite import Canvas, Composite, Feather, Layer
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.errors import BadInputError
 from tiledblend.kernels.feather import FeatheredMask
 from tiledblend.run.driver import write

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 import tiledblend as tb
 from tiledblend.compose.reading import layer_readers
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Canvas, Composite, Layer
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.look.lines import plan_text
-from tiledblend.run.cluster import ClusterOptions
+from tiledblend.run.options import ClusterOptions
 from tiledblend.run.plan import PROCESS_BYTES, _image_bytes
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from tiledblend.compose.composed import canvas_views
 from tiledblend.demo.tissue import Slides
-from tiledblend.describe.composite import Composite, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import BadInputError, RefusedError, StorageError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.look.preview import panel, preview, preview_level, thumbnail

@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 
 from tiledblend.cli.main import cli
-from tiledblend.describe.job import check, parse_mapping
+from tiledblend.describe.schema import check
+from tiledblend.describe.text import parse_mapping
 
 README = (ROOT / "README.md").read_text("utf-8")
 

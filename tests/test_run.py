@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 import tiledblend as tb
 from tiledblend.bytes.objects import TEMPORARY_PREFIX, DirectoryStore
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Canvas, Composite, Layer
+from tiledblend.describe.canvas import Canvas
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, UsageError
 from tiledblend.geometry import Region, Tile
 from tiledblend.look.lines import run_text

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 import tiledblend as tb
 from tiledblend.compose.lazy import to_array
-from tiledblend.describe.composite import Composite, Feather, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.geometry import Region
 from tiledblend.look import seams as module
 from tiledblend.look.seams import Step, measure_seams

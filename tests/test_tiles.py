@@ -17,7 +17,9 @@ from conftest import Command
 from numpy.typing import NDArray
 
 from tiledblend.compose.lazy import to_array
-from tiledblend.describe.composite import Composite, Feather, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.errors import UsageError
 from tiledblend.look import tiles as module
 from tiledblend.look.tiles import Channel, Scene, coloured

@@ -18,7 +18,7 @@ from test_equivalence import assert_same_bits, examples, fused, whole_array
 import tiledblend as tb
 from tiledblend.compose.reading import decide_rules
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Length
+from tiledblend.describe.lengths import Length
 from tiledblend.describe.levels import at_level
 from tiledblend.errors import BadInputError, UsageError
 

@@ -29,8 +29,8 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
-    from tiledblend.run.cluster import ClusterOptions
     from tiledblend.run.ometiff import ExportReport
+    from tiledblend.run.options import ClusterOptions
     from tiledblend.run.report import RunReport
     from tiledblend.sources.base import Unstored
 
@@ -130,7 +130,7 @@ def _write_report(report_path: str | None, job: Job, uri: str, kind: str, facts:
         return
     from tiledblend.look.lines import say
     from tiledblend.look.record import Made, write_report
-    from tiledblend.run.cluster import cpu_count
+    from tiledblend.run.machine import cpu_count
 
     write_report(report_path, job, Made(uri, kind, facts), threads=cpu_count())
     say(f"report in {report_path}")

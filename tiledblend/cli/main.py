@@ -16,6 +16,7 @@ from tiledblend import __version__
 from tiledblend.bytes.buckets import redacted
 from tiledblend.cli.ending import explained
 from tiledblend.cli.options import debug_option
+from tiledblend.cli.sections import HELP
 from tiledblend.cli.state import advised
 from tiledblend.cli.stopping import end_when_asked, ignore_signals, stop_when_asked
 
@@ -69,7 +70,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name="tiledblend", message="%(prog)s %(version)s")
 @debug_option
 def cli() -> None:

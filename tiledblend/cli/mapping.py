@@ -21,7 +21,7 @@ from tiledblend.errors import UsageError
 if TYPE_CHECKING:
     from tiledblend.describe.composite import Composite
     from tiledblend.describe.job import Job
-    from tiledblend.run.cluster import ClusterOptions
+    from tiledblend.run.options import ClusterOptions
 
 NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".zip", ".yaml", ".yml", ".json")
 
@@ -62,7 +62,8 @@ def absolute(path: str) -> str:
 
 
 def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    from tiledblend.describe import job as jobs
+    from tiledblend.describe.schema import check_layer
+    from tiledblend.describe.text import parse_mapping
 
     images = [path for path in (flags["base"], flags["overlay"]) if path]
     layers: list[dict[str, Any]] = [{"image": path} for path in images]
@@ -88,8 +89,8 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
     if flags["pixel_size_um"] is not None:
         _state_pixel_sizes(layers, flags["pixel_size_um"])
     for number, text in enumerate(flags["layers"], 1):
-        layer = jobs.parse_mapping(text, where=f"--layer {number}")
-        jobs.check_layer(layer, where=f"--layer {number}")
+        layer = parse_mapping(text, where=f"--layer {number}")
+        check_layer(layer, where=f"--layer {number}")
         layers.append(layer)
     if not layers:
         raise UsageError("nothing to blend; give BASE and OVERLAY, --layer, or --job FILE")
@@ -134,7 +135,7 @@ def looked_at(flags: dict[str, Any]) -> tuple[str | None, Composite | None, str 
 
 def cluster_of(flags: dict[str, Any]) -> ClusterOptions:
     """Where these flags say that it runs."""
-    from tiledblend.run.cluster import ClusterOptions
+    from tiledblend.run.options import ClusterOptions
 
     return ClusterOptions(**{key: flags[key] for key in CLUSTER_KEYS})
 

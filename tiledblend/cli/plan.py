@@ -17,7 +17,7 @@ from tiledblend.errors import TiledblendError, UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
-    from tiledblend.run.cluster import ClusterOptions
+    from tiledblend.run.options import ClusterOptions
     from tiledblend.run.plan import Plan
 
 
@@ -67,7 +67,8 @@ def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
     from tiledblend.containers.output import refuse_taken
     from tiledblend.describe.fingerprint import stored_paths
     from tiledblend.look.pictures import check_image_output
-    from tiledblend.run.cluster import ANSWER_SECONDS, asked, threads_of
+    from tiledblend.run.options import threads_of
+    from tiledblend.run.waiting import ANSWER_SECONDS, asked
 
     composite, path = job.composite, job.path
 

@@ -24,10 +24,10 @@ def command(widths: str | None, as_json: bool, **flags: Any) -> None:
 
     BASE alone may be a result; else what blend would make of the same flags.
     """
-    from tiledblend.describe.composite import Feather
+    from tiledblend.describe.lengths import Feather
     from tiledblend.look import lines as report
     from tiledblend.look.seams import measure_seams
-    from tiledblend.run.cluster import cpu_count
+    from tiledblend.run.machine import cpu_count
 
     report.start_logging(debug=is_debugging())
     compared = [Feather.parse(text.strip()) for text in widths.split(",")] if widths else []

@@ -18,8 +18,15 @@ class Option(click.Option):
         self.section = section
 
 
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
 class Verb(click.Command):
     """A command whose help is in sections."""
+
+    def __init__(self, name: str | None, **keywords: Any) -> None:
+        # click keeps the first help option that it makes, with whatever names the group gave then.
+        super().__init__(name, HELP, **keywords)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Every option under its section; click calls it while it writes the help."""

@@ -20,7 +20,7 @@ def parse_offset(text: str) -> list[int | str]:
 def parse_affine(text: str) -> Any:
     """Six or nine numbers as a 3 × 3 matrix, a YAML mapping, or else the path of a file."""
     if text.lstrip().startswith("{"):
-        from tiledblend.describe.job import parse_mapping
+        from tiledblend.describe.text import parse_mapping
 
         return parse_mapping(text, where="--affine")
     parts = re.split(r"[\s,]+", re.sub(r"[\[\]]", " ", text).strip())
@@ -52,7 +52,7 @@ def parse_mask_values(text: str) -> Any:
     if text.startswith("labels:"):
         return {"labels": parse_numbers(text.removeprefix("labels:"), "--mask-values", int, None)}
     if text.lstrip().startswith("{"):
-        from tiledblend.describe.job import parse_mapping
+        from tiledblend.describe.text import parse_mapping
 
         return parse_mapping(text, where="--mask-values")
     try:
@@ -64,7 +64,7 @@ def parse_mask_values(text: str) -> Any:
 def parse_canvas(text: str) -> Any:
     """Y,X, a YAML mapping, or else the path of an image."""
     if text.lstrip().startswith("{"):
-        from tiledblend.describe.job import parse_mapping
+        from tiledblend.describe.text import parse_mapping
 
         return parse_mapping(text, where="--canvas")
     parts = text.split(",")

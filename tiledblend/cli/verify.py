@@ -64,7 +64,7 @@ def _recomputed(result: str, count: int | None) -> RecomputeReport:
     from tiledblend.bytes.objects import open_store
     from tiledblend.containers.omezarr.documents import read_attributes, result_layout
     from tiledblend.describe.job import build
-    from tiledblend.run.cluster import cpu_count
+    from tiledblend.run.machine import cpu_count
     from tiledblend.run.recompute import recompute
 
     store = open_store(result)

@@ -28,7 +28,7 @@ def command(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> 
     from tiledblend.look import lines as report
     from tiledblend.look.tiles import Scene
     from tiledblend.look.view import serve
-    from tiledblend.run.cluster import cpu_count
+    from tiledblend.run.machine import cpu_count
 
     report.start_logging(debug=is_debugging())
     result, composite, note = looked_at(flags)

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from tiledblend.compose.reading import MaskRule, decide_rules, layer_readers
 from tiledblend.compose.render import LayerField, render_region
-from tiledblend.describe.composite import Composite, Feather, Layer
+from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import fingerprint
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.describe.levels import at_level
 from tiledblend.geometry import Grid, Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec

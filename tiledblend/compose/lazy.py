@@ -15,8 +15,9 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from tiledblend.compose.reading import LayerReader, MaskRule, apply_mask_rule, decide_rules, layer_readers, units_dtype
-from tiledblend.describe.composite import Composite, Labels, MaskValues, checked_mask_values
+from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import fingerprint
+from tiledblend.describe.layers import Labels, MaskValues, checked_mask_values
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.kernels.blend import Contribution, Mode, blend_tile

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.describe.composite import Composite, Labels, Layer, MaskValues, mask_field, mask_scaling
+from tiledblend.describe.agreement import mask_field, mask_scaling
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Labels, Layer, MaskValues
 from tiledblend.describe.placement import Placement
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Affine, Region, ceil_div

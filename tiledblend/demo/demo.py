@@ -13,8 +13,8 @@ from tiledblend.demo.tissue import make_slides
 from tiledblend.describe.job import build
 from tiledblend.errors import RefusedError, UsageError
 from tiledblend.look.preview import panel
-from tiledblend.run.cluster import ClusterOptions
 from tiledblend.run.driver import write
+from tiledblend.run.options import ClusterOptions
 from tiledblend.run.report import ProgressEvent, RunReport
 
 FEATHER_PX = 16

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from typing import Any
 
 from tiledblend.bytes.content import content_digest
-from tiledblend.describe.composite import Composite, Labels, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Labels, Layer
 from tiledblend.sources.base import RasterSource
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.geometry import Region
-from tiledblend.kernels.feather import Sigmas, border_bounds, border_weight, snap
+from tiledblend.kernels.gaussian import Sigmas
+from tiledblend.kernels.snap import snap
 
 REACH_SIGMAS = 5.0
 """From here on a side weighs exactly 1, whether it is looked at or not: 1 - erf(5 / sqrt 2) is 6e-7."""
@@ -128,3 +129,47 @@ def _erf(distance: NDArray[np.float64], sigma: float) -> NDArray[np.float32]:
     """erf(d / (sigma sqrt 2)) between the entries of a table, to 5e-7."""
     at, values = _erf_table()
     return np.interp(distance / sigma, at, values).astype(np.float32)
+
+
+def border_weight(
+    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigmas: Sigmas
+) -> NDArray[np.float32] | None:
+    """Fade of a layer to 0 at its own sides: the product of erf(d / (sigma sqrt 2)), snapped; None where it is 1.
+
+    region: inside the layer's frame of `shape`. sides: (top, left, bottom, right), True where that side ends strictly
+    inside the canvas, along an axis whose sigma is above 0. d: distance from the pixel's centre to the side, in pixels.
+    """
+    if not any(sides):
+        return None
+    top, left, bottom, right = sides
+    rows = _fade(region.y0, region.y1, shape[0], top, bottom, sigmas[0])
+    columns = _fade(region.x0, region.x1, shape[1], left, right, sigmas[1])
+    return snap(rows[:, None] * columns[None, :])
+
+
+def border_bounds(
+    region: Region, shape: tuple[int, int], sides: tuple[bool, bool, bool, bool], sigmas: Sigmas
+) -> tuple[float, float]:
+    """(lower, upper) bound of the border weight inside a region, from its distances alone."""
+    if not any(sides):
+        return 1.0, 1.0
+    y, x = 5 * sigmas[0], 5 * sigmas[1]
+    top, left, bottom, right = sides
+    touched = (
+        (top and region.y0 < y)
+        or (left and region.x0 < x)
+        or (bottom and shape[0] - region.y1 < y)
+        or (right and shape[1] - region.x1 < x)
+    )
+    return (0.0 if touched else 1.0), 1.0
+
+
+def _fade(start: int, stop: int, size: int, low: bool, high: bool, sigma: float) -> NDArray[np.float32]:
+    if not (low or high):
+        return np.ones(stop - start, np.float32)
+    scale = 1 / (sigma * math.sqrt(2))
+    values = [
+        (math.erf((p + 0.5) * scale) if low else 1.0) * (math.erf((size - p - 0.5) * scale) if high else 1.0)
+        for p in range(start, stop)
+    ]
+    return np.array(values, np.float32)

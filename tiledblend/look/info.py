@@ -10,9 +10,12 @@ from typing import Any
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import make_spec, open_source, recognise
+from tiledblend.sources.outlines.source import PolygonSource
 
 # Names that scanners and tifffile give to the pictures beside a slide's own image.
 BESIDE_THE_SLIDE = ("label", "macro", "thumbnail", "overview", "map")
+
+_MOST_CLASSES = 30
 
 
 def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -88,6 +91,8 @@ def _without_path(message: str, path: str) -> str:
 
 def _facts(source: RasterSource) -> dict[str, Any]:
     info = dataclasses.asdict(source.info)
+    if isinstance(source, PolygonSource):
+        info["metadata"] = {**info["metadata"], **source.summary()}
     return {
         "format": info["format"],
         "axes": info["axes"],
@@ -124,6 +129,8 @@ def _paragraph(entry: dict[str, Any]) -> str:
 def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     if "format" not in entry:
         return []
+    if "by_class" in entry["metadata"]:
+        return _outline_rows(entry)
     height, width = entry["shape"]
     size = entry["pixel_size_um"]
     rows = [
@@ -133,10 +140,28 @@ def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         ("pixel size", "not known" if size is None else f"{size[0]:.6g} x {size[1]:.6g} µm (y x x)"),
         ("levels", f"{len(entry['levels'])}: {_levels(entry)}"),
     ]
+    if "reader" in entry["metadata"]:
+        rows.insert(1, ("reader", entry["metadata"]["reader"]))
     if "magnification" in entry["metadata"]:
         rows.append(("objective", f"{entry['metadata']['magnification']:g}x"))
     if entry["icc"]:
         rows.append(("ICC profile", f"{entry['icc'][:12]} (kept out: colours are not converted)"))
+    return rows
+
+
+def _outline_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    found = entry["metadata"]
+    rows = [("format", f"{entry['format']}, coordinates in level-0 pixels")]
+    if found["bounds"] is not None:
+        y0, x0, y1, x1 = found["bounds"]
+        rows.append(("bounds", f"y {y0:g} to {y1:g}, x {x0:g} to {x1:g}"))
+    rows.append(("outlines", f"{found['outlines']:,}"))
+    many = list(found["by_class"].items())
+    rows += [
+        ("class", f"{name}: {of['outlines']:,}, {of['area_px'] / 1e6:,.6g} Mpx") for name, of in many[:_MOST_CLASSES]
+    ]
+    if len(many) > _MOST_CLASSES:
+        rows.append(("class", f"and {len(many) - _MOST_CLASSES:,} more (--json lists all)"))
     return rows
 
 

@@ -17,8 +17,8 @@ from tiledblend.errors import one_line
 if TYPE_CHECKING:
     from tiledblend.demo.demo import DemoReport
     from tiledblend.look.seams import Seam, Step
-    from tiledblend.run.cluster import ClusterOptions
     from tiledblend.run.ometiff import ExportReport
+    from tiledblend.run.options import ClusterOptions
     from tiledblend.run.plan import Plan
     from tiledblend.run.report import ProgressEvent, RunReport
     from tiledblend.sources.base import Unstored
@@ -226,7 +226,7 @@ def image_text(result: dict[str, Any]) -> str:
 
 def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) -> str:
     """What a run would do."""
-    from tiledblend.run.cluster import threads_of
+    from tiledblend.run.options import threads_of
 
     facts, threads = planned.as_dict(), threads_of(cluster)
     each = f"each of {cluster.workers} processes" if (cluster.workers or 1) > 1 else "1 process"

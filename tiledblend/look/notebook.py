@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tiledblend.compose.composed import ComposedSource
-from tiledblend.describe.composite import Composite, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import UsageError
 from tiledblend.look.lines import amount, counted
 from tiledblend.look.preview import picture_png, preview_level

@@ -21,9 +21,10 @@ from tiledblend import __version__
 from tiledblend.bytes.buckets import redacted
 from tiledblend.bytes.new_file import refuse_existing, write_new
 from tiledblend.compose.composed import canvas_views
-from tiledblend.describe.composite import Composite, Layer
+from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of
 from tiledblend.describe.job import Job
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 from tiledblend.look.lines import amount, four_digits
 from tiledblend.look.preview import picture_png

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from tiledblend.compose.composed import has_edge, unmasked
 from tiledblend.compose.reading import LayerReader, MaskRule, decide_rules, layer_readers
 from tiledblend.compose.render import LayerField, render_region
-from tiledblend.describe.composite import Composite, Feather, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.base import RasterSource
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.compose.composed import CanvasViews, ComposedSource, canvas_views
-from tiledblend.describe.composite import Composite, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Region
 from tiledblend.look.edges import COLOURS, edge_lines

@@ -9,16 +9,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.errors import InterruptedRun, ResourceError, UsageError
-from tiledblend.run.cluster import (
-    ANSWER_SECONDS,
-    ClusterOptions,
-    RunningScheduler,
-    asked,
-    never,
-    open_client,
-    require_same_versions,
-    running_scheduler,
-)
+from tiledblend.run.cluster import open_client
+from tiledblend.run.options import ClusterOptions
+from tiledblend.run.scheduler import RunningScheduler, running_scheduler
+from tiledblend.run.versions import require_same_versions
+from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -20,7 +20,8 @@ from tiledblend.describe.fingerprint import deep_fingerprint as by_content
 from tiledblend.describe.fingerprint import fingerprint, input_fingerprints, require_unchanged, stored_paths
 from tiledblend.errors import RefusedError, StorageError, TiledblendError, UsageError
 from tiledblend.kernels.halve import halving_rule
-from tiledblend.run.cluster import MORE_MEMORY, ClusterOptions, cpu_count, flag_of
+from tiledblend.run.machine import cpu_count
+from tiledblend.run.options import MORE_MEMORY, ClusterOptions, flag_of
 from tiledblend.run.plan import Plan, plan
 from tiledblend.run.report import Progress, RunReport
 from tiledblend.run.stages import Stages, threads_here

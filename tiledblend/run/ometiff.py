@@ -14,7 +14,8 @@ from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.options import TiffOptions, is_ometiff_path
 from tiledblend.containers.omezarr.documents import default_channels
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.describe.composite import Composite, Layer
+from tiledblend.describe.composite import Composite
+from tiledblend.describe.layers import Layer
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid
 from tiledblend.run.driver import Running, Share, described, run_plan

@@ -25,7 +25,7 @@ from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.morphology import STRIP_ROWS
-from tiledblend.run.cluster import LARGER_LIMIT
+from tiledblend.run.options import LARGER_LIMIT
 from tiledblend.sources.base import Missed, RasterSource, Unstored
 from tiledblend.sources.outlines.source import PolygonSource
 from tiledblend.sources.tiff.large import LARGE_BYTES, LARGE_TILE

@@ -21,19 +21,14 @@ from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, Resou
 from tiledblend.geometry import Tile
 from tiledblend.guard.process import prepare_process
 from tiledblend.guard.suspect import death_by_tile
-from tiledblend.run.cluster import (
-    ANSWER_SECONDS,
-    MORE_MEMORY,
-    ClusterOptions,
-    asked,
-    forget_task_names,
-    installed_versions,
-    never,
-)
+from tiledblend.run.cluster import forget_task_names
 from tiledblend.run.connection import Connection, SchedulerLost, Workforce, connect, withdraw
+from tiledblend.run.options import MORE_MEMORY, ClusterOptions
 from tiledblend.run.plan import Plan, unstored_found
 from tiledblend.run.report import ProgressEvent, RunReport, Tally
 from tiledblend.run.tasks import SharedJob, TileJob, TileResult, is_here, run_tile
+from tiledblend.run.versions import installed_versions
+from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 
 if TYPE_CHECKING:
     from distributed import Client, Future

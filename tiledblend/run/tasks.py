@@ -22,8 +22,9 @@ from tiledblend.describe.fingerprint import require_unchanged, sources_of
 from tiledblend.errors import ResourceError, TiledblendError
 from tiledblend.geometry import Region, Tile
 from tiledblend.guard.process import prepare_process
-from tiledblend.run.cluster import forget_task_names, installed_versions, require_versions
+from tiledblend.run.cluster import forget_task_names
 from tiledblend.run.plan import MOST_STORING
+from tiledblend.run.versions import installed_versions, require_versions
 from tiledblend.sources.base import Missed
 
 

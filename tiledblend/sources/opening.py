@@ -14,11 +14,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tiledblend.bytes.buckets import checked_url
+from tiledblend.bytes.ranges import open_bytes
 from tiledblend.errors import BadInputError, TiledblendError, UsageError
 from tiledblend.sources.base import RasterSource, SourceSpec
+from tiledblend.sources.outlines.magic import could_be_outlines
 from tiledblend.sources.views import select
 
-READS = "TIFF/SVS/NDPI, OME-TIFF, zarr, OME-Zarr, PNG, JPEG, WebP, outlines in GeoJSON or ASAP XML"
+READS = (
+    "TIFF/SVS/NDPI, OME-TIFF, slides through OpenSlide (MRXS, BIF, SCN, CZI, DICOM), zarr, OME-Zarr, PNG, JPEG, WebP, "
+    "outlines in GeoJSON, XML (ASAP, ImageScope), HALO or GeoParquet"
+)
+HEAD_BYTES = 132
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHED_SOURCES = 32
@@ -195,7 +201,8 @@ def _stored_state(path: str) -> Any:
 
 
 def recognise(path: str) -> str:
-    """What a path or URL holds: "tiff", "image" (PNG, JPEG, WebP), "zarr" or "polygons" (JSON or XML text).
+    """What a path or URL holds: "tiff", "slide" (what OpenSlide reads), "image" (PNG, JPEG, WebP), "zarr" or "polygons"
+    (outlines: JSON or XML text, gzip, Parquet).
 
     Raises BadInputError for anything else, StorageError when an object store does not answer.
     """
@@ -204,12 +211,30 @@ def recognise(path: str) -> str:
     if os.path.isdir(path):
         if any(os.path.isfile(os.path.join(path, name)) for name in ZARR_METADATA):
             return "zarr"
+        if slide_vendor(path) is not None:
+            return "slide"
         raise BadInputError(f"{path}: {_why_no_zarr(path)}")
     head = _first_bytes(path)
-    kind = _kind_of(head, path)
+    kind = "slide" if slide_vendor(path, head) is not None else _kind_of(head, path)
     if kind is None:
         raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
     return kind
+
+
+def slide_vendor(path: str, head: bytes | None = None) -> str | None:
+    """The vendor of a local file or folder that OpenSlide reads, None for all else. head: its first bytes, if known."""
+    from tiledblend.sources.slides.vendors import dicom_files, tiff_vendor, vendor_of
+
+    if os.path.isdir(path):
+        return "dicom" if dicom_files(path) else None
+    head = _first_bytes(path) if head is None else head
+    if not head.startswith(TIFF_MAGIC):
+        return vendor_of(path, head)
+    reader = open_bytes(path)
+    try:
+        return tiff_vendor(reader)
+    finally:
+        reader.close()
 
 
 def _kind_of(head: bytes, path: str) -> str | None:
@@ -218,7 +243,7 @@ def _kind_of(head: bytes, path: str) -> str | None:
         return "tiff"
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<") and Path(path).name not in ZARR_METADATA:
+    if could_be_outlines(head) and Path(path).name not in ZARR_METADATA:
         return "polygons"
     return None
 
@@ -273,6 +298,10 @@ def _open_whole(spec: SourceSpec, mask: bool) -> RasterSource:
         from tiledblend.sources.outlines.source import open_polygons
 
         return open_polygons(spec)
+    if kind == "slide":
+        from tiledblend.sources.slides.source import open_slide
+
+        return open_slide(spec, slide_vendor(spec.path) or "")
     from tiledblend.sources.tiff.source import open_tiff
 
     return open_tiff(spec, mask=mask)
@@ -305,7 +334,7 @@ def _first_bytes(path: str) -> bytes:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise BadInputError(f"{path}: not a regular file")
         with open(path, "rb") as file:
-            return file.read(16)
+            return file.read(HEAD_BYTES)
     except FileNotFoundError:
         raise BadInputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

@@ -16,7 +16,9 @@ from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Grid, Region, halved
 from tiledblend.kernels.scanline import fill_polygons
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
-from tiledblend.sources.outlines.files import Invalid, Outlines, read_outlines
+from tiledblend.sources.outlines.files import Outlines, read_outlines
+from tiledblend.sources.outlines.summary import summary
+from tiledblend.sources.outlines.validity import Invalid
 
 TILE = 512
 
@@ -44,7 +46,7 @@ class PolygonSpec(SourceSpec):
 
 
 def open_polygons(spec: SourceSpec) -> PolygonSource:
-    """The mask of a GeoJSON or ASAP XML file. A plain `SourceSpec` means every outline of it.
+    """The mask of a file of outlines (`read_outlines`). A plain `SourceSpec` means every outline of it.
 
     Raises BadInputError when the file cannot be used or has no outline of a class, UsageError for a selection that
     outlines do not have.
@@ -71,7 +73,7 @@ class PolygonSource(RasterSource):
         self.spec: PolygonSpec = spec
         with _LOADING:  # two selections from one file, in two threads: read once
             self._outlines = _load(spec.path, _stamp(spec.path), spec.invalid)
-        self._groups = _groups(self._outlines, spec)
+        self._groups, missing = _groups(self._outlines, spec)
         self._index = _Index(self._outlines, self._groups)
         self.dtype = np.dtype(np.uint16 if spec.labels else np.bool_)
         self.channels = 1
@@ -80,7 +82,7 @@ class PolygonSource(RasterSource):
             self._outlines.format,
             "yx",
             problem="outlines can be a mask, not an image",
-            notes=(*self._outlines.notes, *self._placement_notes()),
+            notes=(*self._outlines.notes, *missing, *self._placement_notes()),
             metadata={"outlines": len(self._outlines), "classes": sorted(set(self._outlines.classes))},
         )
 
@@ -98,6 +100,10 @@ class PolygonSource(RasterSource):
         placed = PolygonSource(replace(self.spec, shape=shape, labels=labels))
         placed._require_overlap()
         return placed
+
+    def summary(self) -> dict[str, Any]:
+        """Number, classes with number and area, and bounds of all outlines of the file (`outlines.summary`)."""
+        return summary(self._outlines)
 
     def _bounds(self) -> NDArray[np.float64]:
         """(n, 4) of x0, y0, x1, y1 of the outlines that count, in pixels of the mask."""
@@ -193,20 +199,27 @@ def _levels(shape: tuple[int, int]) -> tuple[Level, ...]:
     return tuple(Level((y, x), (min(TILE, y), min(TILE, x))) for y, x in (halved(shape, k) for k in range(count)))
 
 
-def _groups(outlines: Outlines, spec: PolygonSpec) -> tuple[NDArray[np.int64], ...]:
-    """Features of each class, in the order in which later ones lie over earlier ones."""
+def _groups(outlines: Outlines, spec: PolygonSpec) -> tuple[tuple[NDArray[np.int64], ...], tuple[str, ...]]:
+    """(features of each class, in the order in which later ones lie over earlier ones; notes on absent classes).
+
+    One of several classes may be absent: a slide without it is no error. Raises BadInputError when all are.
+    """
     present = sorted(set(outlines.classes))
     wanted = spec.classes or tuple(present)
     if len(wanted) > np.iinfo(np.uint16).max:
         raise BadInputError(f"{spec.path}: {len(wanted)} classes; name up to 65535")
     code = np.searchsorted(present, outlines.classes) if present else np.empty(0, np.int64)
-    groups = []
+    groups, absent = [], []
     for name in wanted:
         chosen = [i for i, known in enumerate(present) if known == name or (spec.classes and _is_derived(known, name))]
         if not chosen:
-            raise BadInputError(f"{spec.path}: no outline of class {name!r}; it has {_listed(present)}")
+            absent.append(repr(name))
         groups.append(np.flatnonzero(np.isin(code, chosen)).astype(np.int64))
-    return tuple(groups)
+    if not absent:
+        return tuple(groups), ()
+    if len(absent) == len(wanted):
+        raise BadInputError(f"{spec.path}: no outline of class {' or '.join(absent)}; it has {_listed(present)}")
+    return tuple(groups), (f"no outline of class {' or '.join(absent)}; of those named it has the others",)
 
 
 def _is_derived(known: str, name: str) -> bool:

@@ -274,7 +274,7 @@ def _choose(tiff: tifffile.TiffFile, spec: SourceSpec) -> tuple[int, tifffile.Ti
     if not images:
         raise BadInputError(f"{spec}: no image in this TIFF file")
     first = images[0]
-    if tiff.series[first].kind in ("generic", "uniform"):
+    if tiff.series[first].kind in ("generic", "uniform", "scn"):
         # max takes the first of equals
         first = max(images, key=lambda i: tiff.series[i].keyframe.imagelength * tiff.series[i].keyframe.imagewidth)
     return first, tiff.series[first]
@@ -381,6 +381,7 @@ def _describe(
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
     all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
     metadata: dict[str, Any] = {
+        "reader": "tiledblend (TIFF)",
         "series": index,
         "bigtiff": structure.is_bigtiff,
         "byteorder": "little" if structure.byteorder == "<" else "big",

@@ -21,6 +21,7 @@ MAX_DIRECTORIES = 20_000
 MAX_LAYOUTS = 512
 MAX_TAGS = 4096
 MAX_TAG_BYTES = 1 << 30
+MAX_TEXT_BYTES = 64 << 20
 
 _ITEM_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _TABLES = {273: "StripOffsets", 279: "StripByteCounts", 324: "TileOffsets", 325: "TileByteCounts", 330: "SubIFDs"}
@@ -78,6 +79,26 @@ def walk(reader: ByteReader) -> Structure:
             _check_number(reader, len(seen))
             below += _visit(reader, file, form, offset, layouts)[1]
     return Structure(form.order, form.entry == 20, form.is_ndpi, len(seen))
+
+
+def first_tags(reader: ByteReader, codes: Sequence[int]) -> dict[int, bytes]:
+    """The values of some tags of the first directory, as bytes; empty where it cannot be read (`walk` says why)."""
+    file = SeekableBytes(reader)
+    found: dict[int, bytes] = {}
+    try:
+        form = _read_format(reader, file)
+        entries = list(_entries(reader, file, form, _read_offset(reader, file, form, form.first)))
+    except BadInputError:
+        return found
+    for code, kind, count, value, _ in entries:
+        if code not in codes:
+            continue
+        size = count * _ITEM_SIZES.get(kind, 1)
+        if size > form.value:
+            file.seek(struct.unpack(form.order + ("Q" if form.value == 8 else "I"), value)[0])
+            value = file.read(min(size, MAX_TEXT_BYTES))
+        found[code] = value[:size]
+    return found
 
 
 def _walk_chain(

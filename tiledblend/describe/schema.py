@@ -1,0 +1,100 @@
+"""A job's mapping against the packaged JSON Schema: the first thing that it does not allow, in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from tiledblend.errors import UsageError
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a job."""
+    loaded: dict[str, Any] = json.loads(files("tiledblend.describe").joinpath("job.schema.json").read_text("utf-8"))
+    return loaded
+
+
+def check(mapping: Mapping[str, Any], *, where: str = "job") -> None:
+    """Raises UsageError, one line, naming the first key that the schema does not allow and its place."""
+    from jsonschema import Draft202012Validator
+
+    errors = sorted(Draft202012Validator(schema()).iter_errors(dict(mapping)), key=_unknown_keys_first)
+    if errors:
+        raise UsageError(f"{where}: {_reason(errors[0])}")
+
+
+def check_layer(mapping: Mapping[str, Any], *, where: str) -> None:
+    """As `check`, for one entry of `layers`."""
+    from jsonschema import Draft202012Validator
+
+    definition = {"$ref": "#/$defs/layer", "$defs": schema()["$defs"]}
+    errors = sorted(Draft202012Validator(definition).iter_errors(dict(mapping)), key=_unknown_keys_first)
+    if errors:
+        raise UsageError(f"{where}: {_reason(errors[0])}")
+
+
+def _unknown_keys_first(error: ValidationError) -> tuple[bool, list[str]]:
+    return error.validator != "additionalProperties", [str(part) for part in error.absolute_path]
+
+
+def _reason(error: ValidationError) -> str:
+    error = _likeliest(error)
+    keyword: Any = error.validator_value
+    given: Any = error.instance
+    rules: Any = error.schema
+    place = _place(error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = rules["properties"]
+        unknown = next(str(key) for key in given if key not in known)
+        close = difflib.get_close_matches(unknown, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key {unknown!r}{f' in {place}' if place else ''}; {hint}"
+    if error.validator == "required":
+        missing = next(key for key in keyword if key not in given)
+        return f"{place or 'the job'} has no {missing!r}"
+    if error.validator == "enum":
+        allowed = ", ".join(str(value) for value in keyword if value is not None)
+        return f"{place} is {_shown(given)}; it must be one of {allowed}"
+    if error.validator == "oneOf":
+        return f"{place} {_shown(given)} is not understood; give {rules['x-forms']}"
+    if error.validator == "type":
+        wanted = " or ".join(keyword) if isinstance(keyword, list) else keyword
+        return f"{place or 'the job'} is {_shown(given)}; it must be of type {wanted}"
+    return f"{place}: {' '.join(error.message.split())[:200]}"
+
+
+def _likeliest(error: ValidationError) -> ValidationError:
+    """Inside a choice, the complaint of the alternative that has the value's type, if there is exactly one."""
+    while error.validator == "oneOf" and error.context:
+        alternatives: dict[int, list[ValidationError]] = {}
+        for inner in error.context:
+            alternatives.setdefault(int(inner.schema_path[0]), []).append(inner)
+        fitting = [e for e in alternatives.values() if all(i.validator != "type" or i.path for i in e)]
+        fitting = [
+            e for e in fitting if all(i.validator not in ("required", "const", "enum") or i.path for i in e)
+        ] or fitting
+        if len(fitting) != 1:
+            return error
+        error = min(fitting[0], key=_unknown_keys_first)
+    return error
+
+
+def _place(path: Iterable[Any]) -> str:
+    """`layers[1].feather` of a path of keys and indices."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,110 @@
+"""Which files are a vendor's slide that OpenSlide reads: told by first bytes, names and TIFF tags, cheaply.
+
+The signs are those that OpenSlide's own formats ask for (openslide.org/formats).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from tiledblend.bytes.ranges import ByteReader
+from tiledblend.errors import BadInputError
+from tiledblend.sources.tiff.structure import first_tags
+
+HEAD_BYTES = 132
+"""Bytes of a file that `vendor_of` wants to see: DICOM's mark ends there."""
+NAMES = {
+    "argos": "Argos (TIFF)",
+    "dicom": "DICOM WSI",
+    "hamamatsu": "Hamamatsu VMS",
+    "huron": "Huron (TIFF)",
+    "leica": "Leica SCN",
+    "mirax": "MIRAX (MRXS)",
+    "philips": "Philips TIFF",
+    "sakura": "Sakura SVSLIDE",
+    "trestle": "Trestle (TIFF)",
+    "ventana": "Ventana BIF",
+    "zeiss": "Zeiss CZI",
+}
+"""What people call each vendor's slides."""
+
+_DESCRIPTION, _MAKE, _SOFTWARE, _XMP, _ARGOS = 270, 271, 305, 700, 65000
+_LEICA = b"http://www.leica-microsystems.com/scn/"
+_MOST_LISTED = 4096
+
+
+def vendor_of(path: str, head: bytes) -> str | None:
+    """The vendor (a key of `NAMES`) of a local file whose first `HEAD_BYTES` are `head`, no TIFF; else None.
+
+    Raises BadInputError for a .mrxs file without its folder: what is in the file is a thumbnail.
+    """
+    suffix = Path(path).suffix.lower()
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head.startswith(b"ZISRAWFILE"):
+        return "zeiss"
+    if head.startswith(b"SQLite format 3\0") and suffix == ".svslide":
+        return "sakura"
+    if suffix in (".vms", ".vmu") or b"Virtual Microscope Specimen]" in head:
+        return "hamamatsu"
+    if suffix == ".mrxs":
+        folder = os.path.splitext(path)[0]
+        if not os.path.isfile(os.path.join(folder, "Slidedat.ini")):
+            raise BadInputError(
+                f"{path}: a MIRAX slide is this file and the folder {folder} with Slidedat.ini; copy the folder, too"
+            )
+        return "mirax"
+    return None
+
+
+def tiff_vendor(reader: ByteReader) -> str | None:
+    """The vendor of a TIFF whose tiles only OpenSlide lays out right, by the tags of its first directory; else None.
+
+    Leica's fluorescence slides are not among them: OpenSlide does not read those.
+    """
+    tags = first_tags(reader, (_DESCRIPTION, _MAKE, _SOFTWARE, _XMP, _ARGOS))
+    description, software = tags.get(_DESCRIPTION, b""), tags.get(_SOFTWARE, b"")
+    if b"iScan" in tags.get(_XMP, b""):
+        return "ventana"
+    if _LEICA in description and b"brightfield" in description:
+        return "leica"
+    if software.startswith(b"Philips") and b"DPUfsImport" in description:
+        return "philips"
+    if software.startswith(b"MedScan") and description:
+        return "trestle"
+    if tags.get(_MAKE, b"").startswith(b"Huron"):
+        return "huron"
+    if b"Argos.Scan.Metadata" in tags.get(_ARGOS, b""):
+        return "argos"
+    return None
+
+
+def dicom_files(folder: str) -> list[str]:
+    """The DICOM files directly in a folder, in the order of their names; none if it cannot be listed."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except OSError:
+        return []
+    paths = (os.path.join(folder, name) for name in names[:_MOST_LISTED])
+    return [path for path in paths if _first(path, HEAD_BYTES)[128:] == b"DICM"]
+
+
+def series_uid(path: str) -> bytes:
+    """The Series Instance UID (0020,000E) of a DICOM file: what the files of one slide share. Empty if not found."""
+    head = _first(path, 1 << 16)
+    for order, mark in (("<", b"\x20\x00\x0e\x00UI"), (">", b"\x00\x20\x00\x0eUI")):
+        at = head.find(mark, HEAD_BYTES)
+        if at >= 0:
+            (length,) = struct.unpack_from(f"{order}H", head, at + 6) if at + 8 <= len(head) else (0,)
+            return head[at + 8 : at + 8 + length].rstrip(b"\0 ")
+    return b""
+
+
+def _first(path: str, size: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
