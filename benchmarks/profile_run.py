@@ -15,7 +15,8 @@ from typing import Any
 
 import tiledblend as tb
 from tiledblend.bytes import objects
-from tiledblend.compose import reading, render
+from tiledblend.compose import pyramid, reader, scene
+from tiledblend.compose.modes import mode
 from tiledblend.containers.omezarr import layout
 from tiledblend.kernels import feather
 
@@ -44,13 +45,13 @@ def timed(step: str, owner: Any, name: str) -> None:
 def main() -> None:
     """Print seconds of CPU per step."""
     folder, sigma = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 16.0
-    timed("mask read", reading.LayerReader, "mask_units")
+    timed("mask read", reader.LayerReader, "mask_units")
     timed("feather, cells", feather, "_filtered_cells")
     timed("feather, weight", feather.FeatheredMask, "weight")
-    timed("classify", render, "classify")
-    timed("image read", reading.LayerReader, "read")
-    timed("blend", render, "blend_tile")
-    timed("halve", render, "halve_tile")
+    timed("classify", scene.Scene, "classify")
+    timed("image read", reader.LayerReader, "read")
+    timed("blend", mode, "blend_tile")
+    timed("halve", pyramid, "halve_tile")
     timed("encode", layout.TileWriter, "add_chunk_row")
     timed("checksum", layout._Shard, "_append")
     timed("write", objects.FileDraft, "append")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.compose.render import TileStats
+from tiledblend.compose.pyramid import TileStats
 from tiledblend.containers.output import begin
 from tiledblend.containers.receipts import Receipt
 from tiledblend.describe.composite import Composite
@@ -114,7 +114,7 @@ def simulate(side: int, threads: int, folder: Path) -> Simulation:
             found.watch(event, client, started, before)
 
         run = Stages(planned, output, (composite.layers[0].image.fingerprint(),), progress, threading.Event())
-        run.job = FreeJob(composite, planned.rules, planned.layout, output.store, run.job.inputs)
+        run.job = FreeJob(planned.scene, planned.layout, output.store, run.job.inputs)
         running = time.monotonic()
         run.make_tiles(client, ClusterOptions(), None, False)
         found.seconds = time.monotonic() - running

@@ -20,7 +20,7 @@ from test_equivalence import assert_same_bits, examples, fused, whole_array
 from test_levels import smooth
 
 import tiledblend as tb
-from tiledblend.compose.reading import decide_rules, layer_readers
+from tiledblend.compose.scene import decide
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.levels import at_level
 from tiledblend.describe.matrix import affine_of, matrix_rows
@@ -154,9 +154,9 @@ def test_whole_lazy_and_fused_are_the_same_bits(
     except BadInputError:  # it lies wholly outside
         return
     composite = at_level(composite, level)
-    rules = decide_rules(composite)
-    whole, background = whole_array(composite, rules)
-    got, stats = fused(composite, rules, OutputSpec(chunk, 2 * chunk, levels=1).grid(composite.shape))
+    scene = decide(composite)
+    whole, background = whole_array(scene)
+    got, stats = fused(scene, OutputSpec(chunk, 2 * chunk, levels=1).grid(composite.shape))
     assert_same_bits(got[0], whole)
     assert stats.background == background
     lazy = tb.to_dask(composite, chunk=lazy_chunk).compute(scheduler="synchronous")
@@ -288,7 +288,7 @@ def test_a_shrinking_map_reads_the_level_that_fits(scale: float, level: int, poi
     image = Pyramid(halved_levels(smooth((400, 500), 0), 4))
     base = tb.Layer(tb.from_array(np.zeros((*CANVAS, 3), np.uint8), axes="yxc"))
     composite = tb.Composite([base, tb.Layer(image, affine=affine)])
-    reader = layer_readers(composite, decide_rules(composite))[1]
+    reader = decide(composite).readers[1]
     assert isinstance(reader.pixels.sampling, Warped)
     assert (reader.pixels.level, reader.pixels.sampling.points) == (level, points)
     got = tb.to_array(composite).astype(float)

@@ -16,9 +16,13 @@ from reference import full_scale
 
 import tiledblend as tb
 from tiledblend.errors import BadInputError, UsageError
+from tiledblend.kernels.average import AVERAGE
 from tiledblend.kernels.blend import STRIP_SAMPLES, Contribution, blend_tile, to_dtype
+from tiledblend.kernels.over import OVER
 
 Array = NDArray[Any]
+
+RULES = {"over": OVER, "average": AVERAGE}
 
 
 def random_image(seed: int, shape: tuple[int, ...], dtype: Any = np.uint8) -> Array:
@@ -46,7 +50,7 @@ def test_formula(seed: int, shape: tuple[int, int, int], dtype: str, count: int,
     ground = np.arange(shape[2], dtype=np.float32)
     order = (lambda p: np.moveaxis(np.ascontiguousarray(np.moveaxis(p, 2, 0)), 0, 2)) if planar else (lambda p: p)
     layers = [Contribution(order(image), weight) for image, weight in zip(images, weights, strict=True)]
-    done = blend_tile(layers, ground, np.dtype(dtype), mode)
+    done = blend_tile(layers, ground, np.dtype(dtype), RULES[mode])
     w = np.stack(weights)[..., None].astype(float)
     pixels = np.stack(images).astype(float)
     if mode == "over":
@@ -67,10 +71,10 @@ def test_strips_do_not_show(mode: Any) -> None:
     shape = (301, STRIP_SAMPLES // 300, 3)
     base, overlay, weight = random_image(1, shape), random_image(2, shape), random_weight(3, shape[:2])
     ground = np.zeros(3, np.float32)
-    whole = blend_tile([Contribution(base), Contribution(overlay, weight)], ground, base.dtype, mode).pixels
+    whole = blend_tile([Contribution(base), Contribution(overlay, weight)], ground, base.dtype, RULES[mode]).pixels
     for part in (slice(0, 1), slice(17, 150), slice(150, 301)):
         layers = [Contribution(base[part]), Contribution(overlay[part], weight[part])]
-        np.testing.assert_array_equal(blend_tile(layers, ground, base.dtype, mode).pixels, whole[part])
+        np.testing.assert_array_equal(blend_tile(layers, ground, base.dtype, RULES[mode]).pixels, whole[part])
 
 
 def test_rounding_is_half_to_even_and_clipped() -> None:
@@ -79,7 +83,7 @@ def test_rounding_is_half_to_even_and_clipped() -> None:
     ]  # fmt: skip
     half = np.full((1, 2), 0.5, np.float32)
     base, overlay = np.array([[[0], [1]]], np.uint8), np.array([[[1], [2]]], np.uint8)
-    done = blend_tile([Contribution(base), Contribution(overlay, half)], np.zeros(1, np.float32), base.dtype)
+    done = blend_tile([Contribution(base), Contribution(overlay, half)], np.zeros(1, np.float32), base.dtype, OVER)
     assert done.pixels.ravel().tolist() == [0, 2]
 
 
@@ -89,7 +93,7 @@ def test_rounding_in_one_pass_is_numpy_s(dtype: str) -> None:
     steps = np.arange(0, 2 * np.iinfo(dtype).max + 6, dtype=np.float32) / 2
     near = [steps, np.nextafter(steps, np.float32(np.inf)), np.nextafter(steps, np.float32(-np.inf))]
     values = np.stack(near)[:, :, None]
-    done = blend_tile([Contribution(values)], np.zeros(1, np.float32), np.dtype(dtype))
+    done = blend_tile([Contribution(values)], np.zeros(1, np.float32), np.dtype(dtype), OVER)
     np.testing.assert_array_equal(done.pixels, np.clip(np.rint(values), 0, np.iinfo(dtype).max))
 
 
@@ -102,7 +106,7 @@ def test_weight_one_and_zero_keep_every_float() -> None:
             for base, overlay in ((odd, plain), (plain, odd)):
                 bottom = Contribution(base, 1 - w) if mode == "average" else Contribution(base)
                 layers = [bottom, Contribution(overlay, w)]
-                done = blend_tile(layers, np.zeros(1, np.float32), base.dtype, mode)  # type: ignore[arg-type]
+                done = blend_tile(layers, np.zeros(1, np.float32), base.dtype, RULES[mode])
                 expected = overlay if weight else base
                 np.testing.assert_array_equal(done.pixels.view(np.uint32), expected.view(np.uint32))
 
@@ -112,7 +116,7 @@ def test_over_with_alpha_is_porter_and_duff() -> None:
     alpha = np.float32([[0.5, 0.0, 1.0]])
     weight = np.float32([[0.5, 0.5, 0.0]])
     layers = [Contribution(base, alpha, alpha, None), Contribution(base * 2, weight, None, weight)]
-    done = blend_tile(layers, np.zeros(2, np.float32), np.dtype("float32"), has_alpha=True)
+    done = blend_tile(layers, np.zeros(2, np.float32), np.dtype("float32"), OVER, has_alpha=True)
     expected_alpha = [0.75, 0.5, 1.0]
     expected = [(0.5 * 200 + 0.5 * 50) / 0.75, 200, 100]
     np.testing.assert_allclose(done.pixels[0, :, 1], expected_alpha, rtol=1e-6)

@@ -21,13 +21,16 @@ from reference import Picture, full_scale
 
 import tiledblend as tb
 from tiledblend.compose.lazy import to_dask
-from tiledblend.compose.reading import LayerReader, MaskRule, decide_rules, layer_readers
-from tiledblend.compose.render import TileStats, render_region, render_tile, shrink_tile
+from tiledblend.compose.modes.mode import Laid
+from tiledblend.compose.pyramid import TileStats, shrink_tile
+from tiledblend.compose.reader import LayerReader
+from tiledblend.compose.render import render_region, render_tile
+from tiledblend.compose.scene import Scene, decide
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.composite import Composite
 from tiledblend.geometry import Grid, Region, Tile
-from tiledblend.kernels.blend import Contribution, blend_tile
+from tiledblend.kernels.blend import Contribution
 from tiledblend.kernels.feather import feather_tile
 from tiledblend.kernels.halve import halve_tile
 from tiledblend.kernels.snap import inside_only
@@ -55,12 +58,11 @@ def assert_same_bits(actual: Array, expected: Array) -> None:
     np.testing.assert_array_equal(actual, expected)
 
 
-def whole_array(composite: Composite, rules: tuple[MaskRule | None, ...]) -> tuple[Array, int]:
+def whole_array(scene: Scene) -> tuple[Array, int]:
     """(pixels (y, x, c), pixels without weight): each kernel called once, on the whole array, nothing skipped."""
-    layers = [whole_layer(reader, composite.shape) for reader in layer_readers(composite, rules)]
-    done = blend_tile(
-        layers, composite.background_values(), composite.dtype, composite.mode, has_alpha=composite.has_alpha
-    )
+    layers = {reader.index: whole_layer(reader, scene.shape) for reader in scene.readers}
+    canvas = Region.of_shape(scene.shape)
+    done = scene.mode.combine(Laid(canvas, canvas, layers, scene.ground))
     return done.pixels, done.background
 
 
@@ -110,16 +112,16 @@ class Levels:
         return self.levels[level][region.slices]
 
 
-def fused(composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid) -> tuple[list[Array], TileStats]:
+def fused(scene: Scene, grid: Grid) -> tuple[list[Array], TileStats]:
     """Every level of the pyramid by the writer's own renderer, tile after tile."""
-    sink, total = Levels(grid, composite.channels, composite.dtype), TileStats()
+    sink, total = Levels(grid, scene.channels, scene.dtype), TileStats()
     for stage in range(grid.stages):
         for tile in grid.tiles(stage):
             sink.tile = tile
             if stage:
-                shrink_tile(grid, tile, sink.read, sink, has_alpha=composite.has_alpha)
+                shrink_tile(grid, tile, sink.read, sink, has_alpha=scene.has_alpha)
                 continue
-            stats = render_tile(composite, rules, grid, tile, sink)
+            stats = render_tile(scene, grid, tile, sink)
             for name in ("copied", "blended", "empty", "background"):
                 setattr(total, name, getattr(total, name) + getattr(stats, name))
     assert all(filled.all() for filled in sink.filled)
@@ -150,10 +152,10 @@ def write_here(composite: Composite, path: Path, output: OutputSpec) -> Any:
 @given(case=cases(odd_floats=True), lazy_chunk=st.sampled_from([13, 16, 40, 200]), data=st.data())
 def test_whole_lazy_and_fused_are_the_same_bits(case: Case, lazy_chunk: int, data: st.DataObject) -> None:
     composite, grid = case.composite, case.grid
-    rules = decide_rules(composite)
-    whole, background = whole_array(composite, rules)
-    assert_same_bits(render_region(composite, rules, Region.of_shape(composite.shape)), whole)
-    levels, stats = fused(composite, rules, grid)
+    scene = decide(composite)
+    whole, background = whole_array(scene)
+    assert_same_bits(render_region(scene, Region.of_shape(composite.shape)), whole)
+    levels, stats = fused(scene, grid)
     for level, expected in zip(levels, pyramid(whole, grid.levels, composite.has_alpha), strict=True):
         assert_same_bits(level, expected)
     assert stats.background == background
@@ -161,15 +163,15 @@ def test_whole_lazy_and_fused_are_the_same_bits(case: Case, lazy_chunk: int, dat
     assert_same_bits(np.moveaxis(lazy, 0, 2), whole)
     y0, x0 = (data.draw(st.integers(0, n - 1)) for n in composite.shape)
     part = Region(y0, x0, *(data.draw(st.integers(a + 1, n)) for a, n in zip((y0, x0), composite.shape, strict=True)))
-    assert_same_bits(render_region(composite, rules, part), whole[part.slices])
+    assert_same_bits(render_region(scene, part), whole[part.slices])
 
 
 @examples(90)
 @given(case=cases())
 def test_within_the_bound_of_the_float64_reference(case: Case) -> None:
     composite = case.composite
-    rules = decide_rules(composite)
-    got = render_region(composite, rules, Region.of_shape(composite.shape)).astype(float)
+    scene = decide(composite)
+    got = render_region(scene, Region.of_shape(composite.shape)).astype(float)
     expected = reference.composite(
         case.pictures,
         composite.shape,
@@ -191,7 +193,7 @@ def test_within_the_bound_of_the_float64_reference(case: Case) -> None:
 @given(case=cases())
 def test_weights_within_0_002_of_scipy(case: Case) -> None:
     composite = case.composite
-    for picture, reader in zip(case.pictures, layer_readers(composite, decide_rules(composite)), strict=True):
+    for picture, reader in zip(case.pictures, decide(composite).readers, strict=True):
         expected = reference.place(picture, composite.shape)
         got = whole_layer(reader, composite.shape)
         assert got.weight is not None
@@ -208,7 +210,7 @@ def test_weights_within_0_002_of_scipy(case: Case) -> None:
 @given(case=cases())
 def test_stored_levels_are_the_rendered_ones(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
     composite, grid = case.composite, case.grid
-    whole, background = whole_array(composite, decide_rules(composite))
+    whole, background = whole_array(decide(composite))
     path = tmp_path_factory.mktemp("out") / "x.zarr"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -245,7 +247,7 @@ def test_pixels_that_one_layer_decides_are_its_own(
         background.mask = (1 - unit).astype(np.float32)
         background.sigma = sigma
     composite = Composite([layer_of(background, 0), layer_of(overlay, 1)], mode)
-    got = render_region(composite, decide_rules(composite), Region.of_shape(shape))
+    got = render_region(decide(composite), Region.of_shape(shape))
     smooth = reference.ndimage.gaussian_filter(unit, sigma, mode="mirror", truncate=4) if sigma else unit
     inside, outside = smooth > 1 - 2e-5, smooth < 2e-5
     assert_same_bits(got[inside], pixels[1][inside])
@@ -281,7 +283,7 @@ def test_workers_and_threads_do_not_change_a_bit(cluster: Any, tmp_path: Path) -
     composite = Composite([layer_of(p, i) for i, p in enumerate(stack)])
     output = OutputSpec(16, 32)
     report = write(composite, str(tmp_path / "x.zarr"), output=output, cluster=cluster)
-    levels, stats = fused(composite, decide_rules(composite), output.grid(composite.shape))
+    levels, stats = fused(decide(composite), output.grid(composite.shape))
     for stored, expected in zip(stored_levels(tmp_path / "x.zarr", len(levels)), levels, strict=True):
         assert_same_bits(stored, expected)
     assert report.chunks == {"copied": stats.copied, "blended": stats.blended, "empty": stats.empty}
@@ -297,6 +299,6 @@ def test_a_mask_smaller_than_a_pixel_of_the_halo_and_one_by_one_images() -> None
             else Picture(np.full((*shape, 3), 200, np.uint8), mask=np.eye(*shape, dtype=bool), sigma=150.0),
         ]
         composite = Composite([layer_of(p, i) for i, p in enumerate(stack)], canvas=Canvas(shape))
-        got = render_region(composite, decide_rules(composite), Region.of_shape(shape)).astype(float)
+        got = render_region(decide(composite), Region.of_shape(shape)).astype(float)
         expected = reference.composite(stack, shape)
         assert np.all(np.abs(got - expected.values) <= expected.allowed + 0.5)

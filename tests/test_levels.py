@@ -22,7 +22,7 @@ from test_equivalence import assert_same_bits, examples, fused, pyramid, whole_a
 
 import tiledblend as tb
 from tiledblend.compose.composed import ComposedSource
-from tiledblend.compose.reading import decide_rules
+from tiledblend.compose.scene import decide
 from tiledblend.demo.tissue import Slides
 from tiledblend.describe.levels import at_level, at_pixel_size, reduced
 from tiledblend.errors import UsageError
@@ -41,9 +41,9 @@ def test_whole_lazy_and_fused_are_the_same_bits(case: Case, factor: float, level
     composite = reduced(with_levels(case.composite, levels), factor)
     assert composite.shape == tuple(int(np.ceil(n / factor - 1e-9)) for n in case.composite.shape)
     grid = case.output.grid(composite.shape)
-    rules = decide_rules(composite)
-    whole, background = whole_array(composite, rules)
-    got, stats = fused(composite, rules, grid)
+    scene = decide(composite)
+    whole, background = whole_array(scene)
+    got, stats = fused(scene, grid)
     for level, expected in zip(got, pyramid(whole, grid.levels, composite.has_alpha), strict=True):
         assert_same_bits(level, expected)
     assert stats.background == background

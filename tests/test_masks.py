@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from pyramids import Pyramid
 
 import tiledblend as tb
-from tiledblend.compose.reading import LayerReader, MaskRule, decide_mask_rule, decide_rules, layer_readers
+from tiledblend.compose.masks import MaskRule, decide_mask_rule
+from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.render import render_region
+from tiledblend.compose.scene import decide
 from tiledblend.describe.agreement import mask_scaling
 from tiledblend.describe.composite import Composite
 from tiledblend.errors import BadInputError, UsageError
@@ -33,7 +35,7 @@ def image(shape: tuple[int, int], dtype: Any = np.uint8) -> RasterSource:
 def reader_of(mask: Any, size: tuple[int, int], axes: str = "yx", **options: Any) -> LayerReader:
     layer = tb.Layer(image(size), source(mask, axes) if not isinstance(mask, RasterSource) else mask, **options)
     composite = Composite([layer])
-    return layer_readers(composite, decide_rules(composite))[0]
+    return decide(composite).readers[0]
 
 
 def units(mask: Any, axes: str = "yx", size: tuple[int, int] | None = None, **options: Any) -> Array:
@@ -118,7 +120,7 @@ def test_each_region_checks_what_was_decided() -> None:
     """A rule that no longer holds (the file was exchanged) is noticed where it is read."""
     composite = Composite([tb.Layer(image((1, 2)), source(np.array([[0, 9]], np.uint8)), mask_values="auto")])
     with pytest.raises(BadInputError, match="mask value 9 in a mask taken as binary"):
-        layer_readers(composite, (MaskRule("binary"),))[0].mask_units(Region(0, 0, 1, 2))
+        LayerReader(composite, 0, MaskRule("binary")).mask_units(Region(0, 0, 1, 2))
 
 
 @pytest.mark.parametrize("values", [(1, 1), (2, 1), (0, float("nan")), (0, float("inf")), "grey", (1, 2, 3)])
@@ -330,8 +332,8 @@ def test_one_label_image_of_several_layers_is_read_once_per_tile() -> None:
         over = tb.from_array(np.full((200, 200, 1), 40 * value, np.uint8), axes="yxc")
         layers.append(tb.Layer(over, shared, mask_values=tb.Labels((value,))))
     composite = Composite(layers)
-    rules = decide_rules(composite)
-    got = render_region(composite, rules, Region(0, 0, 200, 200))
+    scene = decide(composite)
+    got = render_region(scene, Region(0, 0, 200, 200))
     assert shared.reads == {0: 200 * 200}
     expected = np.where(np.isin(labels, (2, 3, 5)), labels * 40, 0)
     np.testing.assert_array_equal(got, expected)

@@ -16,7 +16,7 @@ from scipy import ndimage
 from test_equivalence import assert_same_bits, examples, fused, whole_array
 
 import tiledblend as tb
-from tiledblend.compose.reading import decide_rules, layer_readers
+from tiledblend.compose.scene import decide
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.levels import at_level
 from tiledblend.errors import UsageError
@@ -186,13 +186,14 @@ def test_whole_lazy_and_fused_are_the_same_bits(
     rng = np.random.default_rng(seed)
     cover = pattern(rng, (-(-shape[0] // f), -(-shape[1] // f)), kind) > 0.5
     full = masked(cover, canvas=shape, grow=grow, feather=tb.Feather.px(sigma))
-    rules = decide_rules(full)
-    units = layer_readers(full, rules)[1].mask_units(Region.of_shape(shape))
+    scene = decide(full)
+    units = scene.readers[1].mask_units(Region.of_shape(shape))
     spread = np.repeat(np.repeat(cover, f, 0), f, 1)[: shape[0], : shape[1]]
     np.testing.assert_array_equal(units > 0, by_scipy(spread, Growth(grow)))
-    composite = at_level(full, level) if max(shape) > 1 else full
-    whole, _ = whole_array(composite, rules)
-    levels, _ = fused(composite, rules, OutputSpec(chunk, 2 * chunk, levels=1).grid(composite.shape))
+    scene = scene.at_level(level) if max(shape) > 1 else scene
+    composite = scene.composite
+    whole, _ = whole_array(scene)
+    levels, _ = fused(scene, OutputSpec(chunk, 2 * chunk, levels=1).grid(composite.shape))
     assert_same_bits(levels[0], whole)
     lazy = tb.to_dask(composite, chunk=lazy_chunk).compute(scheduler="synchronous")
     assert_same_bits(np.moveaxis(lazy, 0, 2), whole)

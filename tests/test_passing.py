@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import tiledblend as tb
 from tiledblend.bytes.objects import DirectoryStore
-from tiledblend.compose import render
+from tiledblend.compose import weights
 from tiledblend.containers.omezarr.codecs import encoder, stated_size
 from tiledblend.containers.omezarr.documents import array_documents
 from tiledblend.containers.omezarr.spec import Codec, OutputSpec
@@ -70,7 +70,7 @@ def made(
     """(every level as zarr-python reads it, chunks by class) of a composite written tile by tile."""
     planned = plan(composite, output, samples=0)
     layout, store = planned.layout, DirectoryStore(folder)
-    job = TileJob(composite, planned.rules, layout, store, (), pass_on)
+    job = TileJob(planned.scene, layout, store, (), pass_on)
     classes = {"copied": 0, "blended": 0, "empty": 0, "background": 0}
     for stage in range(layout.grid.stages):
         for tile in layout.grid.tiles(stage):
@@ -358,7 +358,7 @@ def test_a_tile_prepares_each_mask_once_and_reads_a_zarr_chunk_once(
     mask = np.zeros(shape, np.uint8)
     mask[100:300, 100:300] = 255
     prepared, reads = [], []
-    monkeypatch.setattr(render, "FeatheredMask", lambda *a: prepared.append(a) or FeatheredMask(*a))
+    monkeypatch.setattr(weights, "FeatheredMask", lambda *a: prepared.append(a) or FeatheredMask(*a))
     original = type(base)._read
     monkeypatch.setattr(type(base), "_read", lambda self, *a: reads.append(a) or original(self, *a))
     layers = [Layer(base), Layer(over, mask=from_array(mask, axes="yx", mask=True), feather=Feather.px(4))]

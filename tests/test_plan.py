@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 import tiledblend as tb
-from tiledblend.compose.reading import layer_readers
+from tiledblend.compose.scene import decide
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.composite import Composite
@@ -189,7 +189,7 @@ def test_an_affine_layers_pixels_take_what_the_plan_says(dtype: Any, channels: i
     sources = [Endless((6000, 6000), channels, dtype=dtype) for _ in range(2)]
     affine = tb.Affine(scale * 0.8, -scale * 0.6, 2000, scale * 0.6, scale * 0.8, -500)
     composite = Composite([Layer(sources[0]), Layer(sources[1], affine=affine)])
-    reader = layer_readers(composite, (None, None))[1]
+    reader = decide(composite).readers[1]
     row = Region(1000, 1200, 1256, 3248)
     expected = _image_bytes(reader, row.size, sources[1].dtype.itemsize)
     tracemalloc.start()

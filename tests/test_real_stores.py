@@ -156,7 +156,7 @@ def pickled_job(layers: list[str], out: str) -> bytes:
     base, overlay, _, mask, *_ = layers
     composite = tb.Composite([tb.Layer(tb.open(base)), tb.Layer(tb.open(overlay), mask=tb.open(mask))])
     planned = plan(composite, samples=0)
-    return pickle.dumps(TileJob(composite, planned.rules, planned.layout, open_store(out), ()))
+    return pickle.dumps(TileJob(planned.scene, planned.layout, open_store(out), ()))
 
 
 def test_creating_is_told_from_a_conflict(store: Store) -> None:

@@ -383,7 +383,7 @@ def test_task_arguments_are_small() -> None:
     from tiledblend.run.tasks import TileJob
 
     planned = tb.plan(Composite([Layer(Breaking((100_000, 100_000)))]))
-    job = TileJob(planned.composite, planned.rules, planned.layout, None, ())  # type: ignore[arg-type]
+    job = TileJob(planned.scene, planned.layout, None, ())  # type: ignore[arg-type]
     assert len(pickle.dumps(job)) < 5000
 
 
@@ -404,7 +404,7 @@ def test_a_thread_that_rendered_a_tile_keeps_no_large_strip(tmp_path: Path) -> N
     drawn.read(Region(0, 0, 9, 9))
     assert kept() == 1
     store = DirectoryStore(tmp_path / "out")
-    TileJob(planned.composite, planned.rules, planned.layout, store, ()).run(Tile(0, 0, 0))
+    TileJob(planned.scene, planned.layout, store, ()).run(Tile(0, 0, 0))
     assert kept() == 0
 
 

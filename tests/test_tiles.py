@@ -22,7 +22,7 @@ from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
 from tiledblend.errors import UsageError
 from tiledblend.look import tiles as module
-from tiledblend.look.tiles import Channel, Scene, coloured
+from tiledblend.look.tiles import Channel, Gallery, coloured
 from tiledblend.look.view import describe
 from tiledblend.sources import open_source
 from tiledblend.sources.arrays import from_array
@@ -39,7 +39,7 @@ def decoded(png: bytes) -> Array:
     return cv2.cvtColor(picture, {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}[picture.shape[2]])
 
 
-def whole(scene: Scene, view: str, level: int, **how: Any) -> Array:
+def whole(scene: Gallery, view: str, level: int, **how: Any) -> Array:
     """All tiles of a level, laid out."""
     height, width = scene.source.levels[level].shape
     rows = [
@@ -71,7 +71,7 @@ def result(tmp_path: Path, command: Command) -> Path:
 
 
 def test_tiles_of_a_result_are_the_stores_pixels_at_every_level(result: Path) -> None:
-    scene = Scene.of_result(str(result), None)
+    scene = Gallery.of_result(str(result), None)
     group = zarr.open_group(str(result), mode="r")
     assert scene.shape == (700, 1100)
     for level in range(scene.levels):
@@ -81,7 +81,7 @@ def test_tiles_of_a_result_are_the_stores_pixels_at_every_level(result: Path) ->
 
 def test_tiles_of_a_planned_composite_are_what_blend_would_store() -> None:
     composite = Composite(layers((600, 900), 3, "uint8"))
-    scene = Scene.of_composite(composite)
+    scene = Gallery.of_composite(composite)
     assert [view.id for view in scene.views] == ["result", "image-0", "image-1", "weight-1"]
     assert np.array_equal(whole(scene, "result", 0), to_array(composite))
     assert np.array_equal(whole(scene, "image-1", 0), to_array(Composite([Layer(composite.layers[1].image)])))
@@ -95,7 +95,7 @@ def test_tiles_of_a_planned_composite_are_what_blend_would_store() -> None:
 
 def test_an_overlap_is_the_neighbours_pixels() -> None:
     composite = Composite(layers((600, 900), 3, "uint8"))
-    scene = Scene.of_composite(composite)
+    scene = Gallery.of_composite(composite)
     pixels = to_array(composite)
     assert np.array_equal(decoded(scene.tile("result", 0, 0, 0, overlap=2)), pixels[:514, :514])
     assert np.array_equal(decoded(scene.tile("result", 0, 1, 1, overlap=3)), pixels[509:, 509:])
@@ -104,7 +104,7 @@ def test_an_overlap_is_the_neighbours_pixels() -> None:
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_seven_deep_channels_are_added_in_their_colours(dtype: str) -> None:
     composite = Composite(layers((520, 530), 7, dtype))
-    scene = Scene.of_composite(composite)
+    scene = Gallery.of_composite(composite)
     first = scene.channels()
     assert len(first) == 7
     full = 4000 if dtype == "uint16" else 1
@@ -123,7 +123,7 @@ def test_seven_deep_channels_are_added_in_their_colours(dtype: str) -> None:
 
 def test_grey_and_nan_and_transparency() -> None:
     grey = from_array(np.arange(256, dtype=np.uint8).reshape(16, 16), axes="yx")
-    scene = Scene.of_composite(Composite([Layer(grey)]))
+    scene = Gallery.of_composite(Composite([Layer(grey)]))
     assert [view.id for view in scene.views] == ["result"]
     assert np.array_equal(whole(scene, "result", 0)[:, :, 0].ravel(), np.arange(256))
     odd = np.array([[[np.nan, 1.0], [2.0, 0.5]]], np.float32)
@@ -132,7 +132,7 @@ def test_grey_and_nan_and_transparency() -> None:
     assert drawn.tolist() == [[[0, 0, 0, 255], [255, 255, 255, 128]]]
     small = Layer(from_array(np.full((20, 30, 3), 90, np.uint8), axes="yxc"), offset=(5, 6))
     base = from_array(np.zeros((50, 60, 3), np.uint8), axes="yxc")
-    placed = whole(Scene.of_composite(Composite([Layer(base), small])), "image-1", 0)
+    placed = whole(Gallery.of_composite(Composite([Layer(base), small])), "image-1", 0)
     assert placed.shape == (50, 60, 4)
     assert placed[5, 6].tolist() == [90, 90, 90, 255]
     assert placed[4, 6].tolist() == [0, 0, 0, 0]
@@ -142,7 +142,7 @@ def test_grey_and_nan_and_transparency() -> None:
     "place", [("none", 0, 0, 0), ("result", 9, 0, 0), ("result", 0, 5, 0), ("result", 0, 0, -1), ("result", -1, 0, 0)]
 )
 def test_what_is_not_there(place: tuple[str, int, int, int]) -> None:
-    scene = Scene.of_composite(Composite(layers((600, 700), 3, "uint8")))
+    scene = Gallery.of_composite(Composite(layers((600, 700), 3, "uint8")))
     with pytest.raises(UsageError, match="no "):
         scene.tile(*place)
     with pytest.raises(UsageError, match="overlap"):
@@ -188,7 +188,7 @@ def test_channels_are_checked(bad: tuple[str, float, float]) -> None:
 def test_grey_is_shown_as_it_is_and_a_mask_of_ones_is_visible() -> None:
     grey = np.tri(60, 80, dtype=np.uint8)
     for pixels, range_ in ((grey, (0, 1)), (grey * 200, (0, 255))):
-        scene = Scene.of_composite(Composite([Layer(from_array(pixels, axes="yx"))]))
+        scene = Gallery.of_composite(Composite([Layer(from_array(pixels, axes="yx"))]))
         (channel,) = scene.channels()
         assert (channel.low, channel.high) == range_
         assert whole(scene, "result", 0).max() == (255 if range_ == (0, 1) else 200)
@@ -201,6 +201,6 @@ def test_deep_rgb_is_red_green_and_blue_before_it_is_stored(dtype: str, tmp_path
     tifffile.imwrite(tmp_path / "rgb.tif", rgb, photometric="rgb")
     command("blend", "rgb.tif", "-o", "rgb.ome.zarr")
     for name in ("rgb.tif", "rgb.ome.zarr"):
-        scene = Scene.of_composite(Composite([Layer(open_source(tmp_path / name))]))
+        scene = Gallery.of_composite(Composite([Layer(open_source(tmp_path / name))]))
         assert [channel.colour for channel in scene.channels()] == ["FF0000", "00FF00", "0000FF"]
         assert [channel["name"] for channel in describe(scene)["channels"]] == ["red", "green", "blue"]

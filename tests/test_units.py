@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_equivalence import assert_same_bits, examples, fused, whole_array
 
 import tiledblend as tb
-from tiledblend.compose.reading import decide_rules
+from tiledblend.compose.scene import decide
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.lengths import Length
 from tiledblend.describe.levels import at_level
@@ -197,9 +197,9 @@ def test_whole_lazy_and_fused_are_the_same_bits(
     except BadInputError:  # it lies wholly outside
         return
     composite = at_level(composite, level)
-    rules = decide_rules(composite)
-    whole, background = whole_array(composite, rules)
-    levels, stats = fused(composite, rules, OutputSpec(chunk, 2 * chunk, levels=1).grid(composite.shape))
+    scene = decide(composite)
+    whole, background = whole_array(scene)
+    levels, stats = fused(scene, OutputSpec(chunk, 2 * chunk, levels=1).grid(composite.shape))
     assert_same_bits(levels[0], whole)
     assert stats.background == background
     lazy = tb.to_dask(composite, chunk=lazy_chunk).compute(scheduler="synchronous")

@@ -260,7 +260,7 @@ def test_what_another_run_left_in_this_thread_is_not_this_ones(tmp_path: Path, m
     values[:, 32:64, 64:128] = 0
     source = open_source(store(tmp_path / "a.zarr", values, **LAYOUTS["sharded"]))
     planned = tb.plan(tb.Composite([tb.Layer(source)]), tb.OutputSpec(chunk=64, shard=64, levels=1))
-    job = TileJob(planned.composite, planned.rules, planned.layout, DirectoryStore(tmp_path / "out"), ())
+    job = TileJob(planned.scene, planned.layout, DirectoryStore(tmp_path / "out"), ())
     source.read(Region(0, 64, 64, 128))  # as by a run that failed then
     assert job.run(Tile(0, 0, 0)).missed == ()
     assert [missed.chunks for _, missed in job.run(Tile(0, 0, 1)).missed] == [2]

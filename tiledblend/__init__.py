@@ -5,7 +5,9 @@ Names are imported when they are first used: `import tiledblend` alone loads nei
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -39,10 +41,10 @@ _EXPORTS = {
     "UsageError": "errors",
     "VerificationError": "errors",
     "at_level": "describe.levels",
-    "blend": "compose.lazy",
+    "blend": "compose.arrays",
     "blend_ometiff": "run.ometiff",
     "export_ometiff": "run.ometiff",
-    "feather": "compose.lazy",
+    "feather": "compose.arrays",
     "from_array": "sources.arrays",
     "open": "sources.opening",
     "panel": "look.preview",
@@ -67,3 +69,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
+
+
+class _Package(ModuleType):
+    """Pickles by its name, with plain pickle too: what a notebook sends to workers may name it."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return import_module, (self.__name__,)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,5 +1,5 @@
-from tiledblend.compose.lazy import blend as blend
-from tiledblend.compose.lazy import feather as feather
+from tiledblend.compose.arrays import blend as blend
+from tiledblend.compose.arrays import feather as feather
 from tiledblend.compose.lazy import to_array as to_array
 from tiledblend.compose.lazy import to_dask as to_dask
 from tiledblend.containers.ometiff.options import TiffOptions as TiffOptions

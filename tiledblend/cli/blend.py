@@ -144,18 +144,19 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
-    from tiledblend.compose.lazy import to_array
-    from tiledblend.compose.reading import layer_readers
+    from tiledblend.compose.lazy import to_array_of
+    from tiledblend.compose.scene import decide
     from tiledblend.describe.fingerprint import sources_of
     from tiledblend.look.pictures import check_image_output, write_image
     from tiledblend.run.plan import find_unstored, unstored_found
 
     composite = job.composite
-    lacking = find_unstored(composite, layer_readers(composite, (None,) * len(composite.layers)))
     has_alpha = composite.has_alpha
     check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
+    scene = decide(composite)
+    lacking = find_unstored(scene)
     started = time.perf_counter()
-    size = write_image(to_array(composite), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
+    size = write_image(to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
     sources = enumerate(sources_of(composite))
     missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
     height, width = composite.shape

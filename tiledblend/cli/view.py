@@ -26,17 +26,17 @@ def command(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> 
     Works offline, for this machine only; from elsewhere through ssh -L 8421:127.0.0.1:8421 HOST. Ctrl-C ends it.
     """
     from tiledblend.look import lines as report
-    from tiledblend.look.tiles import Scene
+    from tiledblend.look.tiles import Gallery
     from tiledblend.look.view import serve
     from tiledblend.run.machine import cpu_count
 
     report.start_logging(debug=is_debugging())
     result, composite, note = looked_at(flags)
     if result is not None:
-        scene = Scene.of_result(result, composite, note)
+        gallery = Gallery.of_result(result, composite, note)
     else:
         assert composite is not None
-        scene = Scene.of_composite(composite)
+        gallery = Gallery.of_composite(composite)
 
     def ready(url: str) -> None:
         show(json.dumps({"url": url}) if as_json else url)
@@ -44,5 +44,5 @@ def command(port: int | None, in_browser: bool, as_json: bool, **flags: Any) -> 
         if in_browser:
             click.launch(url)
 
-    serve(scene, port=port, threads=cpu_count(), ready=ready)
+    serve(gallery, port=port, threads=cpu_count(), ready=ready)
     report.say("ended")

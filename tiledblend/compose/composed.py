@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.compose.reading import MaskRule, decide_rules, layer_readers
-from tiledblend.compose.render import LayerField, render_region
+from tiledblend.compose.render import render_region
+from tiledblend.compose.scene import Scene, SceneWhenAsked
+from tiledblend.compose.weights import LayerField
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import fingerprint
 from tiledblend.describe.layers import Layer
@@ -26,33 +26,22 @@ from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, Sour
 TILE = 512
 
 
-class DecidedRules:
-    """How a composite's masks are read, decided when it is first asked for."""
-
-    def __init__(self, composite: Composite) -> None:
-        self._composite = composite
-        self._rules: tuple[MaskRule | None, ...] | None = None
-        self._deciding = threading.Lock()
-
-    def __call__(self) -> tuple[MaskRule | None, ...]:
-        with self._deciding:
-            if self._rules is None:
-                self._rules = decide_rules(self._composite)
-            return self._rules
-
-
 class _OnCanvas(RasterSource):
-    """What is rendered on a composite's canvas, level k as `at_level` composes it."""
+    """What is rendered on a composite's canvas, level k as `at_level` composes it.
+
+    scene: of the composite; None: decided by the first read.
+    """
 
     is_opened_by_name = False
 
-    def __init__(self, composite: Composite, name: str, rules: DecidedRules | None) -> None:
+    def __init__(self, composite: Composite, name: str, scene: SceneWhenAsked | None) -> None:
         self.spec = SourceSpec(name)
         self.composite = composite
         self.pixel_size_um = composite.grid.pixel_size_um
-        self._at = [at_level(composite, k) for k in range(Grid.auto_levels(composite.shape, TILE))]
-        self.levels = tuple(Level(c.shape, (min(TILE, c.shape[0]), min(TILE, c.shape[1]))) for c in self._at)
-        self._rules = rules or DecidedRules(composite)
+        at = [at_level(composite, k) for k in range(Grid.auto_levels(composite.shape, TILE))]
+        self.levels = tuple(Level(c.shape, (min(TILE, c.shape[0]), min(TILE, c.shape[1]))) for c in at)
+        scene = scene or SceneWhenAsked(composite)
+        self._scenes = (scene, *(scene.derived(coarser) for coarser in at[1:]))
 
     def contents(self) -> Iterable[tuple[str, str]]:
         """None: the fingerprint is that of the composite."""
@@ -66,13 +55,10 @@ class _OnCanvas(RasterSource):
 
 
 class ComposedSource(_OnCanvas):
-    """The pixels of a composite: level 0 as `write` would store it, level k as `at_level` composes it.
+    """The pixels of a composite: level 0 as `write` would store it, level k as `at_level` composes it."""
 
-    How masks are read is decided by the first read.
-    """
-
-    def __init__(self, composite: Composite, name: str = "composite", rules: DecidedRules | None = None) -> None:
-        super().__init__(composite, name, rules)
+    def __init__(self, composite: Composite, name: str = "composite", scene: SceneWhenAsked | None = None) -> None:
+        super().__init__(composite, name, scene)
         grid = composite.grid
         self.dtype = composite.dtype
         self.channels = composite.channels
@@ -81,7 +67,7 @@ class ComposedSource(_OnCanvas):
         self.info = SourceInfo("composite", "yxc", channel_names=grid.channel_names, channel_colors=grid.channel_colors)
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
-        return np.asarray(render_region(self._at[level], self._rules(), region))
+        return np.asarray(render_region(self._scenes[level](), region))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ComposedSource, (self.composite, self.spec.path)
@@ -90,8 +76,8 @@ class ComposedSource(_OnCanvas):
 class WeightSource(_OnCanvas):
     """The weight of one layer (its index, bottom 0) on the canvas, its image's own alpha left out: uint8, 255 is 1."""
 
-    def __init__(self, composite: Composite, index: int, rules: DecidedRules | None = None) -> None:
-        super().__init__(composite, f"weight of {composite.layers[index].image.name}", rules)
+    def __init__(self, composite: Composite, index: int, scene: SceneWhenAsked | None = None) -> None:
+        super().__init__(composite, f"weight of {composite.layers[index].image.name}", scene)
         self.index = index
         self.layer = composite.layers[index]
         self.dtype = np.dtype(np.uint8)
@@ -99,7 +85,7 @@ class WeightSource(_OnCanvas):
         self.info = SourceInfo("weight", "yx")
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
-        reader = layer_readers(self._at[level], self._rules())[self.index]
+        reader = self._scenes[level]().readers[self.index]
         weight = LayerField(reader, region).cover(region)
         return np.rint(weight * np.float32(255)).astype(np.uint8)[:, :, None]
 
@@ -121,18 +107,19 @@ class CanvasViews:
     edges: tuple[WeightSource | None, ...]
 
 
-def canvas_views(composite: Composite) -> CanvasViews:
-    """The views of a composite; nothing is read yet."""
-    rules = DecidedRules(composite)
+def canvas_views(shown: Composite | Scene) -> CanvasViews:
+    """The views of a composite, or of one that is decided already; nothing is read yet."""
+    scene = SceneWhenAsked.of(shown) if isinstance(shown, Scene) else SceneWhenAsked(shown)
+    composite = scene.composite
     hard = replace(
         composite, layers=tuple(replace(layer, feather=Feather(), opacity=1.0) for layer in composite.layers)
     )
     indices = [index if has_edge(composite, layer) else None for index, layer in enumerate(composite.layers)]
     return CanvasViews(
-        ComposedSource(composite, rules=rules),
+        ComposedSource(composite, scene=scene),
         tuple(_alone(composite, layer) for layer in composite.layers),
-        tuple(None if index is None else WeightSource(composite, index, rules) for index in indices),
-        tuple(None if index is None else WeightSource(hard, index, rules) for index in indices),
+        tuple(None if index is None else WeightSource(composite, index, scene) for index in indices),
+        tuple(None if index is None else WeightSource(hard, index, scene.derived(hard)) for index in indices),
     )
 
 

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.bytes.encoding import CRC_BYTES
-from tiledblend.compose.reading import LayerReader, MaskRule
-from tiledblend.compose.render import RowSink, TileRenderer, TileStats, classify, render_rows
+from tiledblend.compose.pyramid import RowSink, TileStats
+from tiledblend.compose.reader import LayerReader
+from tiledblend.compose.render import TileRenderer, render_rows
+from tiledblend.compose.scene import Scene
 from tiledblend.containers.omezarr.codecs import decode, stated_size
 from tiledblend.containers.omezarr.layout import ArrayLayout
-from tiledblend.describe.composite import Composite
 from tiledblend.errors import VerificationError
 from tiledblend.geometry import Region, Tile
 from tiledblend.guard.crash import decoding
@@ -57,26 +58,25 @@ class StoredLayer:
     pads_with_zeros: bool
 
 
-def stored_layer(reader: LayerReader, layout: ArrayLayout, composite: Composite) -> StoredLayer | None:
+def stored_layer(reader: LayerReader, layout: ArrayLayout, scene: Scene) -> StoredLayer | None:
     """The layer as one whose chunks may be passed on; None if they never can."""
     image, pixels = reader.layer.image, reader.pixels
-    if pixels.sampling is not None or image.channels != layout.channels or not _keeps_alpha(reader, composite):
+    if pixels.sampling is not None or image.channels != layout.channels or not _keeps_alpha(reader, scene):
         return None
     encoded = image.encoded()
     if encoded is None:
         return None
     origin = reader.frame.y0 - pixels.shift[0], reader.frame.x0 - pixels.shift[1]
     end = origin[0] + pixels.shape[0], origin[1] + pixels.shape[1]
-    levels = tuple(_usable_levels(encoded, pixels.level, origin, layout, composite.has_alpha))
+    levels = tuple(_usable_levels(encoded, pixels.level, origin, layout, scene.has_alpha))
     return StoredLayer(reader, origin, end, levels, encoded.halving is not None) if levels else None
 
 
-def _keeps_alpha(reader: LayerReader, composite: Composite) -> bool:
+def _keeps_alpha(reader: LayerReader, scene: Scene) -> bool:
     """True when the copied pixels are the image's own, its alpha included."""
-    if not composite.has_alpha:
+    if not scene.has_alpha:
         return not reader.has_alpha
-    bottom = reader.layer is composite.layers[0]
-    return bottom and reader.layer.image.alpha is Alpha.STRAIGHT and reader.multiplies_alpha
+    return reader.index == 0 and reader.layer.image.alpha is Alpha.STRAIGHT and reader.multiplies_alpha
 
 
 def _usable_levels(
@@ -91,13 +91,11 @@ def _usable_levels(
         yield stored
 
 
-def render_tile_passing(
-    composite: Composite, rules: tuple[MaskRule | None, ...], layout: ArrayLayout, tile: Tile, sink: ChunkSink
-) -> TileStats:
+def render_tile_passing(scene: Scene, layout: ArrayLayout, tile: Tile, sink: ChunkSink) -> TileStats:
     """As `render.render_tile`, the same pixels; stored chunks are passed on where they can be."""
     region = layout.grid.tile_region(tile)
-    renderer = TileRenderer(composite, rules, region)
-    stored = [stored_layer(field.reader, layout, composite) for field in renderer.fields]
+    renderer = TileRenderer(scene, region)
+    stored = [stored_layer(reader, layout, scene) for reader in scene.readers]
     if not any(stored):
         return render_rows(renderer, layout.grid, tile, sink)
     work = _PassingTile(renderer, stored, layout, tile, sink)
@@ -134,11 +132,11 @@ class _PassingTile:
         self._made: set[tuple[int, int]] = set()
 
     def _copied(self) -> NDArray[np.int64]:
-        composite = self.renderer.composite
+        scene, fields = self.renderer.scene, self.renderer.fields
         found = np.full(self.layout.tile_chunks(self.tile, 0), NOBODY, np.int64)
         for row, column in np.ndindex(found.shape):
             part = self._region(0, row, column)
-            kind = classify(self.renderer.fields, part, composite.mode, keeps_alpha=composite.keeps_bottom_alpha)
+            kind = scene.classify(fields, part)
             if kind.copy and self._has_same(kind.layers[0], 0, row, column):
                 found[row, column] = kind.layers[0]
         return found
@@ -262,7 +260,7 @@ class _PassingTile:
         """Set the pixels of some chunks of a row: quarter by quarter as a layer stores them, or halved."""
         for column in np.flatnonzero(columns).tolist():
             self._take_quarters(out, level, row, column)
-        side, has_alpha = self.layout.grid.chunk, self.renderer.composite.has_alpha
+        side, has_alpha = self.layout.grid.chunk, self.renderer.scene.has_alpha
         for half, above in enumerate(self.quarters[level][2 * row : 2 * row + 2]):
             halved = columns.repeat(2)[: len(above)] & (above == NOBODY)
             if not halved.any():

@@ -5,174 +5,21 @@ A tile is rendered by rows of chunks, so that a worker holds rows and compressed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tiledblend.compose.reading import Kept, LayerReader, MaskRule, layer_readers
-from tiledblend.describe.composite import Composite
+from tiledblend.compose.modes.mode import ChunkClass, Laid
+from tiledblend.compose.pyramid import Pixels, PyramidRows, RowSink, TileStats, chunk_rows
+from tiledblend.compose.reader import LayerReader
+from tiledblend.compose.scene import Scene
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
-from tiledblend.kernels.blend import Contribution, blend_tile, to_dtype
-from tiledblend.kernels.feather import FeatheredMask, inside_only
-from tiledblend.kernels.halve import halve_tile
+from tiledblend.kernels.blend import to_dtype
 
-Pixels = NDArray[Any]
 BLOCK = 256
-
-
-class RowSink(Protocol):
-    """Takes the rows of chunks of a tile: (h, w, channels) pixels of one level, top to bottom within a level."""
-
-    def add_chunk_row(self, level: int, row_in_tile: int, pixels: Pixels) -> None: ...
-
-
-@dataclass(slots=True)
-class TileStats:
-    """What became of a tile's level-0 chunks. background: pixels where no layer has weight."""
-
-    copied: int = 0
-    blended: int = 0
-    empty: int = 0
-    background: int = 0
-
-
-class LayerField:
-    """A layer's weight over one region of the canvas, prepared once: its feathered mask, border, opacity."""
-
-    def __init__(self, reader: LayerReader, region: Region) -> None:
-        self.reader = reader
-        self.visible = reader.visible & region
-        self._mask: FeatheredMask | None = None
-        if not self.visible.is_empty and reader.has_mask and reader.layer.opacity > 0:
-            where = self._in_mask(self.visible)
-            self._mask = FeatheredMask(reader.kernel, where, reader.mask_shape, reader.mask_units, reader.uniform_units)
-
-    def _in_mask(self, region: Region) -> Region:
-        return region.shift(-self.reader.mask_frame.y0, -self.reader.mask_frame.x0)
-
-    def cover_bounds(self, region: Region) -> tuple[float, float]:
-        """(lower, upper) bound of the weight in `region`, the image's own alpha left out; 0 and 1 are exact."""
-        part = region & self.visible
-        if part.is_empty or self.reader.layer.opacity == 0:
-            return 0.0, 0.0
-        low, high = self.reader.border.bounds(part)
-        if self._mask is not None:
-            mask_low, mask_high = self._mask.bounds(self._in_mask(part))
-            if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
-                mask_low, mask_high = (max(0.0, 2 * b - 1) for b in (mask_low, mask_high))
-            low, high = low * mask_low, high * mask_high
-        if part != region:
-            low = 0.0
-        opacity = self.reader.layer.opacity
-        return low * opacity, high * opacity
-
-    def bounds(self, region: Region) -> tuple[float, float]:
-        """As `cover_bounds`, the image's alpha included (unknown until it is read)."""
-        low, high = self.cover_bounds(region)
-        return (0.0 if self.reader.multiplies_alpha else low), high
-
-    def cover(self, region: Region) -> NDArray[np.float32]:
-        """The weight over the whole of `region`, the image's own alpha left out; zeros outside the layer."""
-        weight = np.zeros(region.shape, np.float32)
-        part = region & self.visible
-        if not part.is_empty:
-            inner = self._factor(part, None)
-            weight[part.shift(-region.y0, -region.x0).slices] = 1 if inner is None else inner
-        return weight
-
-    def contribution(self, region: Region) -> Contribution:
-        """Colours and weights over the whole of `region`, zeros outside the layer."""
-        part = region & self.visible
-        colour, alpha = self.reader.read(part)
-        cover = self._factor(part, None)
-        if not self.reader.multiplies_alpha:
-            alpha = None  # it counts once, as the mask
-        weight = cover if alpha is None else self._factor(part, alpha)
-        if part == region:
-            return Contribution(colour, weight, alpha, cover)
-        return _embedded(Contribution(colour, weight, alpha, cover), part, region)
-
-    def _factor(self, part: Region, alpha: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        """opacity x alpha x feather(mask) x border, in that order, float32; None where it is 1 everywhere."""
-        opacity = np.float32(self.reader.layer.opacity)
-        weight: NDArray[np.float32] | None = None
-        if alpha is not None:
-            weight = opacity * alpha
-        mask = self._mask_weight(part)
-        if mask is not None:
-            weight = (opacity * mask if opacity != 1 else mask) if weight is None else weight * mask
-        border = self.reader.border.weight(part)
-        if border is not None:
-            weight = opacity * border if weight is None else weight * border
-        if weight is None and opacity != 1:
-            weight = np.full(part.shape, opacity, np.float32)
-        return weight
-
-    def _mask_weight(self, part: Region) -> NDArray[np.float32] | None:
-        if self._mask is None:
-            return None
-        weight = self._mask.weight(self._in_mask(part))
-        if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
-            inside_only(weight)
-        return weight
-
-
-def _embedded(inner: Contribution, part: Region, region: Region) -> Contribution:
-    """A contribution to part of a region as one to all of it."""
-    at = part.shift(-region.y0, -region.x0).slices
-    colour = np.zeros((*region.shape, inner.colour.shape[2]), inner.colour.dtype)
-    colour[at] = inner.colour
-
-    def grown(values: NDArray[np.float32] | None, inside: float) -> NDArray[np.float32]:
-        out = np.zeros(region.shape, np.float32)
-        out[at] = inside if values is None else values
-        return out
-
-    alpha = None if inner.alpha is None else grown(inner.alpha, 1)
-    return Contribution(colour, grown(inner.weight, 1), alpha, grown(inner.cover, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkClass:
-    """What a chunk needs: `layers` (indices, bottom first) to be read. copy: the one layer's pixels are the result."""
-
-    layers: tuple[int, ...]
-    copy: bool
-
-    @property
-    def is_decided(self) -> bool:
-        """True when no pixel needs a weight."""
-        return self.copy or not self.layers
-
-    @property
-    def kind(self) -> str:
-        """ "empty", "copied" or "blended"."""
-        return "empty" if not self.layers else "copied" if self.copy else "blended"
-
-
-def classify(fields: Sequence[LayerField], region: Region, mode: str, *, keeps_alpha: bool) -> ChunkClass:
-    """Which layers decide a region: those with weight; for `over`, from the topmost that covers everything up.
-
-    keeps_alpha: `Composite.keeps_bottom_alpha`.
-    """
-    needed: list[int] = []
-    for i in range(len(fields) - 1, -1, -1):
-        low, high = fields[i].bounds(region)
-        if high == 0:
-            continue
-        needed.insert(0, i)
-        if low == 1 and mode == "over":
-            break
-    if len(needed) != 1:
-        return ChunkClass(tuple(needed), False)
-    only = fields[needed[0]]
-    whole = only.cover_bounds(region)[0] if keeps_alpha and needed[0] == 0 else only.bounds(region)[0]
-    return ChunkClass(tuple(needed), whole == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +31,12 @@ class _Row:
 
 
 class TileRenderer:
-    """Renders regions of one tile of a composite."""
+    """Renders regions of one tile of a scene."""
 
-    def __init__(self, composite: Composite, rules: tuple[MaskRule | None, ...], region: Region) -> None:
-        self.composite = composite
-        kept: Kept = {}
-        self.fields = [LayerField(reader, region) for reader in layer_readers(composite, rules, kept)]
-        kept.clear()  # preparing a field has read its mask
-        self.background = composite.background_values()
-        self._block = block_side([field.reader for field in self.fields])
+    def __init__(self, scene: Scene, region: Region) -> None:
+        self.scene = scene
+        self.fields = scene.fields(region)
+        self._block = block_side(scene.readers)
         self.stats = TileStats()
         self._expected: dict[Region, _Row] = {}
 
@@ -212,7 +56,7 @@ class TileRenderer:
         for part, kind in parts:
             pixels = self._run(part, kind)
             if out is None:
-                out = _like(pixels, region.shape, self.composite.channels)
+                out = _like(pixels, region.shape, self.scene.channels)
             out[part.shift(-region.y0, -region.x0).slices] = pixels
         assert out is not None
         return out
@@ -222,8 +66,9 @@ class TileRenderer:
         row = self._expected[region] = self._planned(region, chunk)
         needed: dict[int, list[Region]] = {}
         for part, kind in row.parts:
+            reach = part if kind.copy else self.scene.reach(part)
             for index in kind.layers:
-                inside = part & self.fields[index].visible
+                inside = reach & self.fields[index].visible
                 if not inside.is_empty:
                     needed.setdefault(index, []).append(inside)
         return sum(self.fields[index].reader.expect(regions, fetch=fetch) for index, regions in needed.items())
@@ -241,7 +86,7 @@ class TileRenderer:
         return _Row(parts, [(kind, 1) for _, kind in chunks])
 
     def _classified(self, region: Region) -> ChunkClass:
-        return classify(self.fields, region, self.composite.mode, keeps_alpha=self.composite.keeps_bottom_alpha)
+        return self.scene.classify(self.fields, region)
 
     def _runs(self, band: Region, chunks: Sequence[tuple[Region, ChunkClass]]) -> Iterator[tuple[Region, ChunkClass]]:
         """Neighbouring blocks of a band that are of one class, together."""
@@ -260,27 +105,23 @@ class TileRenderer:
                 yield self._classified(block), block
 
     def _run(self, region: Region, kind: ChunkClass) -> Pixels:
-        dtype = self.composite.dtype
+        ground = self.scene.ground
         if not kind.layers:
             self.stats.background += region.size
-            return np.broadcast_to(to_dtype(self.background, dtype), (*region.shape, self.composite.channels)).copy()
+            return np.broadcast_to(to_dtype(ground.background, ground.dtype), (*region.shape, ground.channels)).copy()
         if kind.copy:
             return self._copied(region, kind.layers[0])
-        layers = [self.fields[i].contribution(region) for i in kind.layers]
-        if self.composite.has_alpha and kind.layers[0] != 0:
-            # The bottom layer's own alpha comes through only where it is the bottom layer.
-            height_width = region.shape
-            nothing = np.zeros(height_width, np.float32)
-            layers.insert(0, Contribution(np.zeros_like(layers[0].colour), nothing, None, nothing))
-        done = blend_tile(layers, self.background, dtype, self.composite.mode, has_alpha=self.composite.has_alpha)
+        reach = self.scene.reach(region)
+        layers = {index: self.fields[index].contribution(reach) for index in kind.layers}
+        done = self.scene.mode.combine(Laid(region, reach, layers, ground))
         self.stats.background += done.background
         return done.pixels
 
     def _copied(self, region: Region, index: int) -> Pixels:
-        dtype = self.composite.dtype
+        dtype = self.scene.dtype
         colour, alpha = self.fields[index].reader.read(region)
         pixels = to_dtype(colour, dtype)
-        if not self.composite.has_alpha:
+        if not self.scene.has_alpha:
             return pixels
         full = np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
         if alpha is None or not self.fields[index].reader.multiplies_alpha:
@@ -310,49 +151,14 @@ def _like(pixels: Pixels, shape: tuple[int, int], channels: int) -> Pixels:
     return np.empty((*shape, channels), pixels.dtype)
 
 
-@dataclass
-class PyramidRows:
-    """Passes rows of chunks on and halves them into the tile's further levels, row by row."""
-
-    grid: Grid
-    tile: Tile
-    sink: RowSink
-    has_alpha: bool
-    _pending: dict[int, list[Pixels]] = field(default_factory=dict)
-    _rows: dict[int, int] = field(default_factory=dict)
-
-    def push(self, level: int, pixels: Pixels, *, last: bool) -> None:
-        """One row of chunks of `level`. last: it is the tile's last on that level."""
-        row = self._rows.get(level, 0)
-        self._rows[level] = row + 1
-        self.sink.add_chunk_row(level, row, pixels)
-        below = level + 1
-        if below not in self.grid.stage_levels(self.tile.stage):
-            return
-        pending = self._pending.setdefault(below, [])
-        pending.append(halve_tile(pixels, has_alpha=self.has_alpha))
-        if last or sum(part.shape[0] for part in pending) >= self.grid.chunk:
-            whole = pending[0] if len(pending) == 1 else np.concatenate(pending, axis=0)
-            self._pending[below] = []
-            self.push(below, whole, last=last)
-
-
-def chunk_rows(region: Region, chunk: int) -> Iterator[tuple[Region, bool]]:
-    """(rows of chunks of a region from its top, True for the last one)."""
-    for y in range(region.y0, region.y1, chunk):
-        yield Region(y, region.x0, min(y + chunk, region.y1), region.x1), y + chunk >= region.y1
-
-
-def render_tile(
-    composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile, sink: RowSink
-) -> TileStats:
+def render_tile(scene: Scene, grid: Grid, tile: Tile, sink: RowSink) -> TileStats:
     """Renders a tile of stage 0 with its part of the stage's levels into `sink`."""
-    return render_rows(TileRenderer(composite, rules, grid.tile_region(tile)), grid, tile, sink)
+    return render_rows(TileRenderer(scene, grid.tile_region(tile)), grid, tile, sink)
 
 
 def render_rows(renderer: TileRenderer, grid: Grid, tile: Tile, sink: RowSink) -> TileStats:
     """As `render_tile`, by a renderer of the tile that has rendered nothing yet."""
-    rows = PyramidRows(grid, tile, sink, renderer.composite.has_alpha)
+    rows = PyramidRows(grid, tile, sink, renderer.scene.has_alpha)
     parts = list(chunk_rows(grid.tile_region(tile), grid.chunk))
     for number, (part, last) in enumerate(parts):
         # One row ahead: the next one's requests are under way while this one is blended.
@@ -362,33 +168,6 @@ def render_rows(renderer: TileRenderer, grid: Grid, tile: Tile, sink: RowSink) -
     return renderer.stats
 
 
-ReadLevel = Callable[[int, Region], Pixels]
-"""Reads a region of a stored level: (level, region) -> (h, w, channels)."""
-
-
-def shrink_tile(grid: Grid, tile: Tile, read: ReadLevel, sink: RowSink, *, has_alpha: bool) -> None:
-    """Renders a tile of a later stage from the stored level above it."""
-    level = tile.stage * grid.stage
-    finer = Region.of_shape(grid.level_shape(level - 1))
-    rows = PyramidRows(grid, tile, sink, has_alpha)
-
-    def halved(part: Region) -> Pixels:
-        source = Region(2 * part.y0, 2 * part.x0, 2 * part.y1, 2 * part.x1) & finer
-        return halve_tile(read(level - 1, source), has_alpha=has_alpha)
-
-    for part, last in chunk_rows(grid.tile_region(tile), grid.chunk):
-        # A row has four times its pixels one level above: they are read in two halves.
-        pixels = [halved(half) for half in _halves(part)]
-        rows.push(level, pixels[0] if len(pixels) == 1 else np.concatenate(pixels, axis=0), last=last)
-
-
-def _halves(region: Region) -> list[Region]:
-    """The upper and the lower rows of a region, or the region if it has only one."""
-    middle = region.y0 + (region.shape[0] + 1) // 2
-    lower = Region(middle, region.x0, region.y1, region.x1)
-    return [Region(region.y0, region.x0, middle, region.x1), *([] if lower.is_empty else [lower])]
-
-
-def render_region(composite: Composite, rules: tuple[MaskRule | None, ...], region: Region) -> Pixels:
+def render_region(scene: Scene, region: Region) -> Pixels:
     """Pixels of any region of the canvas: the same bits as the stored result's."""
-    return TileRenderer(composite, rules, region).chunk_row(region, max(region.shape[1], 1))
+    return TileRenderer(scene, region).chunk_row(region, max(region.shape[1], 1))

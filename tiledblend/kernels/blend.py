@@ -2,11 +2,12 @@
 
 Everything is float32 and elementwise in a fixed order, with one round-half-even at the end, so any part of a blend
 equals that part of the whole blend bit for bit. Work goes in strips of rows that stay in the processor's cache.
+What is done with a strip is a `Rule`: `kernels.over`, `kernels.average`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +46,27 @@ class Blended:
     background: int
 
 
+Strip = Callable[
+    [Sequence[NDArray[Any]], Sequence[NDArray[np.float32] | None], NDArray[np.float32], bool], NDArray[np.float32]
+]
+AlphaBlend = Callable[
+    [Sequence[Contribution], NDArray[np.float32], np.float32], tuple[NDArray[np.float32], NDArray[np.float32]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How weighted colours become one.
+
+    strip: (colours (y, x * channels) and weights of the same shape or None for 1, bottom first, the background (1, x *
+    channels), True where a colour that alone decides is to come through as it is) to float32 samples.
+    alpha: (layers, background, full scale) to (colours, alpha from 0 to 1) of a canvas with straight alpha.
+    """
+
+    strip: Strip
+    alpha: AlphaBlend
+
+
 def to_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """float32 to the canvas's dtype: round half to even, clipped to the dtype's range; floats stay.
 
@@ -60,37 +82,34 @@ def blend_tile(
     layers: Sequence[Contribution],
     background: NDArray[np.float32],
     dtype: np.dtype[Any],
-    mode: Mode = "over",
+    rule: Rule,
     *,
     has_alpha: bool = False,
 ) -> Blended:
     """Blends layers, bottom first, over the background (float32, one value per channel of the canvas).
 
-    over: out = w I + (1 - w) out (Porter and Duff 1984, over); with `has_alpha` the last channel of the result is
-    straight alpha and colours are
-    composited premultiplied. average: sum(w I) / sum(w), alpha like a colour. Where no layer has weight the background
-    stands.
+    With `has_alpha` the last channel of the result is straight alpha. Where no layer has weight the background stands.
     """
     # Float images may hold NaN and infinities: they come through or spread as IEEE 754 says, without a warning.
     with np.errstate(invalid="ignore", over="ignore"):
         if has_alpha:
-            return _blend_alpha(layers, background, dtype, mode)
-        return _blend_opaque(layers, background, dtype, mode)
+            return _blend_alpha(layers, background, dtype, rule)
+        return _blend_opaque(layers, background, dtype, rule)
 
 
 def _blend_opaque(
-    layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], mode: Mode
+    layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], rule: Rule
 ) -> Blended:
     colour = layers[0].colour
     if is_planar(colour):
         planes = [
-            _blend_flat([layer.colour[:, :, c] for layer in layers], layers, background[c : c + 1], dtype, mode)
+            _blend_flat([layer.colour[:, :, c] for layer in layers], layers, background[c : c + 1], dtype, rule)
             for c in range(colour.shape[2])
         ]
         return Blended(np.moveaxis(np.stack(planes), 0, 2), _count_background(layers))
     height, width, channels = colour.shape
     flat = [np.ascontiguousarray(layer.colour).reshape(height, width * channels) for layer in layers]
-    out = _blend_flat(flat, layers, background, dtype, mode)
+    out = _blend_flat(flat, layers, background, dtype, rule)
     return Blended(out.reshape(height, width, channels), _count_background(layers))
 
 
@@ -118,14 +137,13 @@ def _blend_flat(
     layers: Sequence[Contribution],
     background: NDArray[np.float32],
     dtype: np.dtype[Any],
-    mode: Mode,
+    rule: Rule,
 ) -> NDArray[Any]:
     """Blends 2-D arrays of samples (y, x * channels), strip by strip."""
     height, samples = colours[0].shape
     channels = len(background)
     out = np.empty((height, samples), dtype)
     rows = max(1, STRIP_SAMPLES // max(1, samples))
-    one_strip = _over_strip if mode == "over" else _average_strip
     ground = np.tile(background, samples // channels)[None]
     for y in range(0, height, rows):
         part = slice(y, min(y + rows, height))
@@ -133,7 +151,7 @@ def _blend_flat(
             None if layer.weight is None else _widen(np.ascontiguousarray(layer.weight[part]), channels)
             for layer in layers
         ]
-        strip = one_strip([c[part] for c in colours], weights, ground, dtype.kind == "f")
+        strip = rule.strip([c[part] for c in colours], weights, ground, dtype.kind == "f")
         if dtype.kind == "f":
             out[part] = strip
         else:
@@ -149,72 +167,21 @@ def _round_into(strip: NDArray[np.float32], out: NDArray[Any]) -> None:
         cv2.addWeighted(strip, 1, strip, 0, 0, out, cv2.CV_16U)
 
 
-def _over_strip(
-    colours: Sequence[NDArray[Any]],
-    weights: Sequence[NDArray[np.float32] | None],
-    ground: NDArray[np.float32],
-    select: bool,
-) -> NDArray[np.float32]:
-    """select: float images keep NaN, infinities and signs of the layer that alone decides; integers are exact
-    without."""
-    total: NDArray[np.float32] | None = None
-    for colour, weight in zip(colours, weights, strict=True):
-        if weight is None:
-            total = colour.astype(np.float32)
-            continue
-        below = np.broadcast_to(ground, colour.shape) if total is None else total
-        mixed = np.multiply(colour, weight, dtype=np.float32)
-        mixed += (np.float32(1) - weight) * below
-        if select:
-            np.copyto(mixed, colour, where=weight == 1)
-            np.copyto(mixed, below, where=weight == 0)
-        total = mixed
-    assert total is not None
-    return total
-
-
-def _average_strip(
-    colours: Sequence[NDArray[Any]],
-    weights: Sequence[NDArray[np.float32] | None],
-    ground: NDArray[np.float32],
-    select: bool,
-) -> NDArray[np.float32]:
-    total = np.zeros(colours[0].shape, np.float32)
-    weight_sum = np.zeros(colours[0].shape, np.float32)
-    alone = np.full(colours[0].shape, -1, np.int16) if select else None
-    for i, (colour, weight) in enumerate(zip(colours, weights, strict=True)):
-        w = np.ones(colour.shape, np.float32) if weight is None else weight
-        term = np.multiply(colour, w, dtype=np.float32)
-        if alone is not None:
-            np.copyto(term, np.float32(0), where=w == 0)
-            alone[w != 0] = np.where(alone[w != 0] == -1, i, -2)
-        total += term
-        weight_sum += w
-    nothing = weight_sum == 0
-    np.copyto(weight_sum, np.float32(1), where=nothing)
-    total /= weight_sum
-    np.copyto(total, ground, where=nothing)
-    if alone is not None:
-        for i, colour in enumerate(colours):
-            np.copyto(total, colour, where=alone == i)
-    return total
-
-
 def _blend_alpha(
-    layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], mode: Mode
+    layers: Sequence[Contribution], background: NDArray[np.float32], dtype: np.dtype[Any], rule: Rule
 ) -> Blended:
     """Canvas with straight alpha. Where the bottom layer alone has weight, undimmed, over a transparent background,
     its colour and alpha come through as they are."""
     full = np.float32(1 if dtype.kind == "f" else np.iinfo(dtype).max)
     shape = layers[0].colour.shape[:2]
-    colour, alpha = (_over_alpha if mode == "over" else _average_alpha)(layers, background, full)
+    colour, alpha = rule.alpha(layers, background, full)
     out = np.empty((*shape, len(background)), np.float32)
     out[:, :, :-1] = colour
     out[:, :, -1] = alpha * full
     result = to_dtype(out, dtype)
     nothing = np.ones(shape, np.bool_)
     for layer in layers:
-        nothing &= _weight_of(layer, shape) == 0
+        nothing &= weight_of(layer, shape) == 0
     np.copyto(result, to_dtype(background, dtype), where=nothing[:, :, None])
     bottom, transparent = layers[0], background[-1] == 0
     untouched = _bottom_alone(layers, shape)
@@ -229,7 +196,8 @@ def _blend_alpha(
     return Blended(result, int(np.count_nonzero(nothing)))
 
 
-def _weight_of(layer: Contribution, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def weight_of(layer: Contribution, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A layer's weight as an array."""
     return np.ones(shape, np.float32) if layer.weight is None else layer.weight
 
 
@@ -240,52 +208,14 @@ def _cover_of(layer: Contribution, shape: tuple[int, ...]) -> NDArray[np.float32
 def _bottom_alone(layers: Sequence[Contribution], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     alone: NDArray[np.bool_] = _cover_of(layers[0], shape) == 1
     for layer in layers[1:]:
-        alone &= _weight_of(layer, shape) == 0
+        alone &= weight_of(layer, shape) == 0
     return alone
 
 
-def _over_alpha(
-    layers: Sequence[Contribution], background: NDArray[np.float32], full: np.float32
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    shape = layers[0].colour.shape
-    alpha = np.full(shape[:2], background[-1] / full, np.float32)
-    premultiplied = np.broadcast_to(background[:-1] * (background[-1] / full), shape).astype(np.float32)
-    for layer in layers:
-        weight = _weight_of(layer, shape[:2])
-        rest = np.float32(1) - weight
-        own = layer.colour.astype(np.float32)
-        mixed = own * weight[:, :, None] + premultiplied * rest[:, :, None]
-        mixed = np.where((weight == 1)[:, :, None], own, mixed)
-        premultiplied = np.where((weight == 0)[:, :, None], premultiplied, mixed)
-        alpha = weight + rest * alpha
-    return _unmultiplied(premultiplied, alpha, background), alpha
-
-
-def _average_alpha(
-    layers: Sequence[Contribution], background: NDArray[np.float32], full: np.float32
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    shape = layers[0].colour.shape
-    total = np.zeros(shape, np.float32)
-    weight_sum = np.zeros(shape[:2], np.float32)
-    alpha_sum = np.zeros(shape[:2], np.float32)
-    for layer in layers:
-        weight = _weight_of(layer, shape[:2])
-        term = layer.colour.astype(np.float32) * weight[:, :, None]
-        # The first term is taken as it is, so that a negative zero survives.
-        grown = np.where((weight_sum == 0)[:, :, None], term, total + term)
-        total = np.where((weight == 0)[:, :, None], total, grown)
-        weight_sum += weight
-        alpha_sum += weight if layer.alpha is None else weight * layer.alpha
-    # Alpha is averaged as a colour channel is.
-    colour = _unmultiplied(total, weight_sum, background)
-    nothing = weight_sum == 0
-    alpha = alpha_sum / np.where(nothing, np.float32(1), weight_sum)
-    return colour, np.where(nothing, background[-1] / full, alpha).astype(np.float32)
-
-
-def _unmultiplied(
+def unmultiplied(
     premultiplied: NDArray[np.float32], alpha: NDArray[np.float32], background: NDArray[np.float32]
 ) -> NDArray[np.float32]:
+    """Colours of premultiplied ones; the background's where nothing covers it."""
     covered = (alpha > 0)[:, :, None]
     return np.where(
         covered, premultiplied / np.where(covered, alpha[:, :, None], np.float32(1)), background[:-1]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.bytes.new_file import refuse_existing, write_new
-from tiledblend.compose.reading import MaskRule, apply_mask_rule, decide_mask_rule, one_channel
+from tiledblend.compose.masks import MaskRule, apply_mask_rule, decide_mask_rule, one_channel
 from tiledblend.describe.layers import Labels, MaskValues
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region

@@ -21,6 +21,7 @@ from tiledblend import __version__
 from tiledblend.bytes.buckets import redacted
 from tiledblend.bytes.new_file import refuse_existing, write_new
 from tiledblend.compose.composed import canvas_views
+from tiledblend.compose.scene import Scene, decide
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of
 from tiledblend.describe.job import Job
@@ -87,7 +88,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
     from jinja2 import Environment
 
     composite = job.composite
-    known = fingerprint(composite)
+    scene, known = decide(composite), fingerprint(composite)
     template = files("tiledblend.look").joinpath("record.html").read_text("utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     return page.render(
@@ -95,13 +96,13 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
         version=__version__,
         finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         methods=without_secrets(methods_text(composite, made)),
-        pictures=list(_pictures(composite, made)),
+        pictures=list(_pictures(scene, made)),
         inputs=[_input(s, f) for s, f in zip(sources_of(composite), known["inputs"], strict=True)],
         mode={"over": "From the bottom: out = w · layer + (1 − w) · out.", "average": "Σ w · layer / Σ w."}[
             composite.mode
         ],
         layers=[_layer(layer) for layer in known["layers"]],
-        seams=[_seam(seam) for seam in measure_seams(composite, threads=threads) if seam.pairs],
+        seams=[_seam(seam) for seam in measure_seams(scene, threads=threads) if seam.pairs],
         tables=[
             ("Result", list(_result_rows(composite, made))),
             ("Run", list(_run_rows(made))),
@@ -282,8 +283,8 @@ def _software_rows() -> Iterator[tuple[str, str]]:
 # --- pictures
 
 
-def _pictures(composite: Composite, made: Made) -> Iterator[dict[str, Any]]:
-    views = canvas_views(composite)
+def _pictures(scene: Scene, made: Made) -> Iterator[dict[str, Any]]:
+    views, composite = canvas_views(scene), scene.composite
     drawn: list[tuple[str, RasterSource]] = []
     for index, layer in list(enumerate(composite.layers))[:MOST_LAYERS_DRAWN]:
         drawn.append((f"layer {index}: {_name(layer.image)}", views.images[index]))

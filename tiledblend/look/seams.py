@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.compose.composed import has_edge, unmasked
-from tiledblend.compose.reading import LayerReader, MaskRule, decide_rules, layer_readers
-from tiledblend.compose.render import LayerField, render_region
+from tiledblend.compose.render import render_region
+from tiledblend.compose.scene import Scene, decide
+from tiledblend.compose.weights import LayerField
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
@@ -42,7 +43,6 @@ MOST_PAIRS = 1 << 15
 """Pairs measured of one window, at most."""
 
 Values = NDArray[np.float32]
-Rules = tuple[MaskRule | None, ...]
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,20 @@ class Seam:
         return {**asdict(self), "widths": [{"feather": name, **asdict(step)} for name, step in self.widths]}
 
 
-def measure_seams(composite: Composite, widths: Sequence[Feather] = (), *, threads: int = 2) -> tuple[Seam, ...]:
+def measure_seams(
+    composite: Composite | Scene, widths: Sequence[Feather] = (), *, threads: int = 2
+) -> tuple[Seam, ...]:
     """The seam of every layer that can have one, bottom first. widths: feathers to compare.
 
     Each layer is measured as it lies on those below it, the ones above left away (mode average: among all). Large
     canvases are sampled, the same way each time: what is read stays bounded. Raises BadInputError.
     """
-    rules = decide_rules(composite)
+    scene = composite if isinstance(composite, Scene) else decide(composite)
     with ThreadPoolExecutor(threads) as pool:
         return tuple(
-            _measured(_Pictures.of(composite, rules, index, tuple(widths)), pool)
-            for index, layer in enumerate(composite.layers)
-            if layer.opacity > 0 and has_edge(composite, layer)
+            _measured(_Pictures.of(scene, index, tuple(widths)), pool)
+            for index, layer in enumerate(scene.composite.layers)
+            if layer.opacity > 0 and has_edge(scene.composite, layer)
         )
 
 
@@ -111,50 +113,48 @@ def feather_text(feather: Feather) -> str:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """The composites that a seam's steps are taken from, each with its masks' rules.
+    """The scenes that a seam's steps are taken from.
 
-    layer: as given, the `index`th. hard: its feather left out; reader: that layer's. alone: it without a mask over
+    layer: as given, the `index`th. hard: its feather left out. alone: it without a mask over
     nothing. below: all but it.
     """
 
     layer: Layer
     index: int
-    reader: LayerReader
     widths: tuple[Feather, ...]
-    hard: tuple[Composite, Rules]
-    feathered: tuple[tuple[Composite, Rules], ...]
-    alone: tuple[Composite, Rules]
-    below: tuple[Composite, Rules]
+    hard: Scene
+    feathered: tuple[Scene, ...]
+    alone: Scene
+    below: Scene
 
     @classmethod
-    def of(cls, composite: Composite, rules: Rules, index: int, widths: tuple[Feather, ...]) -> _Pictures:
+    def of(cls, scene: Scene, index: int, widths: tuple[Feather, ...]) -> _Pictures:
+        composite = scene.composite
         if composite.mode == "over":
-            composite, rules = replace(composite, layers=composite.layers[: index + 1]), rules[: index + 1]
+            composite = replace(composite, layers=composite.layers[: index + 1])
         layer = composite.layers[index]
 
-        def among(changed: Layer) -> tuple[Composite, Rules]:
+        def among(changed: Layer) -> Scene:
             layers = (*composite.layers[:index], changed, *composite.layers[index + 1 :])
-            return replace(composite, layers=layers), rules
+            return scene.derived(replace(composite, layers=layers))
 
-        hard = among(replace(layer, feather=Feather()))
         return cls(
             layer,
             index,
-            layer_readers(*hard)[index],
             widths,
-            hard,
+            among(replace(layer, feather=Feather())),
             tuple(among(replace(layer, feather=width)) for width in (layer.feather, *widths)),
-            (replace(composite, layers=(unmasked(layer),)), (None,)),
+            scene.derived(replace(composite, layers=(unmasked(layer),))),
             among(replace(layer, opacity=0.0)),
         )
 
     @property
-    def composite(self) -> Composite:
-        return self.hard[0]
+    def shape(self) -> tuple[int, int]:
+        return self.hard.shape
 
 
 def _measured(pictures: _Pictures, pool: ThreadPoolExecutor) -> Seam:
-    shape = pictures.composite.shape
+    shape = pictures.shape
     of_blocks = ceil_div(shape[0], BLOCK) * ceil_div(shape[1], BLOCK)
     sampled = of_blocks > WHOLE_BLOCKS
     windows: list[Region] = []
@@ -225,9 +225,9 @@ def _reach(region: Region, shape: tuple[int, int]) -> Region:
 
 def _pairs(pictures: _Pictures, region: Region) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(y, x) of the region: True where the edge runs between a pixel and the one below; and the one to the right."""
-    reach = _reach(region, pictures.composite.shape)
+    reach = _reach(region, pictures.shape)
     nothing = np.zeros(region.shape, np.bool_)
-    field = LayerField(pictures.reader, reach)
+    field = LayerField(pictures.hard.readers[pictures.index], reach)
     low, high = field.cover_bounds(reach)
     opacity = pictures.layer.opacity
     if high < opacity / 2 or low >= opacity / 2:
@@ -241,19 +241,18 @@ def _pairs(pictures: _Pictures, region: Region) -> tuple[NDArray[np.bool_], NDAr
 
 def _steps(pictures: _Pictures, window: Region) -> list[Values]:
     """Steps (pairs, channels) of the window's pairs: hard, of the images, feathered, and with the other widths."""
-    reach = _reach(window, pictures.composite.shape)
+    reach = _reach(window, pictures.shape)
     first, second = _chosen(*_pairs(pictures, window))
 
-    def steps(picture: tuple[Composite, Rules]) -> Values:
-        composite, rules = picture
-        pixels = render_region(composite, rules, reach).astype(np.float32)
-        if composite.has_alpha:
+    def steps(picture: Scene) -> Values:
+        pixels = render_region(picture, reach).astype(np.float32)
+        if picture.has_alpha:
             pixels = pixels[:, :, :-1]
         with np.errstate(invalid="ignore"):
             return np.abs(pixels[first] - pixels[second])
 
     below = steps(pictures.below)
-    covered = LayerField(layer_readers(*pictures.alone)[0], reach).cover(reach) > 0
+    covered = LayerField(pictures.alone.readers[0], reach).cover(reach) > 0
     shown = covered[first] & covered[second]
     # Where the layer itself ends there is no image on its other side.
     images = np.where(shown[:, None], (steps(pictures.alone) + below) / 2, below) if shown.any() else below

@@ -63,7 +63,7 @@ class View:
     colour: str = ""
 
 
-class Scene:
+class Gallery:
     """All there is to see of a result or a planned composite, on one canvas, and its tiles.
 
     title, note: for people. shape: (y, x) of level 0. levels: each half the one before, rounded up.
@@ -79,14 +79,14 @@ class Scene:
         self._channels: tuple[Channel, ...] | None = None
 
     @classmethod
-    def of_composite(cls, composite: Composite) -> Scene:
+    def of_composite(cls, composite: Composite) -> Gallery:
         """What blend would make, rendered where it is looked at."""
         names = [Path(layer.image.spec.path).name for layer in reversed(composite.layers)]
         title = names[0] if len(names) == 1 else f"planned: {' over '.join(names)}"
         return cls(title, *_views(canvas_views(composite)))
 
     @classmethod
-    def of_result(cls, uri: str, composite: Composite | None, note: str | None = None) -> Scene:
+    def of_result(cls, uri: str, composite: Composite | None, note: str | None = None) -> Gallery:
         """A stored result, and what it was made from where that is known."""
         stored = Composite([Layer(open_source(uri))])
         result = View("result", "result", "result", ComposedSource(stored, uri))

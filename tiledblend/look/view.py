@@ -23,7 +23,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from tiledblend.containers.omezarr.documents import default_channels
 from tiledblend.errors import ResourceError, TiledblendError, UsageError
-from tiledblend.look.tiles import TILE, Channel, Scene
+from tiledblend.look.tiles import TILE, Channel, Gallery
 from tiledblend.sources.base import Alpha
 
 HOST = "127.0.0.1"
@@ -106,18 +106,18 @@ class _Work:
 
 
 class _Scene(_Handler):
-    def initialize(self, scene: Scene, work: _Work, session: str) -> None:
-        self.scene, self.work, self.session = scene, work, session
+    def initialize(self, gallery: Gallery, work: _Work, session: str) -> None:
+        self.gallery, self.work, self.session = gallery, work, session
 
     async def get(self) -> None:
-        described = await self.work.run(lambda: describe(self.scene))
+        described = await self.work.run(lambda: describe(self.gallery))
         self.set_header("Content-Type", "application/json")
         self.write(json.dumps(described | {"session": self.session}))
 
 
 class _Tile(_Handler):
-    def initialize(self, scene: Scene, work: _Work) -> None:
-        self.scene, self.work = scene, work
+    def initialize(self, gallery: Gallery, work: _Work) -> None:
+        self.gallery, self.work = gallery, work
         self._gone = False
 
     def on_connection_close(self) -> None:
@@ -130,7 +130,7 @@ class _Tile(_Handler):
             place = int(level), int(row), int(column)
             px = int(overlap) if overlap.isdecimal() else -1
             # Who zoomed on has hung up: nobody waits for this tile.
-            data = await self.work.run(lambda: b"" if self._gone else self.scene.tile(view, *place, channels, px))
+            data = await self.work.run(lambda: b"" if self._gone else self.gallery.tile(view, *place, channels, px))
         except UsageError as error:
             raise HTTPError(404, reason=_one_line(error)) from error
         except TiledblendError as error:
@@ -166,26 +166,26 @@ def parse_channels(text: str) -> list[Channel]:
     return channels
 
 
-def describe(scene: Scene) -> dict[str, Any]:
+def describe(gallery: Gallery) -> dict[str, Any]:
     """What the page needs to know, JSON types only. Reads the coarsest level when there are channels to stretch."""
-    source = scene.source
+    source = gallery.source
     unnamed, _ = default_channels(source.channels, is_rgb=source.is_rgb)
     names: Mapping[int, str] = dict(enumerate(source.info.channel_names))
     has_range = source.dtype.kind == "u"
     full = float(2 ** (8 * source.dtype.itemsize) - 1) if has_range else None
     return {
-        "title": scene.title,
-        "note": scene.note,
-        "shape": list(scene.shape),
-        "levels": scene.levels,
+        "title": gallery.title,
+        "note": gallery.note,
+        "shape": list(gallery.shape),
+        "levels": gallery.levels,
         "tile": TILE,
         "dtype": source.dtype.name,
         "pixel_size_um": None if source.pixel_size_um is None else list(source.pixel_size_um),
         "views": [
             {"id": v.id, "name": v.name, "kind": v.kind, "transparent": v.source.alpha is not Alpha.NONE}
-            for v in scene.views
+            for v in gallery.views
         ],
-        "edges": [{"id": view.id, "name": view.name, "colour": view.colour} for view in scene.edges],
+        "edges": [{"id": view.id, "name": view.name, "colour": view.colour} for view in gallery.edges],
         "channels": [
             {
                 "index": c.index,
@@ -195,15 +195,15 @@ def describe(scene: Scene) -> dict[str, Any]:
                 "high": c.high,
                 "full": full,
             }
-            for c in (scene.channels() if scene.has_channels else ())
+            for c in (gallery.channels() if gallery.has_channels else ())
         ],
     }
 
 
-def application(scene: Scene, work: _Work) -> Application:
+def application(gallery: Gallery, work: _Work) -> Application:
     """The page's answers."""
     session = secrets.token_hex(8)
-    shared = {"scene": scene, "work": work}
+    shared = {"gallery": gallery, "work": work}
     return Application(
         [
             (r"/scene\.json", _Scene, {**shared, "session": session}),
@@ -214,7 +214,7 @@ def application(scene: Scene, work: _Work) -> Application:
     )
 
 
-def serve(scene: Scene, *, port: int | None, threads: int, ready: Callable[[str], None]) -> None:
+def serve(gallery: Gallery, *, port: int | None, threads: int, ready: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C or SIGTERM, in the main thread.
 
     port: None takes DEFAULT_PORT or, if that is taken, any free one; 0 a free one.
@@ -223,7 +223,7 @@ def serve(scene: Scene, *, port: int | None, threads: int, ready: Callable[[str]
     """
     with _bound(port) as listening:
         listening.setblocking(False)
-        asyncio.run(_serve(scene, listening, threads, ready))
+        asyncio.run(_serve(gallery, listening, threads, ready))
 
 
 def _bound(port: int | None) -> socket.socket:
@@ -235,9 +235,9 @@ def _bound(port: int | None) -> socket.socket:
         raise ResourceError(f"port {port} of {HOST}: {error.strerror or error}; choose another --port") from error
 
 
-async def _serve(scene: Scene, listening: socket.socket, threads: int, ready: Callable[[str], None]) -> None:
+async def _serve(gallery: Gallery, listening: socket.socket, threads: int, ready: Callable[[str], None]) -> None:
     work = _Work(threads)
-    server = HTTPServer(application(scene, work), max_body_size=0, max_header_size=32_768)
+    server = HTTPServer(application(gallery, work), max_body_size=0, max_header_size=32_768)
     server.add_socket(listening)
     try:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()

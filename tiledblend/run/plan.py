@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from tiledblend.bytes.buckets import BUCKET_SCHEMES, scheme_of
-from tiledblend.compose.reading import SOURCE_PIXELS, LayerReader, MaskRule, decide_rules, layer_readers
-from tiledblend.compose.render import TileRenderer, block_side, chunk_rows, classify
+from tiledblend.compose.placed import SOURCE_PIXELS
+from tiledblend.compose.pyramid import chunk_rows
+from tiledblend.compose.reader import LayerReader
+from tiledblend.compose.render import TileRenderer, block_side
+from tiledblend.compose.scene import Scene, decide
 from tiledblend.containers.container import Container
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.omezarr.layout import ArrayLayout
@@ -45,18 +48,16 @@ MOST_SQUARES = 256
 class Plan:
     """A checked composite, its layout and its cost. Made by `plan`.
 
-    rules: how each mask's values are read. classes: share of level-0 chunks that are "copied", "blended", "empty"
-    (0..1), from
-    `sampled_tiles` tiles. read_bytes: decoded bytes that the sources must yield (estimated from the classes).
+    classes: share of level-0 chunks that are "copied", "blended", "empty" (0..1), from `sampled_tiles` tiles.
+    read_bytes: decoded bytes that the sources must yield (estimated from the classes).
     raw_bytes: the result's, uncompressed.
     tile_bytes: most memory that one tile's task holds besides what it has compressed.
     tile_requests: GETs of inputs for one tile, on average.
     unstored: chunks that are missing in an input, by (index in `sources_of`, level).
     """
 
-    composite: Composite
+    scene: Scene
     layout: Container
-    rules: tuple[MaskRule | None, ...]
     classes: dict[str, float]
     layer_share: tuple[float, ...]
     sampled_tiles: int
@@ -64,6 +65,11 @@ class Plan:
     notes: tuple[str, ...] = ()
     tile_requests: float = 0.0
     unstored: Mapping[tuple[int, int], Unstored] = field(default_factory=dict)
+
+    @property
+    def composite(self) -> Composite:
+        """What is to be made."""
+        return self.scene.composite
 
     @property
     def grid(self) -> Grid:
@@ -176,18 +182,22 @@ def _megabytes(value: int) -> str:
 
 
 def plan(
-    composite: Composite,
+    composite: Composite | Scene,
     output: OutputSpec | None = None,
     *,
     exact: bool = False,
     samples: int = SAMPLED_TILES,
     threads: int = 2,
 ) -> Plan:
-    """Plan a composite. samples: tiles whose chunks are classified by their masks; exact: all of them.
+    """Plan a composite, or one that is decided already.
+
+    samples: tiles whose chunks are classified by their masks; exact: all of them.
 
     Raises BadInputError for masks whose values cannot be told, UsageError for a plan beyond 50 million tiles.
     """
     output = output or OutputSpec()
+    decided = composite if isinstance(composite, Scene) else None
+    composite = composite.composite if isinstance(composite, Scene) else composite
     if not isinstance(composite, Composite):
         raise UsageError(f"{composite!r} must be a Composite; use Composite([Layer(source), ...])")
     if samples < 0 or threads < 1:
@@ -200,36 +210,34 @@ def plan(
     rows, columns = grid.tile_counts()
     if rows * columns > MAX_TILES:
         raise UsageError(f"{rows * columns} tiles are more than {MAX_TILES}; use a larger --shard than {grid.shard}")
-    rules = decide_rules(composite)
+    scene = decided or decide(composite)
     chosen = list(grid.tiles()) if exact else list(_sample(grid, samples))
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        counts = list(pool.map(lambda tile: _classify_tile(composite, rules, grid, tile), chosen))
+        counts = list(pool.map(lambda tile: _classify_tile(scene, grid, tile), chosen))
     kinds = {name: sum(count[0][name] for count in counts) for name in ("copied", "blended", "empty")}
     total = max(1, sum(kinds.values()))
     shares = tuple(sum(count[1][i] for count in counts) / total for i in range(len(composite.layers)))
-    readers = layer_readers(composite, rules)
     return Plan(
-        composite,
+        scene,
         layout,
-        rules,
         {name: count / total for name, count in kinds.items()},
         shares,
         len(chosen),
-        _tile_bytes(composite, readers, layout),
-        tuple(_notes(composite, readers)),
+        _tile_bytes(scene, layout),
+        tuple(_notes(scene)),
         sum(count[2] for count in counts) / max(1, len(counts)),
-        find_unstored(composite, readers),
+        find_unstored(scene),
     )
 
 
-def find_unstored(composite: Composite, readers: Sequence[LayerReader]) -> dict[tuple[int, int], Unstored]:
+def find_unstored(scene: Scene) -> dict[tuple[int, int], Unstored]:
     """Chunks of inputs that are not stored, by (index in `sources_of`, level), where that can be listed.
 
     Raises BadInputError for an image that is read as a whole and lacks some, unless that is allowed.
     """
-    numbers = {id(source): number for number, source in enumerate(sources_of(composite))}
+    numbers = {id(source): number for number, source in enumerate(sources_of(scene.composite))}
     found: dict[tuple[int, int], Unstored] = {}
-    for reader in readers:
+    for reader in scene.readers:
         image, mask = reader.layer.image, reader.layer.mask
         lacks = image.unstored(reader.pixels.level)
         if lacks is not None:
@@ -268,17 +276,15 @@ def _sample(grid: Grid, samples: int) -> Iterator[Tile]:
     yield from (Tile(0, place // columns, place % columns) for place in sorted(places))
 
 
-def _classify_tile(
-    composite: Composite, rules: tuple[MaskRule | None, ...], grid: Grid, tile: Tile
-) -> tuple[dict[str, int], list[int], int]:
+def _classify_tile(scene: Scene, grid: Grid, tile: Tile) -> tuple[dict[str, int], list[int], int]:
     region = grid.tile_region(tile)
-    renderer = TileRenderer(composite, rules, region)
+    renderer = TileRenderer(scene, region)
     requests = sum(renderer.expect(row, grid.chunk, fetch=False) for row, _ in chunk_rows(region, grid.chunk))
     fields = renderer.fields
     kinds = {"copied": 0, "blended": 0, "empty": 0}
     needed = [0] * len(fields)
     for part in _chunks(region, grid.chunk):
-        kind = classify(fields, part, composite.mode, keeps_alpha=composite.keeps_bottom_alpha)
+        kind = scene.classify(fields, part)
         kinds[kind.kind] += 1
         for layer in kind.layers:
             needed[layer] += 1
@@ -298,24 +304,24 @@ def _encoded_bytes(layout: Container) -> int:
     return height * width * layout.channels * np.dtype(layout.dtype).itemsize * 4 // 3
 
 
-def _tile_bytes(composite: Composite, readers: tuple[LayerReader, ...], layout: Container) -> int:
+def _tile_bytes(scene: Scene, layout: Container) -> int:
     """Most that one task holds at once besides compressed chunks: first its masks are made ready, then a row of chunks
     at a time is read, blended and halved, band by band."""
-    grid, item = layout.grid, composite.dtype.itemsize
+    grid, item, readers, halo = layout.grid, scene.dtype.itemsize, scene.readers, scene.mode.halo_px
     height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
-    rows, block = min(grid.chunk, height), block_side(readers)
+    rows, block, rendered = min(grid.chunk, height), block_side(readers), (height + 2 * halo, width + 2 * halo)
     preparing, decoding = 0, 0
     # By where each layer is: what a tile keeps, what its reads keep decoded, what a row of chunks needs.
     kept, shared, tiles, working = ([0] * len(readers) for _ in range(4))
     for i, reader in enumerate(readers):
         image, level = reader.layer.image, reader.layer.image.levels[reader.pixels.level]
-        high, wide = (min(a, b) for a, b in zip((height, width), reader.visible.shape, strict=True))
+        high, wide = (min(a, b) for a, b in zip(rendered, reader.visible.shape, strict=True))
         made, kept[i] = _mask_bytes(reader, (high, wide))
-        shared[i] = _kept_bytes(composite, reader, (high, wide))
+        shared[i] = _kept_bytes(reader, (high, wide))
         preparing = max(preparing, made)
         # Blocks at its sides are partly beyond the layer.
-        wide = min(wide + 2 * block, width)
-        band = min(block, rows) * wide
+        wide = min(wide + 2 * block, width + 2 * halo)
+        band = (min(block, rows) + 2 * halo) * wide
         # A row that one layer decides is counted below; a blended one is read band by band.
         is_placed = reader.pixels.sampling is not None
         working[i] = band * 8 + (_image_bytes(reader, rows * wide, item) if is_placed else band * image.channels * item)
@@ -385,10 +391,10 @@ def _image_bytes(reader: LayerReader, row: int, item: int) -> int:
     return 2 * (row * channels * 12 + SOURCE_PIXELS * channels * (item + 8))
 
 
-def _kept_bytes(composite: Composite, reader: LayerReader, tile: tuple[int, int]) -> int:
+def _kept_bytes(reader: LayerReader, tile: tuple[int, int]) -> int:
     """A layer's share of what is kept of a mask that it has in common with others."""
     mask = reader.layer.mask
-    if not isinstance(mask, RasterSource) or sum(layer.mask is mask for layer in composite.layers) < 2:
+    if not isinstance(mask, RasterSource) or not reader.shares_mask:
         return 0
     reach = (
         Region.of_shape(tile).grow(*reader.kernel.halo_px).grow(*(reader.growth.halo_px if reader.growth else (0, 0)))
@@ -418,7 +424,8 @@ def _whole_images(composite: Composite) -> int:
     return sum(outlines.values()) + sum(s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize for s in whole)
 
 
-def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[str]:
+def _notes(scene: Scene) -> Iterator[str]:
+    composite = scene.composite
     icc = {layer.image.icc_digest for layer in composite.layers}
     if len(icc) > 1:
         yield "the layers' ICC profiles are unlike each other; colours are not converted"
@@ -428,7 +435,7 @@ def _notes(composite: Composite, readers: tuple[LayerReader, ...]) -> Iterator[s
                 yield from (f"{source.name}: {note}" for note in source.info.notes)
                 yield from _decoding_notes(source)
     yield from _placement_notes(composite)
-    for reader in islice(readers, 1, None):
+    for reader in islice(scene.readers, 1, None):
         if reader.frame & reader.visible != reader.frame:
             yield (
                 f"{reader.layer.image.name}: only {reader.visible} of the canvas is covered; the rest "

@@ -13,7 +13,7 @@ import numpy as np
 
 from tiledblend.bytes.objects import Blob, Draft, ObjectStore, parts_of
 from tiledblend.bytes.spool import SpooledDraft, contents
-from tiledblend.compose.reading import decide_rules
+from tiledblend.compose.scene import decide
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.stored import read_region
 from tiledblend.describe.composite import Composite
@@ -44,7 +44,7 @@ def recompute(
             f"{store.uri} is {grid.shape}, {layout.channels} channels of {layout.dtype}, but its inputs now make "
             f"{composite.shape}, {composite.channels} channels of {composite.dtype.name}"
         )
-    job = TileJob(composite, decide_rules(composite), layout, store, (), pass_on=False)
+    job = TileJob(decide(composite), layout, store, (), pass_on=False)
     tiles = [tile for stage in range(grid.stages) for tile in grid.tiles(stage)]
     if count is not None and count < len(tiles):
         tiles = sorted(random.Random(0).sample(tiles, count))

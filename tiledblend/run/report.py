@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tiledblend.compose.render import TileStats
+from tiledblend.compose.pyramid import TileStats
 from tiledblend.display import ShownInNotebooks
 from tiledblend.sources.base import Missed, Unstored
 

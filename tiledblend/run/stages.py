@@ -76,7 +76,7 @@ class Stages:
         stop: threading.Event,
     ) -> None:
         self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
-        self.job = TileJob(planned.composite, planned.rules, planned.layout, output.store, inputs)
+        self.job = TileJob(planned.scene, planned.layout, output.store, inputs)
         self.tally = Tally()
         self._deaths = _Deaths()
         self.resumed = planned.tiles if output.complete else len(output.receipts)

@@ -12,12 +12,12 @@ from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore
 from tiledblend.compose.passing import ChunkSink, render_tile_passing
-from tiledblend.compose.reading import MaskRule
-from tiledblend.compose.render import TileStats, render_tile, shrink_tile
+from tiledblend.compose.pyramid import TileStats, shrink_tile
+from tiledblend.compose.render import render_tile
+from tiledblend.compose.scene import Scene
 from tiledblend.containers.container import Container
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.receipts import Receipt
-from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import require_unchanged, sources_of
 from tiledblend.errors import ResourceError, TiledblendError
 from tiledblend.geometry import Region, Tile
@@ -36,8 +36,7 @@ class TileJob:
     the output would are taken as they are.
     """
 
-    composite: Composite
-    rules: tuple[MaskRule | None, ...]
+    scene: Scene
     layout: Container
     store: ObjectStore
     inputs: tuple[dict[str, Any], ...]
@@ -51,17 +50,17 @@ class TileJob:
                 stats = self._render(tile, sink)
             else:
                 stats = TileStats()
-                shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.composite.has_alpha)
+                shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.scene.has_alpha)
             with storing():
                 return TileResult(tile, sink.finish(), stats, self._missed())
 
     def _render(self, tile: Tile, sink: ChunkSink) -> TileStats:
         try:
             if self.pass_on and isinstance(self.layout, ArrayLayout):
-                return render_tile_passing(self.composite, self.rules, self.layout, tile, sink)
-            return render_tile(self.composite, self.rules, self.layout.grid, tile, sink)
+                return render_tile_passing(self.scene, self.layout, tile, sink)
+            return render_tile(self.scene, self.layout.grid, tile, sink)
         finally:
-            sources = sources_of(self.composite)
+            sources = sources_of(self.scene.composite)
             for source in sources:
                 source.rest()
             # Nothing of the tile is stored yet. An input that was cut short cannot be decoded: this is the better word.
@@ -73,12 +72,12 @@ class TileJob:
         self._render(tile, _Nowhere())
 
     def _missed(self) -> tuple[tuple[int, Missed], ...]:
-        found = ((number, source.take_missed()) for number, source in enumerate(sources_of(self.composite)))
+        found = ((number, source.take_missed()) for number, source in enumerate(sources_of(self.scene.composite)))
         return tuple((number, missed) for number, of_source in found for missed in of_source)
 
     def require_inputs(self) -> None:
         """Raise BadInputError unless the inputs are the planned ones."""
-        require_unchanged(self.composite, list(self.inputs))
+        require_unchanged(self.scene.composite, list(self.inputs))
 
     def _read(self, level: int, region: Region) -> Any:
         return self.layout.read(self.store, level, region)
