@@ -8,14 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore
-from tiledblend.compose.passing import ChunkSink, render_tile_passing
+from tiledblend.compose.keeping import render_tile_keeping, shrink_tile_keeping
+from tiledblend.compose.passing import render_tile_passing
 from tiledblend.compose.pyramid import TileStats, shrink_tile
 from tiledblend.compose.render import render_tile
 from tiledblend.compose.scene import Scene
 from tiledblend.containers.container import Container
+from tiledblend.containers.ometiff.layout import TiffLayout
+from tiledblend.containers.ometiff.part import finer_pixels
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.receipts import Receipt
 from tiledblend.describe.fingerprint import require_unchanged, sources_of
@@ -50,12 +54,21 @@ class TileJob:
                 stats = self._render(tile, sink)
             else:
                 stats = TileStats()
-                shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.scene.has_alpha)
+                self._shrink(tile, sink)
             with storing():
                 return TileResult(tile, sink.finish(), stats, self._missed())
 
-    def _render(self, tile: Tile, sink: ChunkSink) -> TileStats:
+    def _shrink(self, tile: Tile, sink: Any) -> None:
+        layout = self.layout
+        if isinstance(layout, TiffLayout) and layout.keeps:
+            shrink_tile_keeping(self.scene, layout, tile, partial(finer_pixels, layout, self.store), sink)
+        else:
+            shrink_tile(layout.grid, tile, self._read, sink, has_alpha=self.scene.has_alpha)
+
+    def _render(self, tile: Tile, sink: Any) -> TileStats:
         try:
+            if isinstance(self.layout, TiffLayout) and self.layout.keeps:
+                return render_tile_keeping(self.scene, self.layout, tile, sink)
             if self.pass_on and isinstance(self.layout, ArrayLayout):
                 return render_tile_passing(self.scene, self.layout, tile, sink)
             return render_tile(self.scene, self.layout.grid, tile, sink)
@@ -95,6 +108,9 @@ class _Nowhere:
     def add_encoded(
         self, level: int, chunk_row: int, chunk_col: int, group: int, data: bytes, *, has_checksum: bool = False
     ) -> None:
+        """Dropped."""
+
+    def keep_pixels(self, pixels: Any, owner: int = -1) -> None:
         """Dropped."""
 
 
