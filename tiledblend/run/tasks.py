@@ -164,10 +164,22 @@ class SharedJob:
             if self._job is None:
                 require_versions(self._versions, installed_versions(), socket.gethostname())
                 prepare_process()
-                job = pickle.loads(self._pickled)
+                job = _opened(self._pickled)
                 job.require_inputs()
                 self._job = job
             return self._job
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except (TiledblendError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ResourceError(
+            f"a worker cannot take the layers' arrays as they were sent: {type(error).__name__}: {error}; compute them "
+            "first, or run without a client"
+        ) from error
 
 
 def run_tile(job: SharedJob, tile: Tile) -> TileResult:

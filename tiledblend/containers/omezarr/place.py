@@ -30,6 +30,7 @@ from tiledblend.containers.omezarr.documents import (
 )
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.result import StoredResult, manifest_bytes, read_result, root_manifest
+from tiledblend.containers.omezarr.windows import windows_of
 from tiledblend.containers.output import Output
 from tiledblend.containers.place import Place, drafting
 from tiledblend.containers.receipts import Receipt
@@ -133,7 +134,8 @@ class ZarrPlace(Place):
         assert isinstance(layout, ArrayLayout)
         documents = array_documents(layout)
         store.put_many(documents.items())
-        described = replace(image, tiledblend={**(image.tiledblend or {}), "job": ledger.job["job"]})
+        windows = windows_of(layout, store, image.windows)
+        described = replace(image, windows=windows, tiledblend={**(image.tiledblend or {}), "job": ledger.job["job"]})
         attributes = root_attributes(layout, described)
         of_documents = (Receipt(key, len(data), digest(data)) for key, data in documents.items())
         count = len(ledger.receipts.sizes) + len(documents)
