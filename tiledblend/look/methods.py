@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from tiledblend import __version__
 from tiledblend.compose.scene import Scene
 from tiledblend.describe.layers import Labels
+from tiledblend.describe.lengths import Feather
 from tiledblend.geometry import Region
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
@@ -67,9 +68,10 @@ def _kept(compression: str) -> str:
 
 
 def _covered(scene: Scene) -> list[float | None]:
-    """Share of the canvas that each layer's mask covers (weight from one half on), looked at on a small copy."""
+    """Share of the canvas that each layer's mask covers (from one half on), not feathered; looked at on a small copy."""
     level = max(0, math.ceil(math.log2(max(scene.shape) / LOOKED_AT_PX)))
-    small = scene.at_level(level)
+    hard = [replace(layer, feather=Feather()) for layer in scene.composite.layers]
+    small = scene.derived(replace(scene.composite, layers=hard)).at_level(level)
     fields = small.fields(Region.of_shape(small.shape))
     return [
         float((field.cover(Region.of_shape(small.shape)) >= 0.5 * reader.layer.opacity).mean())
