@@ -21,6 +21,7 @@ from tiledblend.sources import Alpha, from_array
 Array = NDArray[Any]
 MASK_KINDS = ("bool", "zero_one", "uint8", "uint16", "uint32", "float32", "float64", "rgb", "labels", "range", "binary")
 PATTERNS = ("noise", "step", "blob", "pixel", "zeros", "ones", "stripes")
+OPERATORS = (*["normal"] * 6, "multiply", "screen", "darken", "lighten", "difference")
 SIGMAS = (0.0, 0.6, 1.5, 4.0, 11.9, 12.0, 19.0, 31.0)
 
 
@@ -207,6 +208,7 @@ def layer_of(picture: Picture, number: int) -> Layer:
         opacity=picture.opacity,
         offset=None if picture.fit else picture.offset,
         fit="canvas" if picture.fit else None,
+        operator=picture.operator,  # type: ignore[arg-type]
     )
 
 
@@ -223,9 +225,12 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
     stack = [
         draw(pictures(rng, shape, colours, dtype, has_alpha and i == 0, odd_floats, stretch)) for i in range(count)
     ]
+    mode = draw(st.sampled_from(["over", "over", "average"]))
     for picture in stack:
         if picture.mask is None:
             picture.invert = False
+        if mode == "over":
+            picture.operator = draw(st.sampled_from(OPERATORS))
     channels = colours + has_alpha
     background: Any = 0
     if draw(st.booleans()):
@@ -234,7 +239,7 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
             background[-1] = full_scale(dtype) * draw(st.sampled_from([0.0, 0.4, 1.0]))
     composite = Composite(
         [layer_of(picture, i) for i, picture in enumerate(stack)],
-        draw(st.sampled_from(["over", "average"])),
+        mode,
         background,
         Canvas(shape, channels, pixel_size_um=None if stretch is None else (1.0, stretch)),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import reference_modes
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import erf
@@ -43,6 +44,7 @@ class Picture:
     opacity: float = 1.0
     offset: tuple[int, int] = (0, 0)
     fit: bool = False
+    operator: str = "normal"
 
     @property
     def feathered(self) -> bool:
@@ -173,6 +175,8 @@ class Placed:
     weight: Weights
     alpha: Weights
     error: float
+    full: float = 255
+    operator: str = "normal"
 
 
 def _colour_and_alpha(layer: Picture, shape: tuple[int, int]) -> tuple[Array, Weights | None]:
@@ -224,7 +228,12 @@ def place(layer: Picture, canvas: tuple[int, int]) -> Placed:
         alpha = np.ones(frame)
     weight = weight * alpha
     out = Placed(
-        _onto(colour, offset, canvas), _onto(weight, offset, canvas), _onto(alpha, offset, canvas), _error(layer)
+        _onto(colour, offset, canvas),
+        _onto(weight, offset, canvas),
+        _onto(alpha, offset, canvas),
+        _error(layer),
+        full_scale(layer.image.dtype),
+        layer.operator,
     )
     if mask_on_canvas is not None:
         out.weight = out.weight * mask_on_canvas
@@ -277,8 +286,11 @@ def _over(placed: Sequence[Placed], ground: Array) -> Expected:
     out, allowed = ground.copy(), np.zeros(ground.shape)
     for layer in placed:
         w = layer.weight[..., None]
-        allowed = layer.error * (np.abs(layer.colour - out) + allowed) + (1 - w) * allowed
-        out = w * layer.colour + (1 - w) * out
+        colour = reference_modes.operator(layer.operator, out, layer.colour, layer.full)
+        # What an operator makes of it is off by no more than what lies below.
+        through = 0 if layer.operator == "normal" else 1
+        allowed = layer.error * (np.abs(colour - out) + (1 + through) * allowed) + (1 - w + through * w) * allowed
+        out = w * colour + (1 - w) * out
     return Expected(out, allowed)
 
 
@@ -303,7 +315,10 @@ def _with_alpha(placed: Sequence[Placed], background: Array, full: float, mode: 
         alpha = np.full(shape, background[-1] / full)
         colour = np.broadcast_to(background[:-1] * background[-1] / full, placed[0].colour.shape)
         for p in placed:
-            colour = p.weight[..., None] * p.colour + (1 - p.weight[..., None]) * colour
+            below = np.where(alpha[..., None] > 0, colour / np.where(alpha > 0, alpha, 1)[..., None], background[:-1])
+            met = reference_modes.operator(p.operator, below, p.colour, full)
+            met = (1 - alpha[..., None]) * p.colour + alpha[..., None] * met
+            colour = p.weight[..., None] * met + (1 - p.weight[..., None]) * colour
             alpha = p.weight + (1 - p.weight) * alpha
         allowed_alpha = np.full(shape, errors)
     else:

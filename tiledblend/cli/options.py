@@ -10,6 +10,7 @@ import click
 
 from tiledblend.cli.sections import Option
 
+OPERATORS = ("normal", "multiply", "screen", "darken", "lighten", "difference")
 COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
 
 Decorator = Callable[[Any], Any]
@@ -46,6 +47,7 @@ layer_flags = _stacked(
     _what("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     _what("--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."),
     _what("--opacity", type=float, metavar="0..1", help="Of the top image."),
+    _what("--operator", type=click.Choice(OPERATORS), help="How the top image's colours meet those below."),
     _what("--mode", type=click.Choice(["over", "average"]), help="Bottom to top, or weighted average."),
     _what("--background", metavar="N[,N…]", help="Value where no image is."),
     _what(
@@ -118,6 +120,7 @@ LAYER_KEYS = {
     "feather": "feather",
     "feather_side": "feather_side",
     "opacity": "opacity",
+    "operator": "operator",
     "offset": "offset",
     "fit": "fit",
     "affine": "affine",

@@ -16,6 +16,7 @@ import numpy as np
 from tiledblend.compose.masks import MaskRule, decide_layer_rule
 from tiledblend.compose.modes.average import Average
 from tiledblend.compose.modes.mode import BlendMode, ChunkClass, Ground
+from tiledblend.compose.modes.operators import Operating
 from tiledblend.compose.modes.over import Over
 from tiledblend.compose.placed import Kept
 from tiledblend.compose.reader import LayerReader
@@ -25,8 +26,15 @@ from tiledblend.describe.layers import Layer
 from tiledblend.describe.levels import at_level
 from tiledblend.geometry import Region
 
+
+def _over(readers: Sequence[LayerReader]) -> BlendMode:
+    """By what its layers ask for."""
+    operators = tuple(reader.layer.operator for reader in readers)
+    return Over() if all(operator == "normal" for operator in operators) else Operating(operators)
+
+
 MODES: Mapping[str, Callable[[Sequence[LayerReader]], BlendMode]] = {
-    "over": lambda _: Over(),
+    "over": _over,
     "average": lambda _: Average(),
 }
 """By the name that a job file gives: the mode of a scene of these layers."""

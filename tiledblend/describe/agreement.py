@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.placement import overlaps
-from tiledblend.errors import BadInputError
+from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources.base import SUPPORTED_DTYPES, RasterSource
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ def check_image(layer: Layer, base: Layer, composite: Composite) -> None:
         raise BadInputError(
             f"{image.name} has {layer.colours} colour channels, but {base.image.name} has "
             f"{base.colours}; select channels so that they agree"
+        )
+
+
+def check_mode(layer: Layer, composite: Composite) -> None:
+    """Raise UsageError for what a layer asks for and the composite's mode has no meaning for."""
+    if layer.operator != "normal" and composite.mode != "over":
+        raise UsageError(
+            f"operator {layer.operator} of layer {layer.image.name} is for mode over: in mode {composite.mode} nothing "
+            "lies below a layer"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tiledblend.describe.agreement import check_image, check_placement, mask_scaling
+from tiledblend.describe.agreement import check_image, check_mode, check_placement, mask_scaling
 from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.layers import Labels, Layer
 from tiledblend.describe.lengths import Length, set_number
@@ -213,6 +213,7 @@ class Composite(ShownInNotebooks):
         base = self.layers[0]
         for layer in self.layers:
             check_image(layer, base, self)
+            check_mode(layer, self)
             check_placement(layer, self)
             if isinstance(layer.mask, RasterSource):
                 mask_scaling(layer, self)

@@ -97,7 +97,10 @@ def require_unchanged(composite: Composite, before: list[dict[str, Any]]) -> Non
 
 def _layer(composite: Composite, layer: Layer, numbers: dict[int, int]) -> dict[str, Any]:
     values = layer.mask_values
+    # Only where one is chosen: jobs that were begun without are the same as ever.
+    chosen = {} if layer.operator == "normal" else {"operator": layer.operator}
     return {
+        **chosen,
         "image": _selection(layer.image, numbers),
         "mask": _selection(layer.mask, numbers) if isinstance(layer.mask, RasterSource) else layer.mask,
         "mask_values": {"labels": list(values.values)}

@@ -145,6 +145,7 @@ def _blend_flat(
     out = np.empty((height, samples), dtype)
     rows = max(1, STRIP_SAMPLES // max(1, samples))
     ground = np.tile(background, samples // channels)[None]
+    signed = any(colour.dtype.kind == "f" for colour in colours)
     for y in range(0, height, rows):
         part = slice(y, min(y + rows, height))
         weights = [
@@ -155,14 +156,16 @@ def _blend_flat(
         if dtype.kind == "f":
             out[part] = strip
         else:
-            _round_into(strip, out[part])
+            _round_into(strip, out[part], signed=signed)
     return out
 
 
-def _round_into(strip: NDArray[np.float32], out: NDArray[Any]) -> None:
+def _round_into(strip: NDArray[np.float32], out: NDArray[Any], *, signed: bool) -> None:
     """Round half to even, clipped to uint8 or uint16: OpenCV does in one pass what takes numpy four."""
     if out.dtype == np.uint8:
-        cv2.convertScaleAbs(strip, out)  # of blends of what is not negative
+        if signed:
+            cv2.threshold(strip, 0, 0, cv2.THRESH_TOZERO, dst=strip)
+        cv2.convertScaleAbs(strip, out)  # of what is not negative
     else:
         cv2.addWeighted(strip, 1, strip, 0, 0, out, cv2.CV_16U)
 

@@ -132,6 +132,8 @@ def _layer(layer: Layer) -> str:
         parts.append(f"feather {feather_text(layer.feather)}")
     if layer.opacity != 1:
         parts.append(f"opacity {layer.opacity:g}")
+    if layer.operator != "normal":
+        parts.append(layer.operator)
     return ", ".join(parts)
 
 

@@ -174,6 +174,8 @@ def _weighted(composite: Composite, layer: Layer) -> str:
         parts.append("inwards only")
     if layer.opacity != 1:
         parts.append(f"at an opacity of {layer.opacity:g}")
+    if layer.operator != "normal":
+        parts.append(f"its colours meeting those below by {layer.operator} (W3C Compositing and Blending)")
     if layer.affine is not None:
         parts.append("registered by an affine matrix")
     elif layer.offset not in (None, (0, 0)):

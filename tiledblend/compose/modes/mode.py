@@ -64,6 +64,11 @@ class Laid:
     ground: Ground
 
 
+def full_of(dtype: np.dtype[Any]) -> float:
+    """Full scale of colours: the dtype's maximum, 1 for floats."""
+    return 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
+
+
 class BlendMode(Protocol):
     """One way of making one picture of layers. Frozen and picklable; decided once for a scene.
 

@@ -1,0 +1,101 @@
+"""Blending modes through the command line, each against float64 on whole arrays by independent code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_modes
+import tifffile
+import zarr
+from conftest import Command
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Array = NDArray[Any]
+
+
+def save(path: Path, pixels: Array) -> Array:
+    """A tiled TIFF of these pixels."""
+    tifffile.imwrite(
+        path, pixels, tile=(64, 64), photometric="rgb" if pixels.ndim == 3 and pixels.shape[2] >= 3 else "minisblack"
+    )
+    return pixels
+
+
+def level_0(path: Path) -> Array:
+    """(y, x, c), by zarr-python."""
+    return np.moveaxis(np.asarray(zarr.open_group(path, mode="r")["0"]), 0, 2)
+
+
+def smooth(seed: int, shape: tuple[int, ...], full: float = 255, dtype: Any = np.uint8) -> Array:
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    blurred = ndimage.gaussian_filter(noise, (3, 3, 0)[: len(shape)])
+    values = 0.5 + 0.3 * blurred / blurred.std() / 2 + 0.05 * noise
+    return np.clip(values * full, 0, full).astype(dtype)
+
+
+def disc(shape: tuple[int, int], radius: float) -> Array:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    inside = (y - shape[0] * 0.45) ** 2 + (x - shape[1] * 0.52) ** 2 < radius**2
+    return inside.astype(np.uint8) * np.uint8(255)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Array, Array, Array]:
+    """(base, overlay, mask) of an odd size, as b.tif, o.tif and m.tif."""
+    shape = (301, 420)
+    return (
+        save(tmp_path / "b.tif", smooth(1, (*shape, 3))),
+        save(tmp_path / "o.tif", smooth(2, (*shape, 3))),
+        save(tmp_path / "m.tif", disc(shape, 90)),
+    )
+
+
+OUTPUT = ("-o", "out.ome.zarr", "--chunk", "64", "--shard", "128")
+
+
+# --- operators
+
+
+@pytest.mark.parametrize("operator", ["multiply", "screen", "darken", "lighten", "difference"])
+def test_operator(operator: str, pair: tuple[Array, Array, Array], command: Command, tmp_path: Path) -> None:
+    base, overlay, mask = (values.astype(float) for values in pair)
+    flags = ("--mask", "m.tif", "--feather", "5px", "--opacity", "0.8", "--operator", operator)
+    assert command("blend", "b.tif", "o.tif", *flags, *OUTPUT).code == 0
+    weight = 0.8 * ndimage.gaussian_filter(mask / 255, 5, mode="mirror", truncate=4)[..., None]
+    met = reference_modes.operator(operator, base, overlay, 255)
+    expected = weight * met + (1 - weight) * base
+    got = level_0(tmp_path / "out.ome.zarr").astype(float)
+    assert np.abs(got - expected).max() <= 0.5 + 0.002 * 255
+    assert np.abs(expected - (weight * overlay + (1 - weight) * base)).max() > 10
+    far = weight[..., 0] < 2**-14
+    np.testing.assert_array_equal(got[far], base[far])
+
+
+def test_an_operator_on_a_canvas_with_alpha(command: Command, tmp_path: Path) -> None:
+    """Over a transparent backdrop the layer is itself; over an opaque one it is what the operator makes of both."""
+    base = save(tmp_path / "b.tif", smooth(3, (80, 90, 4)))
+    base[:, :30, 3], base[:, 30:60, 3], base[:, 60:, 3] = 0, 128, 255
+    save(tmp_path / "b.tif", base)
+    overlay = save(tmp_path / "o.tif", smooth(4, (80, 90, 3))).astype(float)
+    assert command("blend", "b.tif", "o.tif", "--operator", "multiply", "--opacity", "1", *OUTPUT).code == 0
+    got = level_0(tmp_path / "out.ome.zarr").astype(float)
+    alpha = base[..., 3:] / 255
+    met = reference_modes.operator("multiply", base[..., :3].astype(float), overlay, 255)
+    assert np.abs(got[..., :3] - ((1 - alpha) * overlay + alpha * met)).max() <= 0.51
+    assert (got[..., 3] == 255).all()
+
+
+def test_operators_are_refused_where_nothing_lies_below(
+    pair: tuple[Array, Array, Array], command: Command, tmp_path: Path
+) -> None:
+    done = command("blend", "b.tif", "o.tif", "--operator", "screen", "--mode", "average", *OUTPUT)
+    assert done.code == 2
+    assert "operator screen" in done.error
+    assert "mode average" in done.error
+    done = command("blend", "b.tif", "o.tif", "--operator", "burn", *OUTPUT)
+    assert done.code == 2
+    assert not (tmp_path / "out.ome.zarr").exists()
