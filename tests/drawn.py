@@ -190,7 +190,9 @@ def layer_of(picture: Picture, number: int) -> Layer:
     mask: Any = picture.mask
     if isinstance(mask, np.ndarray):
         mask = from_array(mask, axes="yx" if mask.ndim == 2 else "yxc", name=f"mask {number}", mask=True)
-    if picture.ksize is not None:
+    if picture.bands is not None:
+        feather = Feather.bands(picture.bands)
+    elif picture.ksize is not None:
         feather = Feather.ksize(picture.ksize)
     elif isinstance(picture.sigma, tuple):
         # The canvas's rows are a micrometre high.
@@ -204,7 +206,7 @@ def layer_of(picture: Picture, number: int) -> Layer:
         mask_frame=picture.mask_frame,  # type: ignore[arg-type]
         invert=picture.invert,
         feather=feather,
-        feather_side=picture.side,  # type: ignore[arg-type]
+        feather_side=None if picture.bands is not None else picture.side,  # type: ignore[arg-type]
         opacity=picture.opacity,
         offset=None if picture.fit else picture.offset,
         fit="canvas" if picture.fit else None,
@@ -231,6 +233,8 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
             picture.invert = False
         if mode == "over":
             picture.operator = draw(st.sampled_from(OPERATORS))
+            if not has_alpha and draw(st.integers(0, 3)) == 0:
+                picture.bands, picture.sigma, picture.ksize, picture.side = draw(st.integers(1, 6)), 0.0, None, "both"
     channels = colours + has_alpha
     background: Any = 0
     if draw(st.booleans()):

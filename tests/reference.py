@@ -45,6 +45,7 @@ class Picture:
     offset: tuple[int, int] = (0, 0)
     fit: bool = False
     operator: str = "normal"
+    bands: int | None = None
 
     @property
     def feathered(self) -> bool:
@@ -177,6 +178,9 @@ class Placed:
     error: float
     full: float = 255
     operator: str = "normal"
+    bands: int = 1
+    offset: tuple[int, int] = (0, 0)
+    frame: tuple[int, int] = (0, 0)
 
 
 def _colour_and_alpha(layer: Picture, shape: tuple[int, int]) -> tuple[Array, Weights | None]:
@@ -234,6 +238,9 @@ def place(layer: Picture, canvas: tuple[int, int]) -> Placed:
         _error(layer),
         full_scale(layer.image.dtype),
         layer.operator,
+        layer.bands or 1,
+        offset,
+        frame,
     )
     if mask_on_canvas is not None:
         out.weight = out.weight * mask_on_canvas
@@ -287,11 +294,31 @@ def _over(placed: Sequence[Placed], ground: Array) -> Expected:
     for layer in placed:
         w = layer.weight[..., None]
         colour = reference_modes.operator(layer.operator, out, layer.colour, layer.full)
+        if layer.bands > 1:
+            out, allowed = _in_bands(layer, out, colour, allowed)
+            continue
         # What an operator makes of it is off by no more than what lies below.
         through = 0 if layer.operator == "normal" else 1
         allowed = layer.error * (np.abs(colour - out) + (1 + through) * allowed) + (1 - w + through * w) * allowed
         out = w * colour + (1 - w) * out
-    return Expected(out, allowed)
+    # Cut once, at the end: bands may overshoot.
+    return Expected(np.clip(out, 0, placed[0].full) if placed[0].full > 1 else out, allowed)
+
+
+def _in_bands(layer: Placed, out: Array, colour: Array, allowed: Array) -> tuple[Array, Array]:
+    """The sum over bands on the part of the layer that is on the canvas."""
+    (y, x), (height, width) = layer.offset, layer.frame
+    top, left = max(y, 0), max(x, 0)
+    seen = slice(top, min(y + height, out.shape[0])), slice(left, min(x + width, out.shape[1]))
+    laid = out.copy()
+    laid[seen] = reference_modes.bands(out[seen], colour[seen], layer.weight[seen], layer.bands, (top - y, left - x))
+    # Each band is off by what its weight and what lies below are off by, and uint8 is summed in 1/32 levels.
+    step = 0.25 if layer.full == 255 else 1e-5 * layer.full
+    through = 2 * layer.bands * (1 if layer.operator == "normal" else 2) + 1
+    largest = allowed.max() * through + layer.error * 2 * layer.bands * np.abs(colour - out).max() + step
+    grown = allowed.copy()
+    grown[seen] = largest
+    return laid, grown
 
 
 def _average(placed: Sequence[Placed], ground: Array) -> Expected:

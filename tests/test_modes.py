@@ -99,3 +99,72 @@ def test_operators_are_refused_where_nothing_lies_below(
     done = command("blend", "b.tif", "o.tif", "--operator", "burn", *OUTPUT)
     assert done.code == 2
     assert not (tmp_path / "out.ome.zarr").exists()
+
+
+# --- bands
+
+
+@pytest.mark.parametrize(("dtype", "full", "allowed"), [("uint8", 255, 1), ("uint16", 65535, 1), ("float32", 1, 1e-5)])
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_bands(dtype: str, full: float, allowed: float, count: int, command: Command, tmp_path: Path) -> None:
+    """The whole image's sum over the bands; plateaus are their sources, bit for bit."""
+    shape = (331, 620)
+    base, overlay = (save(tmp_path / f"{n}.tif", smooth(k, (*shape, 3), full, dtype)) for k, n in ((1, "b"), (2, "o")))
+    mask = save(tmp_path / "m.tif", disc(shape, 100))
+    flags = ("--mask", "m.tif", "--feather", f"bands:{count}", "--opacity", "1")
+    assert command("blend", "b.tif", "o.tif", *flags, *OUTPUT).code == 0
+    got = level_0(tmp_path / "out.ome.zarr")
+    expected = reference_modes.bands(base.astype(float), overlay, mask / 255, count)
+    if full > 1:
+        expected = np.rint(np.clip(expected, 0, full))
+    assert np.abs(got - expected).max() <= allowed
+    reach = 4 * (2 ** (count - 1) - 1)
+    inside = ndimage.minimum_filter(mask, 2 * reach + 1, mode="mirror") > 0
+    outside = ndimage.maximum_filter(mask, 2 * reach + 1, mode="mirror") == 0
+    assert outside.any()
+    assert inside.any() or count == 6
+    np.testing.assert_array_equal(got[inside], overlay[inside])
+    np.testing.assert_array_equal(got[outside], base[outside])
+
+
+def test_bands_of_a_smaller_layer_start_at_its_own_corner(command: Command, tmp_path: Path) -> None:
+    base, overlay = (
+        save(tmp_path / "b.tif", smooth(1, (200, 260, 3))),
+        save(tmp_path / "o.tif", smooth(2, (101, 90, 3))),
+    )
+    mask = save(tmp_path / "m.tif", disc((101, 90), 30))
+    flags = ("--mask", "m.tif", "--feather", "bands:3", "--offset", "33,47", "--opacity", "0.7")
+    assert command("blend", "b.tif", "o.tif", *flags, *OUTPUT).code == 0
+    expected = base.astype(float)
+    at = slice(33, 134), slice(47, 137)
+    expected[at] = reference_modes.bands(expected[at], overlay, 0.7 * mask / 255, 3)
+    assert np.abs(level_0(tmp_path / "out.ome.zarr") - np.clip(expected, 0, 255)).max() <= 1
+
+
+def test_bands_are_refused_in_one_line(pair: tuple[Array, Array, Array], command: Command, tmp_path: Path) -> None:
+    save(tmp_path / "a.tif", smooth(3, (301, 420, 4)))
+    for flags, says in (
+        (("b.tif", "o.tif", "--mode", "average"), "is for mode over, not average"),
+        (("a.tif", "o.tif"), "needs a canvas without alpha"),
+        (("b.tif", "o.tif", "--feather-side", "inside"), "has no inner side"),
+    ):
+        done = command("blend", *flags, "--mask", "m.tif", "--feather", "bands:4", *OUTPUT)
+        assert done.code == 2
+        assert "feather bands:4 of layer" in done.error
+        assert says in done.error
+    for value in ("bands:0", "bands:11", "bands:x", "bands:-2"):
+        done = command("blend", "b.tif", "o.tif", "--mask", "m.tif", "--feather", value, *OUTPUT)
+        assert done.code == 2
+        assert "bands:" in done.error
+    assert not (tmp_path / "out.ome.zarr").exists()
+
+
+def test_a_level_has_as_many_bands_fewer(pair: tuple[Array, Array, Array], command: Command, tmp_path: Path) -> None:
+    """What is composed at level 2 looks as the result's level 2 does."""
+    flags = ("b.tif", "o.tif", "--mask", "m.tif", "--feather", "bands:5")
+    assert command("blend", *flags, *OUTPUT, "--levels", "3").code == 0
+    assert command("blend", *flags, "--level", "2", "-o", "small.ome.zarr", "--chunk", "64", "--shard", "128").code == 0
+    stored = np.moveaxis(np.asarray(zarr.open_group(tmp_path / "out.ome.zarr", mode="r")["2"]), 0, 2).astype(float)
+    composed = level_0(tmp_path / "small.ome.zarr")
+    inner = np.s_[:75, :105]
+    assert np.abs(stored[inner] - composed[inner]).mean() < 1.5

@@ -63,7 +63,11 @@ layer_flags = _stacked(
     _mask("--mask-frame", type=click.Choice(["layer", "canvas"]), help="What the mask covers."),
     _mask("--invert-mask", is_flag=True, default=None, help="Swap inside and outside of the mask."),
     _mask("--grow", metavar="8px|-3um", help="Grow the mask (negative: shrink) before it is feathered."),
-    _mask("--feather", metavar="16px|8um|ksize:5", help="Width of the mask's soft edge (a Gaussian's sigma)."),
+    _mask(
+        "--feather",
+        metavar="16px|8um|bands:6|ksize:5",
+        help="Width of the mask's soft edge (a Gaussian's sigma); bands:N: multi-band blending.",
+    ),
     _mask("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
     _place(

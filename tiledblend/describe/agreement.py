@@ -46,6 +46,17 @@ def check_mode(layer: Layer, composite: Composite) -> None:
             f"operator {layer.operator} of layer {layer.image.name} is for mode over: in mode {composite.mode} nothing "
             "lies below a layer"
         )
+    if layer.feather.band_count is None:
+        return
+    bands, name = f"feather bands:{layer.feather.band_count}", layer.image.name
+    if composite.mode != "over":
+        raise UsageError(f"{bands} of layer {name} is for mode over, not {composite.mode}; give a width such as 16px")
+    if composite.has_alpha:
+        raise UsageError(
+            f"{bands} of layer {name} needs a canvas without alpha; give a width such as 16px, or a base without alpha"
+        )
+    if layer.feather_side == "inside":
+        raise UsageError(f"{bands} of layer {name} has no inner side; leave feather_side out, or give a width")
 
 
 def check_placement(layer: Layer, composite: Composite) -> None:

@@ -17,6 +17,7 @@ from tiledblend.describe.placement import Placement, place
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine, Region, ceil_div
+from tiledblend.kernels.bands import Bands
 from tiledblend.kernels.blend import Mode
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.kernels.morphology import Growth
@@ -185,6 +186,14 @@ class Composite(ShownInNotebooks):
     def kernel(self, layer: Layer) -> FeatherKernel:
         """The layer's feather on the canvas that is rendered."""
         return layer.feather.kernel(self.full.pixel_size_um, self.reduction)
+
+    def bands(self, layer: Layer) -> Bands | None:
+        """The layer's multi-band edge on the canvas that is rendered: where that is 2^k times smaller, k bands fewer;
+        None for another edge, and where one band is left."""
+        if layer.feather.band_count is None:
+            return None
+        count = layer.feather.band_count - round(math.log2(self.reduction))
+        return Bands(count) if count > 1 else None
 
     def growth(self, layer: Layer) -> Growth | None:
         """By how much the layer's mask grows on the canvas that is rendered: as a circle, in micrometres an ellipse of

@@ -106,14 +106,15 @@ def _blend_opaque(
             _blend_flat([layer.colour[:, :, c] for layer in layers], layers, background[c : c + 1], dtype, rule)
             for c in range(colour.shape[2])
         ]
-        return Blended(np.moveaxis(np.stack(planes), 0, 2), _count_background(layers))
+        return Blended(np.moveaxis(np.stack(planes), 0, 2), count_background(layers))
     height, width, channels = colour.shape
     flat = [np.ascontiguousarray(layer.colour).reshape(height, width * channels) for layer in layers]
     out = _blend_flat(flat, layers, background, dtype, rule)
-    return Blended(out.reshape(height, width, channels), _count_background(layers))
+    return Blended(out.reshape(height, width, channels), count_background(layers))
 
 
-def _count_background(layers: Sequence[Contribution]) -> int:
+def count_background(layers: Sequence[Contribution]) -> int:
+    """Pixels where no layer has weight."""
     if any(layer.weight is None for layer in layers):
         return 0
     empty: Any = True

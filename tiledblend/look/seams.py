@@ -106,6 +106,8 @@ def feather_text(feather: Feather) -> str:
     >>> feather_text(Feather.um(8)), feather_text(Feather.ksize(5))
     ('8um', 'ksize:5')
     """
+    if feather.band_count is not None:
+        return f"bands:{feather.band_count}"
     if feather.kernel_size is not None:
         return f"ksize:{feather.kernel_size}"
     return f"{feather.sigma:g}{feather.unit}"
