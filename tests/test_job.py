@@ -199,6 +199,13 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert mapping == jobs.load_job(path)
 
 
+def test_threshold_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mapping = job_mapping(flags_of("b.tif", "o.tif", "--mask", "m.tif", "--threshold", "0.5"))
+    text = "layers: [{image: b.tif}, {image: o.tif, mask: m.tif, threshold: 0.5}]"
+    assert mapping == jobs.load_job(write_job(tmp_path, text))
+
+
 def test_affine_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.txt").write_text("1 0 2.5 0 1 -3e1")
@@ -239,4 +246,5 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     Draft202012Validator.check_schema(schema())
     layer = schema()["$defs"]["layer"]["properties"]
     weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity", "operator"}
+    weight |= {"threshold"}
     assert set(layer) == {"image", "offset", "fit", "affine", "pixel_size_um"} | weight

@@ -44,6 +44,7 @@ from tiledblend.containers.omezarr.documents import (
     with_manifest,
 )
 from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
+from tiledblend.containers.omezarr.windows import windows_of
 from tiledblend.containers.receipts import ReceiptTable
 from tiledblend.containers.result import StoredResult, manifest_bytes, read_result, root_manifest
 from tiledblend.containers.verify import checked_receipt
@@ -418,9 +419,10 @@ def _unlike_stored(output: Output) -> NDArray[np.intp]:
 
 
 def _described(output: Output, image: ImageMetadata) -> ImageMetadata:
-    """The image's metadata with the job, which a later --resume compares."""
+    """The image's metadata with the job, which a later --resume compares, and with every display window."""
     job = output.open_ledger().job["job"]
-    return replace(image, tiledblend={**(image.tiledblend or {}), "job": job})
+    windows = windows_of(output.layout, output.store, image.windows)
+    return replace(image, windows=windows, tiledblend={**(image.tiledblend or {}), "job": job})
 
 
 def _finish(output: Output) -> None:

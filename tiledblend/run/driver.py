@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import logging
 import math
 import operator
 import os
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from tiledblend.containers.omezarr.documents import ImageMetadata
 from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt, TileWriter
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.omezarr.stored import read_region
+from tiledblend.containers.omezarr.windows import channel_windows
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import deep_fingerprint as by_content
 from tiledblend.describe.fingerprint import fingerprint, input_fingerprints, require_unchanged, sources_of, stored_paths
@@ -55,12 +57,15 @@ from tiledblend.run.connection import TASKS_PER_THREAD, Connection, SchedulerLos
 from tiledblend.run.machine import cpu_count
 from tiledblend.run.options import MORE_MEMORY, ClusterOptions, flag_of
 from tiledblend.run.plan import MOST_STORING, Plan, plan, unstored_found
+from tiledblend.run.sending import NotSendable, pickled
 from tiledblend.run.versions import installed_versions, require_versions
 from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 from tiledblend.sources.base import Missed, Unstored
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+log = logging.getLogger("tiledblend")
 
 FRUITLESS_LOSSES = 3
 HARMLESS_DEATHS = 2
@@ -245,10 +250,22 @@ class SharedJob:
             if self._job is None:
                 require_versions(self._versions, installed_versions(), socket.gethostname())
                 prepare_process()
-                job = pickle.loads(self._pickled)
+                job = _opened(self._pickled)
                 job.require_inputs()
                 self._job = job
             return self._job
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except (TiledblendError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ResourceError(
+            f"a worker cannot take the layers' arrays as they were sent: {type(error).__name__}: {error}; compute them "
+            "first, or run without a client"
+        ) from error
 
 
 def run_tile(job: SharedJob, tile: Tile) -> TileResult:
@@ -466,6 +483,8 @@ def _metadata(composite: Composite, uri: str, job: dict[str, Any] | None) -> Ima
         canvas.pixel_size_um,
         names,
         colors,
+        channel_windows(canvas.channel_windows, composite.channels, has_alpha=composite.has_alpha),
+        canvas.origin_um,
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),
@@ -507,6 +526,8 @@ class _Run:
         self.job = TileJob(planned.scene, planned.layout, output.store, inputs)
         self.tally = _Tally()
         self._deaths = _Deaths()
+        self._pickled: bytes | None = None
+        self._notes: list[str] = []
         self.resumed = len(output.receipts)
         self.bytes = output.receipts.stored_bytes
 
@@ -533,9 +554,24 @@ class _Run:
             for stage in range(grid.stages):
                 self._make_here(self._missing(stage), options)
             return
+        try:
+            self._pickled = pickled(self.job, sources_of(self.plan.composite))
+        except NotSendable as error:
+            self._make_unsent(error, options)
+            return
         with connect(options, client, self._stop_if_asked) as connection:
             for stage in range(grid.stages):
                 self._make_stage(connection, stage)
+
+    def _make_unsent(self, why: NotSendable, options: ClusterOptions) -> None:
+        """Make every missing tile in threads of this process: a lock, an open file or the like cannot leave it."""
+        here = replace(options, threads_per_worker=options.threads_per_worker or cpu_count())
+        self.plan.require_memory(_threads_here(here), here.memory_here(), MORE_MEMORY, self.output.uri)
+        threads = f"{here.threads_per_worker} thread{'s' * (here.threads_per_worker != 1)}"
+        self._notes.append(f"{why}: all tiles are made by {threads} of this one, not by a cluster")
+        log.warning("%s", self._notes[-1])
+        for stage in range(self.plan.grid.stages):
+            self._make_here(self._missing(stage), here)
 
     def _missing(self, stage: int) -> Iterator[Tile]:
         done = self.output.open_ledger().receipts
@@ -595,7 +631,7 @@ class _Run:
         workers = Workforce(client, self._require_memory, self._stop_if_asked)
         running: dict[Future[Any], Tile] = {}
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        with _failures_told(), _shared_job(client, self.job) as job:
+        with _failures_told(), _shared_job(client, self.job, self._pickled) as job:
             try:
                 while True:
                     self._stop_if_asked()
@@ -615,7 +651,7 @@ class _Run:
                     self._take_finished(running)
                 if isinstance(error, KilledWorker):
                     suspects = (one for one in (tile, *running.values()) if one.stage == 0)
-                    if self._deaths.may_go_on(self.job, suspects, error):
+                    if self._deaths.may_go_on(self._pickled or self.job, suspects, error):
                         return False
                 raise
 
@@ -673,7 +709,7 @@ class _Run:
             {"copied": stats.copied, "blended": stats.blended, "empty": stats.empty},
             stats.background,
             complete,
-            (*self.plan.notes, *map(str, unstored), *self.output.warnings),
+            (*self.plan.notes, *self._notes, *map(str, unstored), *self.output.warnings),
             unstored,
         )
 
@@ -746,15 +782,15 @@ def _task_key(tile: Tile) -> str:
 
 
 @contextmanager
-def _shared_job(client: Client, job: Any) -> Iterator[Future[Any]]:
-    """The job as a task of its own: sent once per worker, and made again if its worker dies."""
-    pickled: Any = pickle.dumps(job)
-    if len(pickled) > LARGE_JOB:
+def _shared_job(client: Client, job: Any, data: Any = None) -> Iterator[Future[Any]]:
+    """The job as a task of its own: sent once per worker, and made again if its worker dies. data: the job, pickled."""
+    data = pickle.dumps(job) if data is None else data
+    if len(data) > LARGE_JOB:
         # In-memory arrays as layers: too large for a task's arguments, so they are handed to the workers as data.
         # From a thread of no worker: in another cluster's task dask would leave them with that one's worker.
         with ThreadPoolExecutor(1) as aside:
-            pickled = aside.submit(client.scatter, pickled, broadcast=True, hash=False).result()
-    future = client.submit(SharedJob, pickled, installed_versions(), key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
+            data = aside.submit(client.scatter, data, broadcast=True, hash=False).result()
+    future = client.submit(SharedJob, data, installed_versions(), key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
     try:
         yield future
     finally:

@@ -24,7 +24,7 @@ from tiledblend.guard.crash import decoding
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.slides.files import files_of
 from tiledblend.sources.slides.vendors import NAMES
-from tiledblend.sources.tiff.reading import CACHE_BYTES, PartlyUsed
+from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
 
 if TYPE_CHECKING:
     import openslide

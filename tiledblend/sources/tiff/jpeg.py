@@ -1,4 +1,4 @@
-"""From a TIFF's JPEG tiles and strips to complete streams for the strict decoder."""
+"""From a TIFF's JPEG tiles and strips to complete streams for the strict decoder, in the colours that the tags say."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from tiledblend.sources.tiff.segments import JPEG, JpegFrame, jpeg_frame
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 # An Adobe segment that says "not transformed": the samples are RGB as they are (T.872, 6.5.3).
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+# With a JFIF segment the samples are YCbCr (T.871), whatever Adobe segments and component identifiers say.
+_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _COLOUR_SEGMENTS = (b"JFIF\0", b"Adobe")
 _GREY, _RGB, _YCBCR = (0, 1), 2, 6
 
 
 @dataclass(frozen=True, slots=True)
 class JpegStream:
-    """How a TIFF page's JPEG segments become complete streams. is_rgb: the page says that they hold RGB as it is.
-    header: what precedes a segment that has none of its own (NDPI)."""
+    """How a TIFF page's JPEG segments become complete streams.
 
-    is_rgb: bool
+    colours: the segment that says what three components are: the page's tags do, as libtiff has it, where the stream
+    has component identifiers R, G, B or an Adobe segment too. b"" leaves it to the stream.
+    header: what precedes a segment that has none of its own (NDPI).
+    """
+
+    colours: bytes
     header: bytes | None
 
     def decode(self, data: bytes, tables: bytes | None, frame: JpegFrame | None) -> NDArray[np.uint8] | None:
@@ -36,10 +42,9 @@ class JpegStream:
             frame = jpeg_frame(data)
         if frame is None or not frame.is_plain:
             return None
-        head = data[: frame.scan]
-        if self.is_rgb and any(name in head for name in _COLOUR_SEGMENTS):
+        colours = self.colours if frame.components == 3 else b""
+        if colours is _ADOBE_RGB and any(name in data[: frame.scan] for name in _COLOUR_SEGMENTS):
             return None
-        colours = _ADOBE_RGB if self.is_rgb and frame.components == 3 else b""
         stream = b"".join((_SOI, tables[2:-2] if tables else b"", colours, data[2:]))
         pixels: NDArray[np.uint8] = decode_jpeg(stream, frame.components)
         return pixels
@@ -47,13 +52,16 @@ class JpegStream:
 
 def jpeg_stream(page: tifffile.TiffPage) -> JpegStream | None:
     """Of a page with JPEG segments of grey or three colours, else None (the general decoder takes it)."""
-    tables = page.jpegtables
-    unlike = tables is not None and (not tables.startswith(_SOI) or any(name in tables for name in _COLOUR_SEGMENTS))
-    if int(page.compression) not in JPEG or page.dtype != np.uint8 or page.extrasamples or unlike:
+    tables, photometric = page.jpegtables, int(page.photometric)
+    if int(page.compression) not in JPEG or page.dtype != np.uint8 or page.extrasamples:
         return None
-    photometric = int(page.photometric)
-    if photometric not in (*_GREY, _RGB, _YCBCR):
+    if photometric not in (*_GREY, _RGB, _YCBCR) or (tables is not None and not tables.startswith(_SOI)):
         return None
-    interleaved = page.planarconfig == 1
+    says_colours = tables is not None and any(name in tables for name in _COLOUR_SEGMENTS)
+    if photometric == _YCBCR:
+        return JpegStream(_JFIF, page.jpegheader)
+    if says_colours:
+        return None
     # As tifffile has it: an Aperio slide says RGB, and its JPEGs do not say anything.
-    return JpegStream(photometric == _RGB and interleaved and not page.is_jfif, page.jpegheader)
+    is_rgb = photometric == _RGB and page.planarconfig == 1 and not page.is_jfif
+    return JpegStream(_ADOBE_RGB if is_rgb else b"", page.jpegheader)

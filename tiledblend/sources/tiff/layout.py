@@ -1,10 +1,9 @@
-"""From parsed TIFF pages to levels that can be read: which pages, cut how, and what their samples mean."""
+"""From parsed TIFF pages to levels that can be read: how each page is cut and coded, and where its segments are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,186 +12,215 @@ from numpy.typing import NDArray
 
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import ceil_div
-from tiledblend.sources.base import MASK_DTYPES, SUPPORTED_DTYPES, Alpha, SourceSpec
-from tiledblend.sources.tiff.jpeg import JpegStream, jpeg_stream
-from tiledblend.sources.tiff.segments import GROUP_4_FAX, JPEG, JPEG_2000, LERC, WEBP
+from tiledblend.sources.tiff.codecs import own_codec
+from tiledblend.sources.tiff.coding import Coding
+from tiledblend.sources.tiff.jpeg import jpeg_stream
+from tiledblend.sources.tiff.pages import FoundPage, find_pages, unlike
+from tiledblend.sources.tiff.samples import Samples, interpret
+from tiledblend.sources.tiff.segments import GROUP_4_FAX, LERC
+from tiledblend.sources.tiff.structure import Structure
 
 MAX_SEGMENT_BYTES = 1 << 30
 
-MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, TRANSPARENCY_MASK, YCBCR = 0, 1, 2, 3, 4, 6
-APERIO_YCBCR_JPEG_2000 = 33003
 # Their streams have no end marker and their decoders make a picture of any bytes: damage would go unseen.
 _UNCHECKED_FAX = frozenset({2, 3})
-_LERC_PARAMETERS = 50674
-
-Pixels = NDArray[Any]
-Convert = Callable[[Pixels], Pixels]
+_LERC_PARAMETERS, _ORIENTATION, _NODATA = 50674, 274, 42113
 
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """Where one page's tiles or strips are. offsets, counts: int64, in bytes, by segment index."""
+    """Where one page's tiles or strips are. offsets, counts: int64, in bytes, by segment index; 0, 0: not stored.
 
+    label: how messages call the page.
+    """
+
+    coding: Coding
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     jpegtables: bytes | None
+    label: str = "page 0"
 
+    @property
+    def segments(self) -> int:
+        """Number of tiles or strips that the image needs."""
+        return self.coding.separate * math.prod(self.coding.grid)
 
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """What a page's samples mean. dtype, count, alpha, is_rgb: after `convert`; count is of the whole pixel.
-
-    convert: from decoded (height, width, samples) to what `read` returns, None when they are the same.
-    """
-
-    dtype: np.dtype[Any]
-    count: int
-    alpha: Alpha = Alpha.NONE
-    is_rgb: bool = False
-    convert: Convert | None = None
-    notes: tuple[str, ...] = ()
+    @property
+    def absent(self) -> NDArray[np.bool_]:
+        """(segments,) True for those that are not stored."""
+        number = self.segments
+        missing: NDArray[np.bool_] = (self.offsets[:number] == 0) | (self.counts[:number] == 0)
+        return missing
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLevel:
-    """One resolution as it is stored. shape, tile: (y, x); a strip is a tile as wide as the image.
+    """One resolution as it is stored. shape: (y, x). samples: what those of the first page mean, and so of all.
 
-    separate: number of sample planes stored one after the other (1: interleaved). contiguous: samples per pixel of
-    one segment as stored. raw: uncompressed rows in file order, so that any part is read without its strip.
-    decode: tifffile's decoder (bytes, index) -> (array (depth, y, x, sample), position, shape), thread-safe.
-    jpeg: the strict decoder of its JPEG segments, where there is one.
-    pages: one per channel page.
+    pages: one per channel page; pages may be cut and coded each in its own way. notes: where they are.
     """
 
     shape: tuple[int, int]
-    tile: tuple[int, int]
-    separate: int
-    contiguous: int
-    dtype: np.dtype[Any]
-    is_tiled: bool
-    raw: np.dtype[Any] | None
-    compression: int
-    decode: Callable[..., Any]
-    jpegheader: bytes | None
-    jpeg: JpegStream | None
     pages: tuple[PageTable, ...]
     samples: Samples
+    notes: tuple[str, ...] = ()
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of segments of one plane."""
-        return ceil_div(self.shape[0], self.tile[0]), ceil_div(self.shape[1], self.tile[1])
+    def coding(self) -> Coding:
+        """Of the first page."""
+        return self.pages[0].coding
+
+    @property
+    def separate(self) -> int:
+        """Number of planes of one sample that a page is read as; 1 where its pixels are read whole."""
+        return 1 if self.coding.is_joined else self.coding.separate
 
     @property
     def tile_bytes(self) -> int:
-        """Bytes of one decoded segment."""
-        return math.prod(self.tile) * self.contiguous * self.dtype.itemsize
+        """Bytes of the largest decoded segment."""
+        return max(page.coding.tile_bytes for page in self.pages)
 
     @property
     def decoding_bytes(self) -> int:
         """Most bytes that decoding one segment takes besides its pixels: as stored, and what the decoder makes."""
-        if self.raw is not None:
-            return 0
-        largest = max((int(table.counts.max(initial=0)) for table in self.pages), default=0)
-        stored, samples = min(largest, 2 * self.tile_bytes), math.prod(self.tile) * self.contiguous
-        # Measured: OpenJPEG decodes to 32-bit integers, libwebp to a picture of its own.
-        decoder = 5 * samples if self.compression in JPEG_2000 else 2 * samples if self.compression in WEBP else 0
-        converted = 2 * self.samples.count * math.prod(self.tile) if self.samples.convert is not None else 0
-        return stored + decoder + converted
+        return max(_decoding_bytes(page, self.samples.count) for page in self.pages)
 
     @property
     def access(self) -> tuple[int, int]:
-        """(y, x) of the block that one decode yields: of raw rows any, so a nominal one."""
-        if self.raw is not None:
-            return min(256, self.shape[0]), min(256, self.shape[1])
-        return min(self.tile[0], self.shape[0]) if not self.is_tiled else self.tile[0], self.tile[1]
+        """(y, x) of the block that one decode yields: of raw rows a nominal one, of unlike pages the largest."""
+        blocks = [_access(page.coding, self.shape) for page in self.pages]
+        return max(y for y, _ in blocks), max(x for _, x in blocks)
 
 
-def dimensions(series: tifffile.TiffPageSeries) -> list[tuple[str, int]]:
-    """(axis in lower case, size) of a series, without axes of one element other than y and x."""
-    return _squeezed(series.axes, series.shape)
+def _decoding_bytes(page: PageTable, count: int) -> int:
+    coding = page.coding
+    converted = 2 * count * math.prod(coding.tile) if coding.convert is not None and coding.raw is None else 0
+    return coding.decoding_bytes(int(page.counts.max(initial=0))) + converted
 
 
-def _squeezed(axes: str, shape: Sequence[int]) -> list[tuple[str, int]]:
-    pairs = zip(axes.lower(), shape, strict=True)
-    return [(axis, int(size)) for axis, size in pairs if axis in "yx" or size != 1]
+def _access(coding: Coding, shape: tuple[int, int]) -> tuple[int, int]:
+    if coding.raw is not None:
+        return min(256, shape[0]), min(256, shape[1])
+    return coding.tile[0] if coding.is_tiled else min(coding.tile[0], shape[0]), coding.tile[1]
 
 
-def leading(series: tifffile.TiffPageSeries, name: str) -> list[tuple[str, int]]:
-    """(axis, size) of the axes along which the pages of a series are counted. Raises BadInputError when unclear."""
-    page = series.keyframe
-    if page.imagedepth > 1:
-        raise BadInputError(f"{name}: volumetric TIFF (ImageDepth {page.imagedepth}) is not read; store z as pages")
-    whole, tail = dimensions(series), _squeezed(page.axes, page.shape)
-    if [size for _, size in whole[len(whole) - len(tail) :]] != [size for _, size in tail]:
-        raise BadInputError(f"{name}: axes {_sizes(whole)} do not match its pages of {_sizes(tail)}; rewrite the file")
-    lead = whole[: len(whole) - len(tail)]
-    names = [axis for axis, _ in lead]
-    return [
-        (f"{axis}{names[:i].count(axis) + 1}" if axis in names[:i] else axis, n) for i, (axis, n) in enumerate(lead)
-    ]
+def store_level(
+    series: tifffile.TiffPageSeries,
+    numbers: list[int],
+    name: str,
+    structure: Structure,
+    *,
+    mask: bool,
+    base: tifffile.TiffPage | None = None,
+) -> StoredLevel:
+    """The pages `numbers` of one resolution. Raises BadInputError for layouts and samples that are not read.
 
-
-def page_numbers(series: tifffile.TiffPageSeries, spec: SourceSpec) -> list[int]:
-    """Index within the series of each page that is a channel of the selected plane, in channel order.
-
-    Raises BadInputError naming the axes when the plane is not one 2-D image.
+    base: page of the finest resolution, whose nodata value holds for smaller ones that do not say.
     """
-    lead = leading(series, spec.path)
-    sizes = _sizes(dimensions(series))
-    wanted = dict(spec.plane)
-    numbers = [0]
-    for axis, size in lead:
-        if axis == "c":
-            numbers = [number * size + index for number in numbers for index in range(size)]
-            continue
-        if axis not in wanted:
-            raise BadInputError(
-                f"{spec}: axes {sizes}: more than one 2-D image; select one along {axis} with plane {{{axis}: 0}}"
-            )
-        index = wanted.pop(axis)
-        if not 0 <= index < size:
-            raise BadInputError(f"{spec}: axes {sizes}: plane {axis}={index} is not from 0 to {size - 1}")
-        numbers = [number * size + index for number in numbers]
-    for axis, index in wanted.items():
-        if index != 0 or axis in "cyxs":
-            raise BadInputError(f"{spec}: axes {sizes}: no axis {axis} to select a plane of")
-    return numbers
+    found = find_pages(series, numbers, name, structure)
+    first = found[0]
+    samples = interpret(first.tags, name, mask=mask)
+    codings = {id(first.tags): _coding(first.tags, samples, name, base)}
+    for page in found[1:]:
+        if id(page.tags) not in codings:
+            codings[id(page.tags)] = _coding_beside(first, page, samples, codings[id(first.tags)], name, mask, base)
+    height, width = int(first.tags.imagelength), int(first.tags.imagewidth)
+    tables = [_table(page, codings[id(page.tags)], height) for page in found]
+    notes = _unlike_note(tables)
+    if len({coding.separate for coding in codings.values()}) > 1:
+        tables = [_with(table, is_joined=table.coding.separate > 1) for table in tables]
+    tables = [_as_rows(table, height, width) for table in tables]
+    level = StoredLevel((height, width), tuple(tables), samples, notes)
+    for table in level.pages:
+        _check_table(level.shape, table, name)
+    return level
 
 
-def _sizes(pairs: list[tuple[str, int]]) -> str:
-    return ", ".join(f"{axis}={size}" for axis, size in pairs)
+def _coding_beside(
+    first: FoundPage,
+    page: FoundPage,
+    samples: Samples,
+    coding: Coding,
+    name: str,
+    mask: bool,
+    base: tifffile.TiffPage | None,
+) -> Coding:
+    """Of a page with tags of its own beside the first one's, whose coding it is where it comes to the same."""
+    sides = (first.tags.imagelength, first.tags.imagewidth) == (page.tags.imagelength, page.tags.imagewidth)
+    own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if sides else samples
+    if not sides or own.meaning != samples.meaning:
+        raise unlike(first, page, name)
+    turned, said = (tags.valueof(_ORIENTATION, 1) for tags in (page.tags.tags, first.tags.tags))
+    if turned != said:
+        raise BadInputError(
+            f"{name}: {page.label} has Orientation {turned} where {first.label} has {said}: select one of them"
+        )
+    beside = _coding(page.tags, own, f"{name}, {page.label}", base)
+    return coding if page.tags.hash == first.tags.hash and _same(beside, coding) else beside
 
 
-def store_level(series: tifffile.TiffPageSeries, numbers: list[int], name: str, *, mask: bool) -> StoredLevel:
-    """The pages `numbers` of one resolution. Raises BadInputError for layouts and samples that are not read."""
-    page = series.keyframe
+def _same(one: Coding, two: Coding) -> bool:
+    """True when two codings of pages that tifffile's decoder reads alike are the same for us."""
+
+    def facts(coding: Coding) -> tuple[Any, ...]:
+        return (coding.jpeg, coding.codec, coding.jpegheader, coding.convert is None, coding.fill.tolist())
+
+    return one.convert is None and facts(one) == facts(two)
+
+
+def _unlike_note(tables: list[PageTable]) -> tuple[str, ...]:
+    """Which pages are cut or coded in another way than the first."""
+    others = [table.label for table in tables if table.coding is not tables[0].coding]
+    if not others:
+        return ()
+    shown = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+    return (f"stored unlike {tables[0].label}, each is read by its own tags: {shown}",)
+
+
+def _coding(page: tifffile.TiffPage, samples: Samples, name: str, base: tifffile.TiffPage | None) -> Coding:
     _check_compression(page, name)
-    samples = interpret(page, name, mask=mask)
     separate, _, height, width, contiguous = page.shaped
-    raw = _raw_dtype(page)
     tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
     if min(height, width, *tile) < 1 or page.tiledepth > 1:
         raise BadInputError(
             f"{name}: image of {height} x {width} pixels in tiles of {tile[0]} x {tile[1]}; it is damaged"
         )
-    pages = _page_tables(series, numbers, name)
-    if raw is not None:
-        pages = tuple(
-            _merge_rows(table, separate, height, tile[0], width * contiguous * raw.itemsize) for table in pages
-        )
-        plane = height * width * contiguous * raw.itemsize
-        if any(len(table.offsets) != separate or (table.counts < plane).any() for table in pages):
-            raw = None
-            pages = _page_tables(series, numbers, name)
-        else:
-            tile = (height, width)
-    level = StoredLevel(
-        (height, width), tile, separate, contiguous, np.dtype(page.dtype), page.is_tiled, raw,
-        int(page.compression), page.decode, page.jpegheader, jpeg_stream(page), pages, samples,
+    dtype = np.dtype(page.dtype)
+    grid = ceil_div(height, tile[0]), ceil_div(width, tile[1])
+    is_joined = separate > 1 and samples.convert is not None
+    return Coding(
+        tile, grid, separate, contiguous, dtype, page.is_tiled, _raw_dtype(page),
+        int(page.compression), page.decode, page.jpegheader, jpeg_stream(page), own_codec(page),
+        samples.convert, _fill(page, base, dtype, luma=is_joined), is_joined,
     )  # fmt: skip
-    _check_table(level, name)
-    return level
+
+
+def _with(table: PageTable, **changes: Any) -> PageTable:
+    """A page whose coding differs in some fields."""
+    return replace(table, coding=replace(table.coding, **changes))
+
+
+def _fill(page: tifffile.TiffPage, base: tifffile.TiffPage | None, dtype: np.dtype[Any], *, luma: bool) -> NDArray[Any]:
+    """Samples of a pixel that is not stored: GDAL's nodata where the file has one, else 0. luma: black in YCbCr."""
+    said = page.tags.valueof(_NODATA)
+    if said is None and base is not None:
+        said = base.tags.valueof(_NODATA)
+    fill = np.full(page.samplesperpixel, _nodata(said, dtype), dtype)
+    if luma:
+        fill[1:3] = 1 << (8 * dtype.itemsize - 1)
+    return fill
+
+
+def _nodata(said: Any, dtype: np.dtype[Any]) -> Any:
+    try:
+        value = float(str(said).strip(" \0").replace(",", "."))
+    except ValueError:
+        return 0
+    if dtype.kind == "f":
+        return value
+    top = 1 if dtype.kind == "b" else np.iinfo(dtype).max
+    bottom = 0 if dtype.kind == "b" else np.iinfo(dtype).min
+    return int(value) if value.is_integer() and bottom <= value <= top else 0
 
 
 def _check_compression(page: tifffile.TiffPage, name: str) -> None:
@@ -211,47 +239,43 @@ def _check_compression(page: tifffile.TiffPage, name: str) -> None:
         raise BadInputError(f"{name}: {said} is not read; convert the file, to deflate for example")
 
 
-def _check_table(level: StoredLevel, name: str) -> None:
-    kind = "tile" if level.is_tiled else "strip"
-    if level.raw is None and level.tile_bytes > MAX_SEGMENT_BYTES:
+def _check_table(shape: tuple[int, int], table: PageTable, name: str) -> None:
+    coding = table.coding
+    kind = "tile" if coding.is_tiled else "strip"
+    if coding.raw is None and coding.tile_bytes > MAX_SEGMENT_BYTES:
         raise BadInputError(
-            f"{name}: one {kind} of {level.tile[0]} x {level.tile[1]} pixels decodes to {level.tile_bytes >> 20} MiB, "
-            f"more than the limit of {MAX_SEGMENT_BYTES >> 20} MiB; rewrite the file with 512 px tiles"
+            f"{name}: one {kind} of {coding.tile[0]} x {coding.tile[1]} pixels decodes to {coding.tile_bytes >> 20} "
+            f"MiB, more than the limit of {MAX_SEGMENT_BYTES >> 20} MiB; rewrite the file with 512 px tiles"
         )
-    expected = level.separate * math.prod(level.grid)
-    for table in level.pages:
-        found = min(len(table.offsets), len(table.counts))
-        if found < expected:
-            raise BadInputError(
-                f"{name}: level of {level.shape[0]} x {level.shape[1]} pixels needs {expected} {kind}s, "
-                f"its table has {found}; the file is damaged"
-            )
+    found = min(len(table.offsets), len(table.counts))
+    if found < table.segments:
+        raise BadInputError(
+            f"{name}: level of {shape[0]} x {shape[1]} pixels needs {table.segments} {kind}s, "
+            f"its table has {found}; the file is damaged"
+        )
 
 
-def _page_tables(series: tifffile.TiffPageSeries, numbers: list[int], name: str) -> tuple[PageTable, ...]:
-    key = series.keyframe
-    if math.prod(size for _, size in leading(series, name)) > 1 and series.dataoffset is not None:
-        # ImageJ and others describe a whole stack in its first page: the planes follow one another in the file.
-        base = _table(key)
-        return tuple(PageTable(base.offsets + number * key.nbytes, base.counts, None) for number in numbers)
-    tables = []
-    for number in numbers:
-        page = series[number] if number < len(series) else None
-        if page is None or page.keyframe is None or page.keyframe.hash != key.hash:
-            raise BadInputError(
-                f"{name}: plane {number} is not in this file (it is missing, or kept in a companion file)"
-            )
-        tables.append(_table(page))
-    return tuple(tables)
-
-
-def _table(page: Any) -> PageTable:
+def _table(page: FoundPage, coding: Coding, height: int) -> PageTable:
     # A damaged file can state offsets that no int64 holds: none of them is inside the file either.
     offsets, counts = (
         np.minimum(np.asarray(values, np.uint64), np.uint64(2**62)).astype(np.int64)
-        for values in (page.dataoffsets, page.databytecounts)
+        for values in (page.offsets, page.counts)
     )
-    return PageTable(offsets, counts, page.jpegtables)
+    if coding.compression == 1 and len(counts) == len(offsets) and bool(((counts == 0) & (offsets > 0)).any()):
+        # Some writers leave the counts of what is stored as it is to be worked out.
+        counts = np.where((counts == 0) & (offsets > 0), _plain_sizes(page.tags, coding, height, len(counts)), counts)
+    return PageTable(coding, offsets, counts, page.jpegtables, page.label)
+
+
+def _plain_sizes(page: tifffile.TiffPage, coding: Coding, height: int, number: int) -> NDArray[np.int64]:
+    """Bytes of each uncompressed segment."""
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else 8 * coding.dtype.itemsize
+    row = ceil_div(coding.tile[1] * coding.contiguous * bits, 8)
+    rows = np.full(number, coding.tile[0], np.int64)
+    if not coding.is_tiled:
+        strips = coding.grid[0]
+        rows[strips - 1 :: strips] = height - coding.tile[0] * (strips - 1)
+    return rows * row
 
 
 def _raw_dtype(page: tifffile.TiffPage) -> np.dtype[Any] | None:
@@ -260,6 +284,18 @@ def _raw_dtype(page: tifffile.TiffPage) -> np.dtype[Any] | None:
     if not plain or page.dtype is None or page.bitspersample != 8 * page.dtype.itemsize or page.is_subsampled:
         return None
     return page.dtype.newbyteorder(page.parent.byteorder)
+
+
+def _as_rows(table: PageTable, height: int, width: int) -> PageTable:
+    """A page of plain rows as one segment per sample plane; as strips where these do not follow one another."""
+    coding = table.coding
+    if coding.raw is None:
+        return table
+    row_bytes = width * coding.contiguous * coding.raw.itemsize
+    merged = _merge_rows(table, coding.separate, height, coding.tile[0], row_bytes)
+    if len(merged.offsets) != coding.separate or (merged.counts < height * row_bytes).any():
+        return _with(table, raw=None)
+    return _with(merged, tile=(height, width), grid=(1, 1))
 
 
 def _merge_rows(table: PageTable, separate: int, height: int, rows: int, row_bytes: int) -> PageTable:
@@ -273,127 +309,5 @@ def _merge_rows(table: PageTable, separate: int, height: int, rows: int, row_byt
     enough = bool((table.counts.reshape(separate, strips) >= sizes).all())
     if not enough or int(offsets.min()) < 8 or not bool((np.diff(offsets, axis=1) == sizes[:-1]).all()):
         return table
-    return PageTable(offsets[:, 0].copy(), np.full(separate, height * row_bytes, np.int64), None)
-
-
-def interpret(page: tifffile.TiffPage, name: str, *, mask: bool) -> Samples:
-    """What the samples of a page mean as an image or a mask. Raises BadInputError naming what is not read.
-
-    Min-is-white is inverted to min-is-black, but not bool masks that tifffile wrote: True stays True. Palette images
-    become RGB (uint8, the high bytes of the colour map); as a mask they keep their indices, which are labels. YCbCr
-    becomes RGB where the codec does it (JPEG, WebP) and for Aperio's JPEG 2000. One extra sample of RGB without a
-    stated meaning is taken as straight alpha, as OpenCV and many others write it; other extra samples are channels.
-    """
-    if page.dtype is None:
-        raise BadInputError(f"{name}: samples of {page.bitspersample} bits (format {page.sampleformat}) are not read")
-    photometric = int(page.photometric)
-    samples = _colour_samples(page, photometric, name, mask=mask)
-    accepted = MASK_DTYPES if mask else SUPPORTED_DTYPES
-    if str(samples.dtype) not in accepted:
-        what = "a mask" if mask else "an image"
-        raise BadInputError(f"{name}: dtype {samples.dtype} is not read as {what}; convert it to {', '.join(accepted)}")
-    return samples
-
-
-def _colour_samples(page: tifffile.TiffPage, photometric: int, name: str, *, mask: bool) -> Samples:
-    dtype = np.dtype(page.dtype)
-    count = int(page.samplesperpixel)
-    if photometric == PALETTE and not mask:
-        return _palette(page, name)
-    if photometric == PALETTE:
-        return Samples(dtype, count, notes=("palette indices are kept as labels",))
-    if photometric in (RGB, YCBCR) and count >= 3:
-        return _rgb(page, photometric, name)
-    if photometric in (MIN_IS_BLACK, MIN_IS_WHITE, TRANSPARENCY_MASK) or (photometric == RGB and count < 3):
-        # tifffile labels every bool array min-is-white, and True is 1 all the same.
-        by_tifffile = dtype.kind == "b" and page.software.startswith("tifffile.py")
-        convert = _inversion(page, name) if photometric == MIN_IS_WHITE and not by_tifffile else None
-        notes = ("min-is-white: inverted",) if convert else ()
-        extra = _extra_samples(page, 1)
-        alpha = _stated_alpha(extra)
-        if alpha is not Alpha.NONE and convert is not None:
-            raise BadInputError(f"{name}: min-is-white with an alpha channel is not read; convert it to min-is-black")
-        return Samples(dtype, count, alpha, False, convert, notes + _bits_note(page))
-    kind = getattr(page.photometric, "name", str(page.photometric))
-    raise BadInputError(f"{name}: colour space {kind} is not read; convert it to RGB first")
-
-
-def _rgb(page: tifffile.TiffPage, photometric: int, name: str) -> Samples:
-    compression = int(page.compression)
-    convert: Convert | None = None
-    notes = _bits_note(page)
-    if compression == APERIO_YCBCR_JPEG_2000 and page.planarconfig == 1 and page.dtype == np.uint8:
-        convert = ycbcr_to_rgb
-    elif photometric == YCBCR and compression not in JPEG | WEBP:
-        raise BadInputError(f"{name}: YCbCr samples with this compression are not read; convert it to RGB first")
-    count = int(page.samplesperpixel)
-    extra = _extra_samples(page, 3)
-    if extra == (0,):
-        note = "extra sample of unstated meaning taken as straight alpha; channels 0,1,2 leave it out"
-        return Samples(np.dtype(page.dtype), count, Alpha.STRAIGHT, True, convert, (*notes, note))
-    alpha = _stated_alpha(extra)
-    colours = count - (alpha is not Alpha.NONE)
-    return Samples(np.dtype(page.dtype), count, alpha, colours == 3, convert, notes)
-
-
-def _extra_samples(page: tifffile.TiffPage, colours: int) -> tuple[int, ...]:
-    """Meaning of each sample after the colours; 0 where the tag does not say."""
-    number = max(0, int(page.samplesperpixel) - colours)
-    stated = tuple(int(value) for value in page.extrasamples)[:number]
-    return stated + (0,) * (number - len(stated))
-
-
-def _stated_alpha(extra: tuple[int, ...]) -> Alpha:
-    # TIFF 6.0, ExtraSamples: 1 associated (premultiplied), 2 unassociated. Only a last sample can be our alpha.
-    return {1: Alpha.PREMULTIPLIED, 2: Alpha.STRAIGHT}.get(extra[-1] if extra else 0, Alpha.NONE)
-
-
-def _bits_note(page: tifffile.TiffPage) -> tuple[str, ...]:
-    bits, dtype = page.bitspersample, np.dtype(page.dtype)
-    if isinstance(bits, int) and dtype.kind == "u" and bits != 8 * dtype.itemsize:
-        return (f"{bits}-bit samples, values as stored in {dtype}",)
-    return ()
-
-
-def _inversion(page: tifffile.TiffPage, name: str) -> Convert:
-    dtype = np.dtype(page.dtype)
-    if dtype.kind == "b":
-        return np.logical_not
-    if dtype.kind != "u" or not isinstance(page.bitspersample, int):
-        raise BadInputError(f"{name}: min-is-white samples of dtype {dtype} are not read; convert it to min-is-black")
-    top = dtype.type((1 << page.bitspersample) - 1)
-
-    def invert(pixels: Pixels) -> Pixels:
-        return np.subtract(top, pixels, dtype=dtype)
-
-    return invert
-
-
-def _palette(page: tifffile.TiffPage, name: str) -> Samples:
-    bits, dtype = page.bitspersample, np.dtype(page.dtype)
-    table = page.tags.valueof(320)  # ColorMap; absent in some damaged files
-    colours = np.asarray(table, np.uint16) if table is not None else np.zeros((0, 0), np.uint16)
-    if not isinstance(bits, int) or bits > 16 or page.samplesperpixel != 1 or colours.size != 3 << bits:
-        raise BadInputError(f"{name}: palette image whose colour map does not fit its samples; convert it to RGB")
-    colours = colours.reshape(3, -1)
-    # Old writers put 8-bit values into the 16-bit map (as libtiff's checkcmap has it).
-    lookup = np.ascontiguousarray((colours >> 8 if colours.max() > 255 else colours).astype(np.uint8).T)
-    is_bool = dtype.kind == "b"
-
-    def expand(pixels: Pixels) -> Pixels:
-        index = pixels[:, :, 0]
-        expanded: Pixels = lookup[index.view(np.uint8) if is_bool else index]
-        return expanded
-
-    return Samples(np.dtype(np.uint8), 3, Alpha.NONE, True, expand, ("palette: expanded to RGB",))
-
-
-def ycbcr_to_rgb(pixels: Pixels) -> Pixels:
-    """Full-range BT.601 YCbCr (uint8) to RGB (uint8), as JFIF defines it; further samples stay."""
-    result = pixels.copy()
-    y, cb, cr = (pixels[:, :, i].astype(np.float32) for i in range(3))
-    cb -= 128
-    cr -= 128
-    for channel, values in enumerate((y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb)):
-        result[:, :, channel] = np.clip(np.rint(values), 0, 255)
-    return result
+    counts = np.full(separate, height * row_bytes, np.int64)
+    return replace(table, offsets=offsets[:, 0].copy(), counts=counts, jpegtables=None)

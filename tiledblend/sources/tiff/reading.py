@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,87 +13,16 @@ from numpy.typing import NDArray
 from tiledblend.bytes.ranges import ByteReader
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
-from tiledblend.sources.tiff.large import LARGE_TILE, LargeTiles
-from tiledblend.sources.tiff.layout import PageTable, StoredLevel
+from tiledblend.sources.tiff.kept import REPEATED_STORED, PartlyUsed, Repeated, is_uniform
+from tiledblend.sources.tiff.large import LargeTiles
+from tiledblend.sources.tiff.layout import StoredLevel
 from tiledblend.sources.tiff.restarts import RestartOrder
-from tiledblend.sources.tiff.segments import GROUP_4_FAX, JpegFrames, SegmentError, check_segment
+from tiledblend.sources.tiff.segments import JpegFrames
 
 BATCH_BYTES = 16 << 20
-CACHE_BYTES = 4 * LARGE_TILE
-REPEATED_STORED, REPEATED_BYTES, REPEATED_TILES = 1024, 1 << 20, 8
 MIXED, UNKNOWN = -1, -2
 
 Pixels = NDArray[Any]
-
-
-class PartlyUsed:
-    """Decoded tiles that a read used only in part, until other reads have used the rest. Thread-safe.
-
-    Reading an image in bands, or tile by tile, meets a tile that two of them share: with this it is decoded once.
-    At most `limit` bytes are kept, the least recently used go first; a tile above a quarter of that is never kept.
-    """
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self._tiles: OrderedDict[tuple[int, ...], tuple[Pixels, int]] = OrderedDict()
-
-    def take(self, key: tuple[int, ...], used: int) -> Pixels | None:
-        """The tile, if it is kept; it is dropped when `used` more pixels complete its use."""
-        with self._lock:
-            found = self._tiles.pop(key, None)
-            if found is None:
-                return None
-            tile, left = found
-            if left > used:
-                self._tiles[key] = tile, left - used
-            else:
-                self._bytes -= tile.nbytes
-            return tile
-
-    def is_large(self, size: int) -> bool:
-        """True for a tile of so many bytes that it is never kept."""
-        return size > self._limit // 4
-
-    def has(self, key: tuple[int, ...]) -> bool:
-        """True when the tile is kept now."""
-        with self._lock:
-            return key in self._tiles
-
-    def put(self, key: tuple[int, ...], tile: Pixels, left: int) -> None:
-        """Keep a tile of which `left` pixels were not used yet."""
-        if left <= 0 or self.is_large(tile.nbytes):
-            return
-        with self._lock:
-            old = self._tiles.pop(key, None)
-            self._bytes += tile.nbytes - (old[0].nbytes if old is not None else 0)
-            self._tiles[key] = tile, left
-            while self._bytes > self._limit:
-                _, (gone, _) = self._tiles.popitem(last=False)
-                self._bytes -= gone.nbytes
-
-
-class Repeated:
-    """Decoded tiles of one colour by their few stored bytes: a mask repeats its empty and its full tile everywhere.
-
-    Thread-safe. The same bytes of the same size inside the image decode to the same pixels, which are read-only.
-    """
-
-    def __init__(self) -> None:
-        self._tiles: dict[tuple[bytes, tuple[int, int], int], Pixels] = {}
-
-    def get(self, data: bytes, item: _Wanted) -> Pixels | None:
-        return self._tiles.get((data, item.bounds.shape, item.page)) if len(data) <= REPEATED_STORED else None
-
-    def put(self, data: bytes, item: _Wanted, tile: Pixels) -> None:
-        if len(data) > REPEATED_STORED or tile.nbytes > REPEATED_BYTES or len(self._tiles) >= REPEATED_TILES:
-            return
-        if not _is_uniform(tile):
-            return
-        kept = np.ascontiguousarray(tile)
-        kept.flags.writeable = False
-        self._tiles[data, item.bounds.shape, item.page] = kept
 
 
 @dataclass(slots=True)  # not frozen: that takes four times as long to make
@@ -113,7 +41,7 @@ class _Wanted:
 class LevelReader:
     """Reads regions of one level of a TIFF.
 
-    name: of the source, number: of the level, in messages. allow_sparse: tiles without bytes are zeros.
+    name: of the source, number: of the level, in messages. allow_sparse: what is not stored has its fill value.
     """
 
     def __init__(
@@ -126,24 +54,28 @@ class LevelReader:
         self._name = name
         self._number = number
         self._allow_sparse = allow_sparse
-        self._grid, self._tile_bytes = level.grid, level.tile_bytes
+        self._codings = [table.coding for table in level.pages]
+        self._has_joined = any(coding.is_joined for coding in self._codings)
+        self._has_rows = any(coding.raw is not None for coding in self._codings)
         self._frames = JpegFrames()
         self._repeated = Repeated()
         self._values: dict[tuple[int, int], NDArray[np.int32]] = {}
-        cut_at_restarts = level.jpegheader is not None
-        self._orders = [RestartOrder(reader, table) for table in level.pages] if cut_at_restarts else []
+        self._orders = [
+            RestartOrder(reader, table) if table.coding.jpegheader is not None else None for table in level.pages
+        ]
 
     def uniform(self, region: Region, plane: tuple[int, int]) -> int | None:
         """The value of all of a region's pixels, where every tile of it is stored in a few bytes and has that one.
 
         Of levels with one sample a pixel. What was found out of a tile is kept, its pixels as `PartlyUsed` keeps them.
         """
-        if self._level.raw is not None or self._reader.has_latency:
+        coding = self._codings[plane[0]]
+        if coding.raw is not None or self._reader.has_latency:
             return None
         values = self._values.get(plane)
         if values is None:
-            values = self._values[plane] = np.full(self._grid, UNKNOWN, np.int32)
-        (height, width), image = self._level.tile, values.shape
+            values = self._values[plane] = np.full(coding.grid, UNKNOWN, np.int32)
+        (height, width), image = coding.tile, values.shape
         rows = slice(region.y0 // height, min(-(-region.y1 // height), image[0]))
         columns = slice(region.x0 // width, min(-(-region.x1 // width), image[1]))
         tiles = values[rows, columns]
@@ -163,27 +95,41 @@ class LevelReader:
             values.flat[item.index % values.size] = found.get(item.index, MIXED)
 
     def _value(self, data: bytes, item: _Wanted) -> int:
-        known = self._repeated.get(data, item)
+        known = self._repeated.get(data, item.bounds.shape, item.page)
         if known is not None:
             return int(known[0, 0, 0])
         tile = self._decode(data, item, item.bounds)
-        if _is_uniform(tile):
+        if is_uniform(tile):
             return int(tile[0, 0, 0])
         self._cache.put((self._number, item.page, item.index), tile, item.bounds.size)
         return MIXED
 
     def read(self, region: Region, planes: Sequence[tuple[int, int]]) -> Pixels:
         """Pixels of each plane (page, separate sample) after one another: shape (planes, height, width, samples)."""
-        level = self._level
-        samples = level.samples.count if level.separate == 1 else 1
-        if level.raw is not None:
-            return self._read_rows(region, planes)
+        if self._has_joined:
+            return np.stack([self._read_whole(region, page, separate) for page, separate in planes])
+        return self._read_planes(region, planes, convert=True)
+
+    def _read_whole(self, region: Region, page: int, separate: int) -> Pixels:
+        """(height, width, samples) of a page whose planes may have to be read together."""
+        coding = self._codings[page]
+        if not coding.is_joined:
+            return self._read_planes(region, [(page, separate)], convert=True)[0]
+        planes = self._read_planes(region, [(page, plane) for plane in range(coding.separate)], convert=False)
+        pixels = np.ascontiguousarray(np.moveaxis(planes[..., 0], 0, 2))
+        return pixels if coding.convert is None else coding.convert(pixels)
+
+    def _read_planes(self, region: Region, planes: Sequence[tuple[int, int]], *, convert: bool) -> Pixels:
+        samples, dtype = self._level.samples, self._level.samples.dtype
+        number = samples.count if self._level.separate == 1 and convert else self._codings[planes[0][0]].contiguous
+        if self._has_rows and all(self._codings[page].raw is not None for page, _ in planes):
+            return self._read_rows(region, planes, convert=convert)
         wanted = list(self._wanted(region, planes))
-        if len(wanted) == 1 and wanted[0].bounds == region:
+        if len(wanted) == 1 and wanted[0].bounds == region and not self._has_rows:
             tile = self._one(wanted[0])
             if tile is not None:
                 return tile[np.newaxis]
-        out = np.empty((len(planes), *region.shape, samples), level.samples.dtype)
+        out = np.empty((len(planes), *region.shape, number), dtype)
         missing = []
         for item in wanted:
             tile = self._take(item)
@@ -193,6 +139,10 @@ class LevelReader:
                 _paste(out, region, item, tile)
         for batch in _batches(missing):
             self._read_batch(batch, region, out)
+        if self._has_rows:  # beside pages in tiles or packed
+            for position, plane in enumerate(planes):
+                if self._codings[plane[0]].raw is not None:
+                    out[position] = self._read_rows(region, [plane], convert=convert)[0]
         return out
 
     def rest(self) -> None:
@@ -202,8 +152,12 @@ class LevelReader:
 
     def expect(self, regions: Sequence[Region], planes: Sequence[tuple[int, int]], *, fetch: bool) -> int:
         """Tell the reader which segments reads of these regions need; returns the number of merged requests."""
-        if self._level.raw is not None:
-            return 0
+        if self._has_joined:
+            planes = [
+                (page, plane)
+                for page, separate in planes
+                for plane in (range(self._codings[page].separate) if self._codings[page].is_joined else (separate,))
+            ]
         wanted = (item for region in regions for item in self._wanted(region, planes))
         ranges = {
             (item.offset, item.count)
@@ -218,16 +172,26 @@ class LevelReader:
         data = iter(self._fetch(stored))
         for item in batch:
             if item.count == 0:
-                out[item.plane][item.part.shift(-region.y0, -region.x0).slices] = 0
+                out[item.plane][item.part.shift(-region.y0, -region.x0).slices] = self._fill(item)
                 continue
-            self._make_room()
+            self._make_room(item)
             tile = self._decode(next(data), item, region)
             _paste(out, region, item, tile)
             self._keep(item, tile)
 
-    def _make_room(self) -> None:
+    def _fill(self, item: _Wanted) -> Pixels:
+        """The samples of a pixel that is not stored."""
+        coding = self._codings[item.page]
+        first = item.index // math.prod(coding.grid) * coding.contiguous
+        fill = coding.fill[first : first + coding.contiguous]
+        if coding.convert is None or coding.is_joined:
+            return fill
+        converted: Pixels = coding.convert(fill.reshape(1, 1, -1))[0, 0]
+        return converted
+
+    def _make_room(self, item: _Wanted) -> None:
         if self._large is not None:
-            self._large.make_room(self._tile_bytes)
+            self._large.make_room(self._codings[item.page].tile_bytes)
 
     def _has(self, key: tuple[int, ...]) -> bool:
         return self._cache.has(key) if self._large is None else self._large.has(key)
@@ -250,133 +214,129 @@ class LevelReader:
         if kept is not None:
             return kept.copy()  # another thread may be pasting from it, and what is returned is the caller's
         if self._check_place(item, item.part):
-            self._make_room()
+            self._make_room(item)
             return self._decode(self._fetch([item])[0], item, item.part)
         return None
 
     def _wanted(self, region: Region, planes: Sequence[tuple[int, int]]) -> Iterator[_Wanted]:
-        height, width = self._level.tile
+        """The segments of a region, page by page; of pages of plain rows none."""
         for position, plane in enumerate(planes):
+            coding = self._codings[plane[0]]
+            if coding.raw is not None:
+                continue
+            height, width = coding.tile
             for row in range(region.y0 // height, -(-region.y1 // height)):
                 for column in range(region.x0 // width, -(-region.x1 // width)):
                     yield self._segment(position, plane, row, column, region)
 
     def _segment(self, position: int, plane: tuple[int, int], row: int, column: int, region: Region) -> _Wanted:
-        (page, separate), level = plane, self._level
-        (height, width), (rows, columns), (end_y, end_x) = level.tile, self._grid, level.shape
+        page, separate = plane
+        coding = self._codings[page]
+        (height, width), (rows, columns), (end_y, end_x) = coding.tile, coding.grid, self._level.shape
         y0, x0 = row * height, column * width
         bounds = Region(y0, x0, min(y0 + height, end_y), min(x0 + width, end_x))
         index = (separate * rows + row) * columns + column
-        return _Wanted(position, page, index, bounds, bounds & region, *self._place(level.pages[page], index))
+        return _Wanted(position, page, index, bounds, bounds & region, *self._place(page, index))
 
-    def _place(self, table: PageTable, index: int) -> tuple[int, int]:
+    def _place(self, page: int, index: int) -> tuple[int, int]:
+        table, coding = self._level.pages[page], self._codings[page]
         offset, count = int(table.offsets[index]), int(table.counts[index])
         if offset == 0 or count == 0:
             return 0, 0
         # Uncompressed writers may state more bytes than the pixels need.
-        return offset, min(count, self._tile_bytes) if self._level.compression == 1 else count
+        return offset, min(count, coding.tile_bytes) if coding.compression == 1 else count
 
     def _check_place(self, item: _Wanted, region: Region) -> bool:
         """True when the segment has bytes to read, False for one that may be missing."""
         if item.count == 0:
             if self._allow_sparse:
                 return False
-            raise self._error(item, region, "sparse, it was never written; pass --allow-sparse to read it as zeros")
+            raise self._error(item, region, f"sparse, it was never written; {self._sparse_advice(item)}")
         if item.offset + item.count > self._reader.size:
             end = item.offset + item.count
             raise self._error(
                 item, region, f"ends at byte {end}, the file has {self._reader.size}: truncated; copy it again"
             )
-        if self._level.compression != 1 and item.count > 2 * self._tile_bytes + (1 << 20):
-            raise self._error(item, region, f"claims {item.count} bytes for {self._tile_bytes} decoded; damaged")
+        coding = self._codings[item.page]
+        if coding.compression != 1 and item.count > 2 * coding.tile_bytes + (1 << 20):
+            raise self._error(item, region, f"claims {item.count} bytes for {coding.tile_bytes} decoded; damaged")
         return True
+
+    def _sparse_advice(self, item: _Wanted) -> str:
+        values = self._fill(item).tolist()
+        read = "zeros" if not any(values) else "/".join(str(value) for value in values)
+        return f"pass --allow-sparse to read it as {read}"
 
     def _fetch(self, items: Sequence[_Wanted]) -> list[bytes]:
         return self._reader.pread_many([(item.offset, item.count) for item in items])
 
     def _decode(self, data: bytes, item: _Wanted, region: Region) -> Pixels:
         """Pixels of the part of a segment that lies inside the image, as `read` returns them."""
-        tile = self._repeated.get(data, item)
+        tile = self._repeated.get(data, item.bounds.shape, item.page)
         if tile is None:
             tile = self._decoded(data, item, region)
-            self._repeated.put(data, item, tile)
+            self._repeated.put(data, item.bounds.shape, item.page, tile)
         return tile
 
     def _decoded(self, data: bytes, item: _Wanted, region: Region) -> Pixels:
-        level = self._level
-        stored = (*level.tile, level.contiguous)
-        needed = item.bounds.shape
+        coding, tables = self._codings[item.page], self._level.pages[item.page].jpegtables
         try:
-            frames = None if level.jpegheader is not None else self._frames
-            frame = check_segment(data, level.compression, stored, needed, frames)
-            tables = level.pages[item.page].jpegtables
-            pixels = level.jpeg.decode(data, tables, frame) if level.jpeg is not None else None
-            if pixels is None:
-                pixels = level.decode(data, item.index, jpegtables=tables, jpegheader=level.jpegheader)[0][0]
-            if pixels.shape[0] < needed[0] or pixels.shape[1] < needed[1] or pixels.shape[2] != level.contiguous:
-                raise SegmentError(f"decodes to {pixels.shape}, {needed} pixels are needed")
-            if level.compression in GROUP_4_FAX:
-                pixels = pixels != 0  # bits come as uint8
-            if pixels.dtype != level.dtype:
-                raise SegmentError(f"decodes to {pixels.dtype}, the TIFF says {level.dtype}")
+            pixels = coding.pixels(data, item.index, item.bounds.shape, tables, self._frames)
         except MemoryError:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise self._error(item, region, f"cannot be decoded: {reason}; restore the file") from error
-        if self._orders:
-            misplaced = self._orders[item.page].problem(data, item.index)
-            if misplaced:
-                raise self._error(item, region, f"{misplaced}; restore the file")
-        pixels = pixels[: needed[0], : needed[1]]
-        return pixels if level.samples.convert is None else level.samples.convert(pixels)
+        order = self._orders[item.page]
+        misplaced = order.problem(data, item.index) if order is not None else None
+        if misplaced:
+            raise self._error(item, region, f"{misplaced}; restore the file")
+        return pixels if coding.convert is None or coding.is_joined else coding.convert(pixels)
 
     def _error(self, item: _Wanted, region: Region, what: str) -> BadInputError:
-        kind = "tile" if self._level.is_tiled else "strip"
+        kind = "tile" if self._codings[item.page].is_tiled else "strip"
         page = f", page {item.page}" if len(self._level.pages) > 1 else ""
         return BadInputError(
             f"{self._name}: level {self._number}{page}, region {region}: {kind} {item.index} at {item.bounds} {what}"
         )
 
-    def _read_rows(self, region: Region, planes: Sequence[tuple[int, int]]) -> Pixels:
-        level = self._level
-        assert level.raw is not None
-        out = np.empty((len(planes), *region.shape, level.contiguous), level.dtype)
-        pixel = level.contiguous * level.raw.itemsize
-        row_bytes = level.shape[1] * pixel
-        self._check_rows(region, planes, row_bytes)
-        height, width = region.shape
-        whole = width == level.shape[1]
-        step = max(1, BATCH_BYTES // (width * pixel))
-        for position, (page, separate) in enumerate(planes):
-            start = int(level.pages[page].offsets[separate]) + region.x0 * pixel
-            for row in range(0, height, step):
-                rows = min(step, height - row)
-                first = start + (region.y0 + row) * row_bytes
-                ranges = [(first, rows * row_bytes)] if whole else [
-                    (first + i * row_bytes, width * pixel) for i in range(rows)
-                ]  # fmt: skip
-                parts = self._reader.pread_many(ranges)
-                lines = out[position, row : row + rows].reshape(len(parts), -1)
-                for line, part in zip(lines, parts, strict=True):
-                    line[...] = np.frombuffer(part, level.raw)
-        convert = level.samples.convert
-        return out if convert is None else np.stack([convert(plane) for plane in out])
+    def _read_rows(self, region: Region, planes: Sequence[tuple[int, int]], *, convert: bool) -> Pixels:
+        """Of pages of plain rows: only what the region needs is read."""
+        self._check_rows(region, planes)
+        return np.stack([self._rows(region, page, separate, convert=convert) for page, separate in planes])
 
-    def _check_rows(self, region: Region, planes: Sequence[tuple[int, int]], row_bytes: int) -> None:
+    def _rows(self, region: Region, page: int, separate: int, *, convert: bool) -> Pixels:
+        coding = self._codings[page]
+        assert coding.raw is not None
+        height, width = region.shape
+        pixel = coding.contiguous * coding.raw.itemsize
+        row_bytes = self._level.shape[1] * pixel
+        out = np.empty((height, width, coding.contiguous), coding.dtype)
+        whole = width == self._level.shape[1]
+        step = max(1, BATCH_BYTES // (width * pixel))
+        start = int(self._level.pages[page].offsets[separate]) + region.x0 * pixel
+        for row in range(0, height, step):
+            rows = min(step, height - row)
+            first = start + (region.y0 + row) * row_bytes
+            ranges = [(first, rows * row_bytes)] if whole else [
+                (first + i * row_bytes, width * pixel) for i in range(rows)
+            ]  # fmt: skip
+            parts = self._reader.pread_many(ranges)
+            lines = out[row : row + rows].reshape(len(parts), -1)
+            for line, part in zip(lines, parts, strict=True):
+                line[...] = np.frombuffer(part, coding.raw)
+        return out if coding.convert is None or not convert else coding.convert(out)
+
+    def _check_rows(self, region: Region, planes: Sequence[tuple[int, int]]) -> None:
         for page, separate in planes:
-            offset = int(self._level.pages[page].offsets[separate])
-            end = offset + region.y1 * row_bytes
+            coding = self._codings[page]
+            row_bytes = self._level.shape[1] * coding.contiguous * coding.dtype.itemsize
+            end = int(self._level.pages[page].offsets[separate]) + region.y1 * row_bytes
             if end > self._reader.size:
                 raise BadInputError(
                     f"{self._name}: level {self._number}, region {region}: its rows end at byte {end}, "
                     f"the file has {self._reader.size}: truncated; copy it again"
                 )
-
-
-def _is_uniform(tile: Pixels) -> bool:
-    """True when all pixels (y, x, sample) have one colour."""
-    return bool((tile == tile[0, 0]).all())
 
 
 def _paste(out: Pixels, region: Region, item: _Wanted, tile: Pixels) -> None:
@@ -400,7 +360,10 @@ def _batches(items: list[_Wanted]) -> Iterator[list[_Wanted]]:
 
 
 def channel_planes(level: StoredLevel, channels: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
-    """The planes (page, separate sample) that hold these channels, and each channel's place among their samples."""
+    """The planes (page, separate sample) that hold these channels, and each channel's place among their samples.
+
+    A page whose planes are read together counts as one plane of all its samples.
+    """
     samples = level.samples.count if level.separate == 1 else 1
     planes: dict[tuple[int, int], int] = {}
     places = []

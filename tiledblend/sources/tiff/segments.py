@@ -1,9 +1,9 @@
 """What an encoded tile or strip says about itself, checked before a decoder believes it.
 
 A tile's own header may claim 65,500 x 65,500 pixels, and a JPEG cut off in the middle decodes to grey without an
-error: both must be found in the bytes. Markers: ITU-T T.81 annex B (JPEG), T.800 annex A (JPEG 2000), T.832 clause
-8.3 (JPEG XR), T.6 clause 2.4.1 (group 4 fax), ISO/IEC 18181-1 annex D (JPEG XL), Lerc2.h of Esri's lerc, PNG and
-WebP container specifications.
+error: both must be found in the bytes. Markers: ITU-T T.81 annex B (JPEG), T.832 clause 8.3 (JPEG XR), T.6 clause
+2.4.1 (group 4 fax), ISO/IEC 18181-1 annex D (JPEG XL), Lerc2.h of Esri's lerc, PNG and WebP container specifications.
+JPEG 2000 is in `jpeg2000`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from tiledblend.sources.pictures.png import check_png
 
 JPEG = frozenset({6, 7, 33007, 34892})
-JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 PNG = frozenset({34933})
 WEBP = frozenset({34927, 50001})
 LERC = frozenset({34887})
@@ -65,9 +64,7 @@ def check_segment(
     if compression in GROUP_4_FAX and not _ends_as_fax(data):
         raise SegmentError(f"truncated group 4 fax: no end marker in its last {_FAX_TAIL} bytes")
     own = None
-    if compression in JPEG_2000:
-        own = _jpeg2000_shape(data, stored[2])
-    elif compression in PNG:
+    if compression in PNG:
         own = _png_shape(data)
     elif compression in WEBP:
         own = _webp_shape(data)
@@ -78,7 +75,7 @@ def check_segment(
     elif compression in JPEG_XL:
         own = _jpegxl_shape(data)
     if own is not None:
-        _compare(own, stored, needed)
+        compare_sides(own, stored, needed)
     return None
 
 
@@ -111,7 +108,7 @@ def _check_jpeg(data: bytes, stored: tuple[int, int, int], needed: tuple[int, in
         if height * width * components > stored[0] * stored[1] * stored[2]:
             raise SegmentError(f"its own header says {height} x {width} x {components}, the TIFF says {_by(stored)}")
     else:
-        _compare((height, width), stored, needed)
+        compare_sides((height, width), stored, needed)
         if components != stored[2]:
             raise SegmentError(f"its own header says {components} samples per pixel, the TIFF says {stored[2]}")
     if data.rfind(b"\xff\xd9") < frame.scan:
@@ -119,7 +116,8 @@ def _check_jpeg(data: bytes, stored: tuple[int, int, int], needed: tuple[int, in
     return frame
 
 
-def _compare(own: tuple[int, int], stored: tuple[int, int, int], needed: tuple[int, int]) -> None:
+def compare_sides(own: tuple[int, int], stored: tuple[int, int, int], needed: tuple[int, int]) -> None:
+    """Raise SegmentError unless a segment of `own` sides is a whole one, or its part inside the image."""
     fits = needed[0] <= own[0] <= stored[0] and own[1] in (stored[1], needed[1])
     if not fits:
         raise SegmentError(f"its own header says {own[0]} x {own[1]} pixels, the TIFF says {_by(stored[:2])}")
@@ -165,17 +163,6 @@ def jpeg_frame(data: bytes) -> JpegFrame:
     if found is None:
         raise SegmentError("damaged JPEG: no frame header")
     return JpegFrame(*found, at)
-
-
-def _jpeg2000_shape(data: bytes, samples: int) -> tuple[int, int]:
-    start = data.find(b"\xff\x4f\xff\x51", 0, 1 << 16)
-    if start < 0 or len(data) < start + 42:
-        raise SegmentError("damaged or truncated JPEG 2000: no codestream header")
-    width, height, left, top = struct.unpack(">IIII", data[start + 8 : start + 24])
-    components = int.from_bytes(data[start + 40 : start + 42], "big")
-    if components != samples or b"pclr" in data[:start]:
-        raise SegmentError(f"its own header says {components} samples per pixel, the TIFF says {samples}")
-    return height - top, width - left
 
 
 def _png_shape(data: bytes) -> tuple[int, int]:

@@ -20,8 +20,10 @@ from tiledblend.bytes.ranges import ByteReader, SeekableBytes, open_bytes
 from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.tiff.coding import Coding
+from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
 from tiledblend.sources.tiff.large import LARGE_TILE
-from tiledblend.sources.tiff.layout import Samples, StoredLevel, dimensions, page_numbers, store_level
+from tiledblend.sources.tiff.layout import StoredLevel, store_level
 from tiledblend.sources.tiff.metadata import (
     ImageFacts,
     imagej_facts,
@@ -29,9 +31,13 @@ from tiledblend.sources.tiff.metadata import (
     resolution_facts,
     svs_facts,
 )
-from tiledblend.sources.tiff.reading import CACHE_BYTES, LevelReader, PartlyUsed, arrange, channel_planes
+from tiledblend.sources.tiff.pages import dimensions, page_numbers
+from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
+from tiledblend.sources.tiff.series import images_of
 from tiledblend.sources.tiff.structure import Structure, walk
 from tiledblend.sources.views import downsampling
+
+Images = Sequence[tifffile.TiffPageSeries]
 
 AUXILIARY = frozenset({"thumbnail", "label", "macro", "map"})
 _ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
@@ -180,10 +186,12 @@ class TiffSource(RasterSource):
         """Of the file as it is now, with a digest of the levels' geometry, samples and tile tables."""
         digest = hashlib.sha256()
         for level in self._stored:
-            facts = (level.shape, level.tile, level.separate, level.contiguous, str(level.dtype), level.compression)
+            facts = (level.shape, *_coding_facts(level.coding))
             meaning = (level.samples.count, str(level.samples.dtype), level.samples.alpha.value, level.samples.notes)
-            digest.update(repr((facts, meaning, level.jpegheader, self._orientation, self._chosen)).encode())
+            digest.update(repr((facts, meaning, level.coding.jpegheader, self._orientation, self._chosen)).encode())
             for table in level.pages:
+                if level.notes or table.coding.fill.any():
+                    digest.update(repr((_coding_facts(table.coding), table.coding.fill.tolist())).encode())
                 digest.update(table.offsets.tobytes())
                 digest.update(table.counts.tobytes())
                 digest.update(table.jpegtables or b"")
@@ -203,13 +211,13 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
     Raises BadInputError in one line for what is damaged, or not one 2-D image of 8 or 16-bit or float32 samples.
     """
     reader = open_bytes(spec.path)
-    with _parsed(reader) as (tiff, structure):
-        index, series = _choose(tiff, spec)
-        stored, notes = _store_levels(tiff.series, index, spec, mask=mask)
+    with _parsed(reader) as (tiff, images, structure):
+        index, series = _choose(images, spec)
+        stored, notes = _store_levels(images, index, spec, structure, mask=mask)
         if spec.level >= len(stored) or spec.level < 0:
             raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
         facts = _facts(tiff, series, index, _channel_count(stored[0]))
-        info = _describe(tiff, series, index, stored, structure, facts, notes)
+        info = _describe(images, series, index, stored, structure, facts, notes)
         orientation = series.keyframe.tags.valueof(_ORIENTATION, 1)
         profile = series.keyframe.tags.valueof(_ICC)
     return TiffSource(
@@ -227,15 +235,15 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
 def list_series(path: str) -> list[SeriesSummary]:
     """Every image in a TIFF file, and for each why it cannot be a layer's image, if it cannot."""
     reader = open_bytes(path)
-    with _parsed(reader) as (tiff, _):
-        return [_summarise(tiff, index, path) for index in range(len(tiff.series))]
+    with _parsed(reader) as (_, images, structure):
+        return [_summarise(images, index, path, structure) for index in range(len(images))]
 
 
-def _summarise(tiff: tifffile.TiffFile, index: int, path: str) -> SeriesSummary:
-    series = tiff.series[index]
+def _summarise(images: Images, index: int, path: str, structure: Structure) -> SeriesSummary:
+    series = images[index]
     problem, levels = None, len(series.levels)
     try:
-        levels = len(_store_levels(tiff.series, index, SourceSpec(path, series=index), mask=False)[0])
+        levels = len(_store_levels(images, index, SourceSpec(path, series=index), structure, mask=False)[0])
     except BadInputError as error:
         problem = str(error)
     return SeriesSummary(
@@ -244,8 +252,8 @@ def _summarise(tiff: tifffile.TiffFile, index: int, path: str) -> SeriesSummary:
 
 
 @contextmanager
-def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]:
-    """The file as tifffile sees it. Whatever goes wrong inside is one BadInputError naming the file."""
+def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Images, Structure]]:
+    """The file as tifffile sees it, and its images. Whatever goes wrong inside is one BadInputError naming the file."""
     structure = walk(reader)
     flags: dict[str, Any] = {"is_ndpi": True} if structure.is_ndpi else {}
     try:
@@ -254,7 +262,7 @@ def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]
             if tiff.is_ome and "<!DOCTYPE" in tiff.pages.first.description:
                 # No OME-XML has one, and what its entities stand for is a parser's to expand.
                 raise BadInputError(f"{reader.uri}: its OME-XML declares a document type; remove it from the file")
-            yield tiff, structure
+            yield tiff, images_of(tiff, structure), structure
     except TiledblendError:
         raise
     except MemoryError as error:
@@ -264,35 +272,35 @@ def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Structure]]
         raise BadInputError(f"{reader.uri}: cannot be opened as TIFF: {reason}") from error
 
 
-def _choose(tiff: tifffile.TiffFile, spec: SourceSpec) -> tuple[int, tifffile.TiffPageSeries]:
-    number = len(tiff.series)
+def _choose(all_images: Images, spec: SourceSpec) -> tuple[int, tifffile.TiffPageSeries]:
+    number = len(all_images)
     if spec.series is not None:
         if not 0 <= spec.series < number:
             raise BadInputError(f"{spec}: has no series {spec.series}; it has {number}")
-        return spec.series, tiff.series[spec.series]
-    images = [i for i in range(number) if tiff.series[i].name.lower() not in AUXILIARY] or list(range(number))
+        return spec.series, all_images[spec.series]
+    images = [i for i in range(number) if all_images[i].name.lower() not in AUXILIARY] or list(range(number))
     if not images:
         raise BadInputError(f"{spec}: no image in this TIFF file")
     first = images[0]
-    if tiff.series[first].kind in ("generic", "uniform", "scn"):
+    if all_images[first].kind in ("generic", "uniform", "scn"):
         # max takes the first of equals
-        first = max(images, key=lambda i: tiff.series[i].keyframe.imagelength * tiff.series[i].keyframe.imagewidth)
-    return first, tiff.series[first]
+        first = max(images, key=lambda i: all_images[i].keyframe.imagelength * all_images[i].keyframe.imagewidth)
+    return first, all_images[first]
 
 
 def _store_levels(
-    all_series: Sequence[tifffile.TiffPageSeries], index: int, spec: SourceSpec, *, mask: bool
+    all_series: Images, index: int, spec: SourceSpec, structure: Structure, *, mask: bool
 ) -> tuple[list[StoredLevel], list[str]]:
     series = all_series[index]
     name = str(spec)
     numbers = page_numbers(series, spec)
-    stored = [store_level(series, numbers, name, mask=mask)]
-    notes: list[str] = []
+    stored = [store_level(series, numbers, name, structure, mask=mask)]
+    notes = list(stored[0].notes)
     for candidate in [*series.levels[1:], *_reduced(all_series, index)]:
         try:
             if page_numbers(candidate, spec) != numbers:
                 raise BadInputError("its axes differ")
-            level = store_level(candidate, numbers, name, mask=mask)
+            level = store_level(candidate, numbers, name, structure, mask=mask, base=series.keyframe)
             _check_alike(stored, level)
         except BadInputError as error:
             notes.append(f"pyramid ends at level {len(stored) - 1}: the next is not used: {error}")
@@ -302,10 +310,7 @@ def _store_levels(
 
 
 def _check_alike(stored: list[StoredLevel], level: StoredLevel) -> None:
-    def meaning(samples: Samples) -> tuple[Any, ...]:
-        return samples.dtype, samples.count, samples.alpha, samples.is_rgb
-
-    if meaning(level.samples) != meaning(stored[0].samples):
+    if level.samples.meaning != stored[0].samples.meaning:
         raise BadInputError("its samples differ from level 0")
     if level.shape[0] > stored[-1].shape[0] or level.shape[1] > stored[-1].shape[1] or level.shape == stored[-1].shape:
         raise BadInputError(f"its shape {level.shape} is not smaller than {stored[-1].shape}")
@@ -366,7 +371,7 @@ def _level_pixel_size(
 
 
 def _describe(
-    tiff: tifffile.TiffFile,
+    images: Images,
     series: tifffile.TiffPageSeries,
     index: int,
     stored: Sequence[StoredLevel],
@@ -376,7 +381,7 @@ def _describe(
 ) -> SourceInfo:
     page, first = series.keyframe, stored[0]
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(tiff.series) if i != index]
+    others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images) if i != index]
     all_notes = [*first.samples.notes, *notes, *_strip_notes(first)]
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
     all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
@@ -385,14 +390,14 @@ def _describe(
         "series": index,
         "bigtiff": structure.is_bigtiff,
         "byteorder": "little" if structure.byteorder == "<" else "big",
-        "layout": "planar" if first.separate > 1 or len(first.pages) > 1 else "interleaved",
-        "tiled": first.is_tiled,
+        "layout": "planar" if first.coding.separate > 1 or len(first.pages) > 1 else "interleaved",
+        "tiled": first.coding.is_tiled,
         "photometric": getattr(page.photometric, "name", str(page.photometric)).lower(),
     }
     return SourceInfo(
         format=_format_name(series.kind),
         axes="".join(axis for axis, _ in dimensions(series)).upper(),
-        compression="none" if first.compression == 1 else _compression_name(page),
+        compression="none" if first.coding.compression == 1 else _compression_name(page),
         channel_names=facts.names,
         channel_colors=facts.colors,
         notes=tuple(all_notes),
@@ -411,13 +416,17 @@ def _format_name(kind: str) -> str:
 
 
 def _strip_notes(level: StoredLevel) -> list[str]:
-    if level.is_tiled or level.raw is not None:
+    if level.coding.is_tiled or level.coding.raw is not None:
         return []
-    rows = min(level.tile[0], level.shape[0])
+    rows = min(level.coding.tile[0], level.shape[0])
     note = f"striped, {rows} rows a strip: every read decodes whole strips"
     if level.tile_bytes > LARGE_TILE:
         note += f" of {level.tile_bytes >> 20} MiB"
     return [note]
+
+
+def _coding_facts(coding: Coding) -> tuple[Any, ...]:
+    return coding.tile, coding.separate, coding.contiguous, str(coding.dtype), coding.compression
 
 
 def _channel_count(level: StoredLevel) -> int:

@@ -8,7 +8,7 @@ NDPI (classic little-endian with 64-bit offsets: high halves of values follow th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,12 @@ _MOST_NEEDED, _MOST_SPARE = 4, 65536
 # What makes two pages unlike: kind, sides, samples, compression, planes, predictor, tiles.
 _LAYOUT_TAGS = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 338, 339, 32997})
 _NDPI_FLAG = 65420
+# What decides how a page's segments are cut, coded and understood: bits, compression, photometric, fill order,
+# orientation, strips, planes, fax options, predictor, colour map, tiles, extra samples, formats, subsampling, nodata.
+_CODING_TAGS = frozenset(
+    {256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 320, 322, 323, 338, 339, 530, 32997, 42113, 50674}
+)
+_MOST_COMPARED = 1 << 20
 
 Layout = tuple[tuple[int, int, bytes], ...]
 
@@ -54,12 +60,43 @@ class _Format:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What the walk found. byteorder: "<" or ">". directories: number of IFDs, SubIFDs included."""
+    """What the walk found. byteorder: "<" or ">". directories: number of IFDs, SubIFDs included.
+
+    chain: offsets of the main chain's directories. codings: of each directory's offset, its entries that say how the
+    page is stored, as they are in the file.
+    """
 
     byteorder: str
     is_bigtiff: bool
     is_ndpi: bool
     directories: int
+    chain: tuple[int, ...]
+    codings: Mapping[int, bytes]
+    _reader: ByteReader
+
+    def alike(self, first: int, other: int) -> bool:
+        """True when the directories at two offsets say the same of how their pages are stored, entry by entry."""
+        one, two = self.codings.get(first), self.codings.get(other)
+        if one is None or two is None:
+            return first == other
+        if one == two:
+            return True
+        entries = struct.Struct(self.byteorder + ("HHQ8s" if self.is_bigtiff else "HHI4s"))
+        pairs = list(zip(entries.iter_unpack(one), entries.iter_unpack(two), strict=False))
+        return len(one) == len(two) and all(a[:3] == b[:3] and self._value(a) == self._value(b) for a, b in pairs)
+
+    def _value(self, entry: tuple[int, int, int, bytes]) -> bytes:
+        """The bytes of an entry's value, wherever they are; of one too long to compare, its place."""
+        _, kind, count, value = entry
+        size = count * _ITEM_SIZES.get(kind, 1)
+        if size <= len(value) or size > _MOST_COMPARED:
+            return value[:size]
+        offset = struct.unpack(self.byteorder + ("Q" if self.is_bigtiff else "I"), value)[0]
+        return self.bytes_at(offset, size) or value
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Some bytes of the file, b"" where it ends before."""
+        return self._reader.pread(offset, size) if offset + size <= self._reader.size else b""
 
 
 def walk(reader: ByteReader) -> Structure:
@@ -69,16 +106,17 @@ def walk(reader: ByteReader) -> Structure:
     first = _read_offset(reader, file, form, form.first)
     if not first:
         raise BadInputError(f"{reader.uri}: a TIFF without any image directory; it is damaged or unfinished")
-    seen: set[int] = set()
+    seen: dict[int, bytes] = {}
     layouts: set[Layout] = set()
     below = _walk_chain(reader, file, form, first, seen, layouts)
+    chain = tuple(seen)
     while below:
         offset = below.pop()
         if offset not in seen:  # a SubIFD may be listed twice, or be in the main chain too: nothing goes round
-            seen.add(offset)
-            _check_number(reader, len(seen))
-            below += _visit(reader, file, form, offset, layouts)[1]
-    return Structure(form.order, form.entry == 20, form.is_ndpi, len(seen))
+            _check_number(reader, len(seen) + 1)
+            _, children, seen[offset] = _visit(reader, file, form, offset, layouts)
+            below += children
+    return Structure(form.order, form.entry == 20, form.is_ndpi, len(seen), chain, seen, reader)
 
 
 def first_tags(reader: ByteReader, codes: Sequence[int]) -> dict[int, bytes]:
@@ -102,16 +140,16 @@ def first_tags(reader: ByteReader, codes: Sequence[int]) -> dict[int, bytes]:
 
 
 def _walk_chain(
-    reader: ByteReader, file: SeekableBytes, form: _Format, offset: int, seen: set[int], layouts: set[Layout]
+    reader: ByteReader, file: SeekableBytes, form: _Format, offset: int, seen: dict[int, bytes], layouts: set[Layout]
 ) -> list[int]:
     """Visit the main chain; return the offsets of all SubIFDs met."""
     below: list[int] = []
     while offset:
         if offset in seen:
             raise BadInputError(f"{reader.uri}: damaged: TIFF directory at byte {offset} is linked in a circle")
-        seen.add(offset)
-        _check_number(reader, len(seen) + len(below))
-        offset, children = _visit(reader, file, form, offset, layouts)
+        _check_number(reader, len(seen) + 1 + len(below))
+        after, children, seen[offset] = _visit(reader, file, form, offset, layouts)
+        offset = after
         below += children
     return below
 
@@ -167,8 +205,8 @@ def _read_offset(reader: ByteReader, file: SeekableBytes, form: _Format, positio
 
 def _visit(
     reader: ByteReader, file: SeekableBytes, form: _Format, offset: int, layouts: set[Layout]
-) -> tuple[int, list[int]]:
-    """(offset of the next directory, offsets of its SubIFDs), after checking every table's size."""
+) -> tuple[int, list[int], bytes]:
+    """(offset of the next directory, offsets of its SubIFDs, its coding), after checking every table's size."""
     below: list[int] = []
     entries = list(_entries(reader, file, form, offset))
     layouts.add(_layout(entries, form))
@@ -195,7 +233,13 @@ def _visit(
         if code == _SUBIFDS:
             below += _subifds(reader, file, form, item, count, value, position)
     after = offset + struct.calcsize(form.count) + len(entries) * form.entry
-    return _read_offset(reader, file, form, after), below
+    return _read_offset(reader, file, form, after), below, _coding(entries, form)
+
+
+def _coding(entries: Sequence[tuple[int, int, int, bytes, int]], form: _Format) -> bytes:
+    """The entries that say how a page is stored, as they stand in its directory."""
+    pack = struct.Struct(form.order + ("HHQ8s" if form.entry == 20 else "HHI4s")).pack
+    return b"".join(pack(code, kind, count, value) for code, kind, count, value, _ in entries if code in _CODING_TAGS)
 
 
 def _most_segments(entries: Sequence[tuple[int, int, int, bytes, int]], form: _Format) -> int:
