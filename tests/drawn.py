@@ -219,15 +219,17 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
     """Ragged canvases, 1 to 4 layers of every kind. odd_floats: NaN, infinities and negative zeros in float images."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = (draw(st.integers(1, 100)), draw(st.integers(1, 100)))
-    colours = draw(st.sampled_from([1, 3, 3, 7]))
+    mode = draw(st.sampled_from(["over", "over", "average", "stack"]))
     dtype = draw(st.sampled_from(["uint8", "uint8", "uint16", "float32"]))
-    has_alpha = draw(st.integers(0, 3)) == 0
+    has_alpha = mode != "stack" and draw(st.integers(0, 3)) == 0
     count = draw(st.sampled_from([1, 2, 2, 3, 4]))
     stretch = draw(st.sampled_from([None, None, 0.4, 3.0]))
+    colours = [draw(st.sampled_from([1, 3, 3, 7]))] * count
+    if mode == "stack":
+        colours = [draw(st.sampled_from([1, 1, 3])) for _ in range(count)]
     stack = [
-        draw(pictures(rng, shape, colours, dtype, has_alpha and i == 0, odd_floats, stretch)) for i in range(count)
+        draw(pictures(rng, shape, colours[i], dtype, has_alpha and i == 0, odd_floats, stretch)) for i in range(count)
     ]
-    mode = draw(st.sampled_from(["over", "over", "average"]))
     for picture in stack:
         if picture.mask is None:
             picture.invert = False
@@ -235,7 +237,7 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
             picture.operator = draw(st.sampled_from(OPERATORS))
             if not has_alpha and draw(st.integers(0, 3)) == 0:
                 picture.bands, picture.sigma, picture.ksize, picture.side = draw(st.integers(1, 6)), 0.0, None, "both"
-    channels = colours + has_alpha
+    channels = sum(colours) if mode == "stack" else colours[0] + has_alpha
     background: Any = 0
     if draw(st.booleans()):
         background = [float(v) for v in np.rint(rng.random(channels) * 200)]

@@ -285,6 +285,8 @@ def composite(
     placed = [place(layer, canvas) for layer in layers]
     if has_alpha:
         return _with_alpha(placed, np.asarray(background, float), full_scale(layers[0].image.dtype), mode)
+    if mode == "stack":
+        return _stacked(placed, background)
     ground = np.broadcast_to(np.asarray(background, float), placed[0].colour.shape)
     return _over(placed, ground) if mode == "over" else _average(placed, ground)
 
@@ -319,6 +321,19 @@ def _in_bands(layer: Placed, out: Array, colour: Array, allowed: Array) -> tuple
     grown = allowed.copy()
     grown[seen] = largest
     return laid, grown
+
+
+def _stacked(placed: Sequence[Placed], background: Sequence[float]) -> Expected:
+    """Each layer alone over its channels' background."""
+    values, allowed, start = [], [], 0
+    for layer in placed:
+        stop = start + layer.colour.shape[2]
+        ground = np.broadcast_to(np.asarray(background[start:stop], float), layer.colour.shape)
+        alone = _over([layer], ground)
+        values.append(alone.values)
+        allowed.append(alone.allowed)
+        start = stop
+    return Expected(np.concatenate(values, axis=2), np.concatenate(allowed, axis=2))
 
 
 def _average(placed: Sequence[Placed], ground: Array) -> Expected:

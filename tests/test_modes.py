@@ -168,3 +168,69 @@ def test_a_level_has_as_many_bands_fewer(pair: tuple[Array, Array, Array], comma
     composed = level_0(tmp_path / "small.ome.zarr")
     inner = np.s_[:75, :105]
     assert np.abs(stored[inner] - composed[inner]).mean() < 1.5
+
+
+# --- stack
+
+
+def fluorescence(path: Path, seed: int, names: tuple[str, ...], shape: tuple[int, int] = (230, 310)) -> Array:
+    """An OME-TIFF of uint16 channels (c, y, x) with these names."""
+    pixels = np.stack([smooth(seed + i, shape, 4000, "uint16") for i in range(len(names))])
+    metadata = {"axes": "CYX", "Channel": {"Name": list(names)}}
+    tifffile.imwrite(path, pixels, tile=(64, 64), metadata=metadata, photometric="minisblack", ome=True)
+    return pixels
+
+
+def test_stack(command: Command, tmp_path: Path) -> None:
+    """Three slides as channels: one masked and feathered, one across the canvas's corner; names kept and unique."""
+    first = fluorescence(tmp_path / "a.ome.tif", 1, ("DAPI", "CD3"))
+    second = fluorescence(tmp_path / "b.ome.tif", 5, ("DAPI",))
+    third = fluorescence(tmp_path / "c.ome.tif", 9, ("CD8", "CD20"), (120, 100))
+    mask = save(tmp_path / "m.tif", disc((230, 310), 80)) / 255
+    layers = (
+        *("--layer", "{image: a.ome.tif}", "--layer", "{image: b.ome.tif, mask: m.tif, feather: 4px}"),
+        *("--layer", "{image: c.ome.tif, offset: [90, -20], opacity: 0.5}"),
+    )
+    for out in ("out.ome.zarr", "out.ome.tif"):
+        done = command(
+            "blend", *layers, "--mode", "stack", "--background", "7", "-o", out, "--chunk", "64", "--shard", "128"
+        )
+        assert done.code == 0, done.err
+    got = level_0(tmp_path / "out.ome.zarr")
+    assert got.dtype == np.uint16
+    expected = np.full((230, 310, 5), 7.0)
+    expected[:, :, :2] = np.moveaxis(first, 0, 2)
+    weight = ndimage.gaussian_filter(mask, 4, mode="mirror", truncate=4)
+    expected[:, :, 2] = weight * second[0] + (1 - weight) * 7
+    expected[90:210, :80, 3:] = 0.5 * np.moveaxis(third, 0, 2)[:, 20:] + 0.5 * 7
+    assert np.abs(got - expected).max() <= 0.5 + 0.002 * 4000
+    np.testing.assert_array_equal(got[:, :, :2], expected[:, :, :2])
+    omero = zarr.open_group(tmp_path / "out.ome.zarr", mode="r").attrs["ome"]["omero"]["channels"]  # type: ignore[index,call-overload]
+    names = ["DAPI", "CD3", "DAPI (2)", "CD8", "CD20"]
+    assert [channel["label"] for channel in omero] == names
+    assert len({channel["color"] for channel in omero}) == 5
+    with tifffile.TiffFile(tmp_path / "out.ome.tif") as tif:
+        np.testing.assert_array_equal(np.moveaxis(tif.asarray(), 0, 2), got)
+        assert all(f'Name="{name}"' in str(tif.ome_metadata) for name in names)
+
+
+def test_a_stack_of_unlike_colours_and_what_it_refuses(command: Command, tmp_path: Path) -> None:
+    rgb = save(tmp_path / "he.tif", smooth(1, (90, 80, 3)))
+    grey = save(tmp_path / "dapi.tif", smooth(2, (90, 80)))
+    assert command("blend", "he.tif", "dapi.tif", "--mode", "stack", *OUTPUT).code == 0
+    np.testing.assert_array_equal(level_0(tmp_path / "out.ome.zarr"), np.dstack([rgb, grey]))
+    omero = zarr.open_group(tmp_path / "out.ome.zarr", mode="r").attrs["ome"]["omero"]["channels"]  # type: ignore[index,call-overload]
+    assert [channel["label"] for channel in omero] == ["he red", "he green", "he blue", "dapi"]
+    assert [channel["color"] for channel in omero][:3] == ["FF0000", "00FF00", "0000FF"]
+    save(tmp_path / "wide.tif", smooth(3, (90, 80), 4000, "uint16"))
+    for flags, says in (
+        (("he.tif", "wide.tif"), "wide.tif is uint16, but"),
+        (("he.tif", "dapi.tif", "--operator", "multiply"), "in mode stack nothing lies below"),
+        (("he.tif", "dapi.tif", "--canvas", "{shape: [90, 80], channels: 3}"), "the stacked layers have 4"),
+        (("he.tif", "dapi.tif", "--background", "1,2"), "background has 2 values; the canvas has 4 channels"),
+    ):
+        done = command("blend", *flags, "--mode", "stack", "-o", "no.ome.zarr")
+        assert done.code in (2, 4)
+        assert says in done.error
+    assert command("seams", "he.tif", "dapi.tif", "--mode", "stack").code == 0
+    assert command("preview", "he.tif", "dapi.tif", "--mode", "stack", "stack.png").code == 0

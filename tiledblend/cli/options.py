@@ -48,7 +48,11 @@ layer_flags = _stacked(
     _what("--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."),
     _what("--opacity", type=float, metavar="0..1", help="Of the top image."),
     _what("--operator", type=click.Choice(OPERATORS), help="How the top image's colours meet those below."),
-    _what("--mode", type=click.Choice(["over", "average"]), help="Bottom to top, or weighted average."),
+    _what(
+        "--mode",
+        type=click.Choice(["over", "average", "stack"]),
+        help="Bottom to top, weighted average, or the channels of all images one after another.",
+    ),
     _what("--background", metavar="N[,N…]", help="Value where no image is."),
     _what(
         "--allow-sparse",

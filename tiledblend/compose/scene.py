@@ -19,6 +19,7 @@ from tiledblend.compose.modes.bands import Banded, BandedLayer
 from tiledblend.compose.modes.mode import BlendMode, ChunkClass, Ground
 from tiledblend.compose.modes.operators import Operating
 from tiledblend.compose.modes.over import Over
+from tiledblend.compose.modes.stack import Stacked
 from tiledblend.compose.placed import Kept
 from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.weights import LayerField
@@ -44,6 +45,7 @@ def _banded(reader: LayerReader) -> BandedLayer:
 MODES: Mapping[str, Callable[[Sequence[LayerReader]], BlendMode]] = {
     "over": _over,
     "average": lambda _: Average(),
+    "stack": lambda readers: Stacked(tuple(reader.layer.colours for reader in readers)),
 }
 """By the name that a job file gives: the mode of a scene of these layers."""
 

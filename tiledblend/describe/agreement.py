@@ -33,7 +33,7 @@ def check_image(layer: Layer, base: Layer, composite: Composite) -> None:
         raise BadInputError(
             f"{image.name} is {image.dtype.name}, but {base.image.name} is {composite.dtype.name}; convert one of them"
         )
-    if layer.colours != base.colours:
+    if layer.colours != base.colours and composite.mode != "stack":
         raise BadInputError(
             f"{image.name} has {layer.colours} colour channels, but {base.image.name} has "
             f"{base.colours}; select channels so that they agree"

@@ -144,6 +144,9 @@ def methods_text(composite: Composite, made: Made) -> str:
             f"{_name(layer.image)} was blended over it{_weighted(composite, layer)}." for layer in composite.layers[1:]
         ]
         sentences.append("Each pixel is w · overlay + (1 − w) · what lies below, w the layer's weight.")
+    elif composite.mode == "stack":
+        parts = "; ".join(f"{_name(layer.image)}{_weighted(composite, layer)}" for layer in composite.layers)
+        sentences.append(f"The channels of the layers were stacked one after another: {parts}.")
     else:
         parts = "; ".join(f"{_name(layer.image)}{_weighted(composite, layer)}" for layer in composite.layers)
         sentences.append(f"The layers were averaged by their weights w, Σ w · image / Σ w: {parts}.")

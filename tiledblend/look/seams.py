@@ -92,6 +92,8 @@ def measure_seams(
     canvases are sampled, the same way each time: what is read stays bounded. Raises BadInputError.
     """
     scene = composite if isinstance(composite, Scene) else decide(composite)
+    if scene.composite.mode == "stack":
+        return ()  # nothing meets there
     with ThreadPoolExecutor(threads) as pool:
         return tuple(
             _measured(_Pictures.of(scene, index, tuple(widths)), pool)

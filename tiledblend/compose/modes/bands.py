@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,18 +73,19 @@ class Banded:
         ground = laid.ground
         # Float images may hold NaN and infinities: they come through or spread as IEEE 754 says, without a warning.
         with np.errstate(invalid="ignore", over="ignore"):
-            total = self._summed(laid)
+            layers = dict(laid.layers)
+            total = self._summed(laid, layers)
         at = _within(laid.region, laid.reach)
-        own = [_cropped(brought, at) for brought in laid.layers.values()]
+        own = [_cropped(brought, at) for brought in layers.values()]
         return Blended(to_dtype(total, ground.dtype), count_background(own))
 
-    def _summed(self, laid: Laid) -> Colours:
+    def _summed(self, laid: Laid, layers: Mapping[int, Contribution]) -> Colours:
         """float32 colours of the region: layer by layer, each on as much as those above it need."""
         wanted = [laid.region]
-        for index in reversed(list(laid.layers)):
+        for index in reversed(list(layers)):
             wanted.insert(0, wanted[0].grow(self.layers[index].bands.reach_px) & laid.reach)
         total: Colours = np.broadcast_to(laid.ground.background, (*wanted[0].shape, laid.ground.channels))
-        for (number, whole), known, to in zip(laid.layers.items(), wanted, wanted[1:], strict=False):
+        for (number, whole), known, to in zip(layers.items(), wanted, wanted[1:], strict=False):
             own = _cropped(whole, _within(known, laid.reach))
             total = _laid_by(self.layers[number], own, total, known, to, laid.ground)
         return total

@@ -55,7 +55,7 @@ class Laid:
     """What the layers that a region needs bring to it.
 
     region: whose pixels are wanted, of the canvas. reach: what the contributions cover: the region grown by the mode's
-    halo, as far as the canvas goes. layers: by index, bottom first.
+    halo, as far as the canvas goes. layers: by index, bottom first; each is read when it is asked for, every time.
     """
 
     region: Region
