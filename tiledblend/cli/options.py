@@ -99,7 +99,7 @@ output_options = _stacked(
     output("--levels", metavar="auto|N", help="Pyramid levels. [auto]"),
     output("--codec", metavar="NAME:LEVEL", help="Lossless compression. [zstd:1]"),
     output("--compression", metavar=COMPRESSIONS, help="Of a .ome.tif; jpeg loses detail. [deflate]"),
-    output("--ome-zarr", type=click.Choice(["0.5", "0.4"]), help="Version of the format. [0.5]"),
+    output("--ome-zarr", type=click.Choice(["0.6", "0.5", "0.4"]), help="Version of the format. [0.5]"),
     output("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
 )
 cluster_options = _stacked(
