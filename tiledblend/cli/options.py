@@ -72,9 +72,7 @@ layer_flags = _stacked(
     _mask(
         "--feather",
         metavar="16px|8um|bands:6|ksize:5",
-        help="Width of the mask's soft edge (a Gaussian's sigma); bands:N: multi-band blending.",
-        metavar="16px|8um|ksize:5",
-        help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %).",
+        help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %). bands:N: multi-band blending.",
     ),
     _mask("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
