@@ -43,6 +43,10 @@ debug_option = reporting(
 )
 json_option = reporting("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
+inputs_option = _what(
+    "--inputs", is_flag=True, help="Open the inputs that a result names, wherever they lie. [only beside the result]"
+)
+
 layer_flags = _stacked(
     _what("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     _what("--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."),
