@@ -46,6 +46,9 @@ def methods_text(scene: Scene, made: Made) -> str:
         sentences.append(f"{names[0]} is the base{weighted(0)}.")
         sentences += [f"{name} was blended over it{weighted(number)}." for number, name in enumerate(names[1:], 1)]
         sentences.append("Each pixel is w · overlay + (1 − w) · what lies below, w the layer's weight.")
+    elif composite.mode == "stack":
+        parts = "; ".join(f"{name}{weighted(number)}" for number, name in enumerate(names))
+        sentences.append(f"The channels of the layers were stacked one after another: {parts}.")
     else:
         parts = "; ".join(f"{name}{weighted(number)}" for number, name in enumerate(names))
         sentences.append(f"The layers were averaged by their weights w, Σ w · image / Σ w: {parts}.")
@@ -68,9 +71,9 @@ def _kept(compression: str) -> str:
 
 
 def _covered(scene: Scene) -> list[float | None]:
-    """Share of the canvas that each layer's mask covers (from one half on), not feathered; looked at on a small copy."""
+    """Share of the canvas that each layer's mask covers (from one half on), unfeathered, on a small copy."""
     level = max(0, math.ceil(math.log2(max(scene.shape) / LOOKED_AT_PX)))
-    hard = [replace(layer, feather=Feather()) for layer in scene.composite.layers]
+    hard = tuple(replace(layer, feather=Feather()) for layer in scene.composite.layers)
     small = scene.derived(replace(scene.composite, layers=hard)).at_level(level)
     fields = small.fields(Region.of_shape(small.shape))
     return [
@@ -117,7 +120,9 @@ def _weighted(scene: Scene, covered: list[float | None], number: int) -> str:
         parts.append(_mask(scene, number, covered[number]))
     if layer.grow is not None:
         parts.append(f"grown by {layer.grow}")
-    if layer.feather.kernel_size is not None:
+    if layer.feather.band_count is not None:
+        parts.append(f"blended in {layer.feather.band_count} bands (Burt & Adelson 1983)")
+    elif layer.feather.kernel_size is not None:
         parts.append(f"feathered by OpenCV's {layer.feather.kernel_size} × {layer.feather.kernel_size} Gaussian kernel")
     elif layer.feather.sigma:
         (y, x), size = composite.kernel(layer).sigmas, composite.grid.pixel_size_um
@@ -128,6 +133,8 @@ def _weighted(scene: Scene, covered: list[float | None], number: int) -> str:
         parts.append("inwards only")
     if layer.opacity != 1:
         parts.append(f"at an opacity of {layer.opacity:g}")
+    if layer.operator != "normal":
+        parts.append(f"its colours meeting those below by {layer.operator} (W3C Compositing and Blending)")
     if layer.affine is not None:
         parts.append("registered by an affine matrix")
     elif layer.offset not in (None, (0, 0)):

@@ -143,8 +143,7 @@ def _layer(keys: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, value in keys.items():
         if key == "feather":
-            shown = f"ksize:{value['ksize']}" if value["ksize"] else f"{value['sigma']:g}{value['unit']}"
-            if value["sigma"] or value["ksize"]:
+            if (shown := _feather(value)) is not None:
                 rows.append((key, shown))
         elif key in ("image", "mask") and isinstance(value, dict):
             chosen = [f"{k} {v}" for k, v in value.items() if k not in ("path", "input") and v != _DEFAULTS.get(k)]
@@ -154,9 +153,18 @@ def _layer(keys: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _feather(value: dict[str, Any]) -> str | None:
+    """As a flag says it; None for a hard edge."""
+    if "bands" in value:
+        return f"bands:{value['bands']}"
+    if value["ksize"]:
+        return f"ksize:{value['ksize']}"
+    return f"{value['sigma']:g}{value['unit']}" if value["sigma"] else None
+
+
 def _counts(key: str, keys: dict[str, Any]) -> bool:
     """False for a parameter of something that the layer does not have."""
-    feathered = bool(keys["feather"]["sigma"] or keys["feather"]["ksize"])
+    feathered = _feather(keys["feather"]) is not None
     return {"mask_frame": bool(keys["mask"]), "feather_side": feathered}.get(key, True)
 
 
