@@ -12,29 +12,28 @@ Array = NDArray[Any]
 TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
 
-def _smoothed(values: Array, taps: Array) -> Array:
+def reduced(values: Array, odd: tuple[int, int] = (0, 0)) -> Array:
+    """The pixels of even place, smoothed. odd: (y, x) 1 where the first pixel's place is odd. A single one stays."""
     for axis in (0, 1):
-        # scipy's mirror of one pixel is that pixel, twice as much of it where zeros should lie between
-        values = ndimage.correlate1d(values, taps, axis, mode="mirror")
+        if values.shape[axis] > 1:
+            smooth = ndimage.correlate1d(values, TAPS, axis, mode="mirror")
+            values = smooth[odd[0] :: 2] if axis == 0 else smooth[:, odd[1] :: 2]
     return values
 
 
-def reduced(values: Array, odd: tuple[int, int] = (0, 0)) -> Array:
-    """The pixels of even place, smoothed. odd: (y, x) 1 where the first pixel's place is odd."""
-    return _smoothed(values, TAPS)[odd[0] :: 2, odd[1] :: 2]
-
-
 def expanded(values: Array, shape: tuple[int, int], odd: tuple[int, int] = (0, 0)) -> Array:
-    between = np.zeros((*shape, *values.shape[2:]))
-    between[odd[0] :: 2, odd[1] :: 2] = values
-    return _smoothed(between, 2 * TAPS)
+    for axis in (0, 1):
+        if shape[axis] > 1:
+            between = np.zeros((*values.shape[:axis], shape[axis], *values.shape[axis + 1 :]))
+            (between if axis == 0 else np.swapaxes(between, 0, 1))[odd[axis] :: 2] = (
+                values if axis == 0 else np.swapaxes(values, 0, 1)
+            )
+            values = ndimage.correlate1d(between, 2 * TAPS, axis, mode="mirror")
+    return values
 
 
 def bands(below: Array, layer: Array, weight: Array, count: int, origin: tuple[int, int] = (0, 0)) -> Array:
-    """below, layer: (y, x, c). weight: (y, x). origin: the place of the first pixel on the layer's own grid.
-
-    Levels of a single pixel are not this function's.
-    """
+    """below, layer: (y, x, c). weight: (y, x). origin: the place of the first pixel on the layer's own grid."""
     place = origin
     gauss, weights, places = [layer.astype(float) - below], [weight.astype(float)], [place]
     for _ in range(count - 1):

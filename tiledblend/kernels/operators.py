@@ -7,11 +7,14 @@ the dtype's maximum, 1 for floats. Every operation is elementwise in float32 in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tiledblend.kernels.blend import Contribution, Rule, unmultiplied, weight_of
+from tiledblend.kernels.over import laid_over, laid_over_alpha
 
 Operator = Literal["normal", "multiply", "screen", "darken", "lighten", "difference"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -67,3 +70,32 @@ _FORMULAS: dict[str, Callable[[Colours, Colours, np.float32], Colours]] = {
     "lighten": lambda below, layer, full: np.maximum(below, layer),
     "difference": _difference,
 }
+
+
+def operating(operators: Sequence[Operator], full: float) -> Rule:
+    """The rule by which layers with these operators, bottom first, lie one over the other."""
+
+    def strip(
+        colours: Sequence[NDArray[Any]],
+        weights: Sequence[NDArray[np.float32] | None],
+        ground: NDArray[np.float32],
+        select: bool,
+    ) -> NDArray[np.float32]:
+        total = ground
+        for operator, colour, weight in zip(operators, colours, weights, strict=True):
+            total = laid_over(total, operated(operator, total, colour, full), weight, select)
+        return total
+
+    def alpha(
+        layers: Sequence[Contribution], background: NDArray[np.float32], scale: np.float32
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        shape = layers[0].colour.shape
+        alpha = np.full(shape[:2], background[-1] / scale, np.float32)
+        premultiplied = np.broadcast_to(background[:-1] * (background[-1] / scale), shape).astype(np.float32)
+        for operator, layer in zip(operators, layers, strict=True):
+            below = unmultiplied(premultiplied, alpha, background)
+            colour = operated(operator, below, layer.colour, full, alpha)
+            premultiplied, alpha = laid_over_alpha(premultiplied, alpha, colour, weight_of(layer, shape[:2]))
+        return unmultiplied(premultiplied, alpha, background), alpha
+
+    return Rule(strip, alpha)
