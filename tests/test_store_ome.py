@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from store_pixels import make_layout, random_pyramid, write_missing, write_result
 
-from tiledblend.containers.commit import begin, commit
-from tiledblend.containers.omezarr.documents import ImageMetadata, root_attributes
+from tiledblend.containers.commit import commit
+from tiledblend.containers.image import ImageMetadata
+from tiledblend.containers.omezarr.documents import root_attributes
+from tiledblend.containers.output import begin
 from tiledblend.errors import UsageError
 
 KINDS: list[dict[str, Any]] = [

@@ -52,8 +52,8 @@ class SourceSpec:
     path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
     as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
     further axis by its name, such as (("z", 3), ("t", 0)). allow_sparse: read TIFF tiles that were never written
-    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them. rgb: three
-    colour channels that do not say so are red, green, blue.
+    as the file's nodata value, or 0 as stored, and zarr chunks that are not stored as the fill value, instead of
+    refusing them. rgb: three colour channels that do not say so are red, green, blue.
     """
 
     path: str
@@ -90,6 +90,7 @@ class SourceInfo:
 
     axes: as stored, such as "YXS" or "tczyx". channel_windows: the display range (low, high) of each channel, None
     where it states none; empty: no channel does. problem: why this cannot be a layer's image (None: it can).
+    notes: what a plan and a run say too; asides: what only `tiledblend info` says.
     """
 
     format: str
@@ -100,6 +101,7 @@ class SourceInfo:
     channel_windows: tuple[tuple[float, float] | None, ...] = ()
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    asides: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore
+from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.windows import dtype_window
 from tiledblend.errors import UsageError
@@ -18,25 +18,6 @@ PALETTE = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF",
 
 SYSTEM = "physical"
 """What the coordinate system of an 0.6 image is called, which all levels lie in."""
-
-
-@dataclass(frozen=True)
-class ImageMetadata:
-    """What a result says of itself besides its pixels.
-
-    name: shown by viewers. pixel_size_um: (y, x) in micrometres of level 0, None when unknown. channel_names,
-    channel_colors ("RRGGBB"): one each per channel, or empty for defaults. windows: (low, high) display range per
-    channel, None or empty for the dtype's range (0 to 1 for float32). origin_um: (y, x) of the centre of level 0's
-    first pixel. tiledblend: further values of the root attribute of that name, such as version and job.
-    """
-
-    name: str
-    pixel_size_um: tuple[float, float] | None = None
-    channel_names: tuple[str, ...] = ()
-    channel_colors: tuple[str, ...] = ()
-    windows: tuple[tuple[float, float] | None, ...] = ()
-    origin_um: tuple[float, float] | None = None
-    tiledblend: dict[str, Any] | None = None
 
 
 def dump(document: dict[str, Any]) -> bytes:
