@@ -10,7 +10,6 @@ from typing import Any
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import make_spec, open_source, recognise
-from tiledblend.sources.outlines.source import PolygonSource
 
 # Names that scanners and tifffile give to the pictures beside a slide's own image.
 BESIDE_THE_SLIDE = ("label", "macro", "thumbnail", "overview", "map")
@@ -94,8 +93,7 @@ def _without_path(message: str, path: str) -> str:
 
 def _facts(source: RasterSource) -> dict[str, Any]:
     info = dataclasses.asdict(source.info)
-    if isinstance(source, PolygonSource):
-        info["metadata"] = {**info["metadata"], **source.summary()}
+    info["metadata"] |= source.summary()
     return {
         "format": info["format"],
         "axes": info["axes"],

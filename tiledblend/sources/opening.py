@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -225,6 +226,12 @@ def recognise(path: str) -> str:
         if slide_vendor(path) is not None:
             return "slide"
         raise BadInputError(f"{path}: {why_no_folder(path)}")
+    return _recognise_file(path, _stored_state(path))
+
+
+@lru_cache(maxsize=CACHED_SOURCES)
+def _recognise_file(path: str, state: Any) -> str:
+    """As `recognise`, of a local file. state: changes when the file does; a file is asked for several times."""
     head = _first_bytes(path)
     if head.startswith(MAGIC):
         return _archived(path)
