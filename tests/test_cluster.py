@@ -37,11 +37,12 @@ from tiledblend.run import connection, local, versions
 from tiledblend.run import driver as run
 from tiledblend.run import scheduler as schedulers
 from tiledblend.run.cluster import open_client
-from tiledblend.run.driver import SharedJob, TileJob, errors_told, write
+from tiledblend.run.driver import Running, write
 from tiledblend.run.machine import machine_memory
+from tiledblend.run.ometiff import export_ometiff
 from tiledblend.run.options import ClusterOptions
 from tiledblend.run.scheduler import running_scheduler
-from tiledblend.run.tiff_export import Running, export_ometiff
+from tiledblend.run.tasks import SharedJob, TileJob, errors_told
 from tiledblend.run.versions import installed_versions
 from tiledblend.run.waiting import never
 

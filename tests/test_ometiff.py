@@ -18,16 +18,17 @@ import pytest
 import tifffile
 import zarr
 from conftest import ROOT, Command
+from tiledblend.containers.ometiff.work import WorkFolder, clean_ometiff
 
 import tiledblend as tb
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.options import TiffOptions
-from tiledblend.containers.ometiff.work import WorkFolder, clean_ometiff
 from tiledblend.containers.ometiff.xml import OME
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, StorageError, UsageError
 from tiledblend.geometry import Region
-from tiledblend.run.driver import ProgressEvent, write
-from tiledblend.run.tiff_export import Running, export_ometiff
+from tiledblend.run.driver import Running, write
+from tiledblend.run.ometiff import export_ometiff
+from tiledblend.run.report import ProgressEvent
 from tiledblend.sources import Alpha, RasterSource, open_source
 
 OUTPUT = tb.OutputSpec(chunk=64, shard=128)

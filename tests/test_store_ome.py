@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from store_pixels import make_layout, write_result
 
-from tiledblend.containers.omezarr.documents import ImageMetadata, root_attributes
+from tiledblend.containers.image import ImageMetadata
+from tiledblend.containers.omezarr.documents import root_attributes
 from tiledblend.errors import UsageError
 
 KINDS: list[dict[str, Any]] = [

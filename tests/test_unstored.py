@@ -17,7 +17,7 @@ import tiledblend as tb
 from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region, Tile
-from tiledblend.run.driver import TileJob
+from tiledblend.run.tasks import TileJob
 from tiledblend.sources import open_source
 from tiledblend.sources.zarr import stored as zarr_stored
 

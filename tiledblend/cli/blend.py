@@ -29,9 +29,9 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
-    from tiledblend.run.driver import RunReport
+    from tiledblend.run.ometiff import ExportReport
     from tiledblend.run.options import ClusterOptions
-    from tiledblend.run.tiff_export import ExportReport
+    from tiledblend.run.report import RunReport
     from tiledblend.sources.base import Unstored
 
 
@@ -94,7 +94,7 @@ def command(
         return
     if is_image(path):
         if resume or replace or share or finish:
-            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
+            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr or .ome.tif")
         if ignored := [name for name in SCHEDULER_KEYS if flags[name]]:
             raise UsageError(
                 f"{path}: one image is made in this process, on no cluster; leave out {flag_of(ignored[0])}"
@@ -205,12 +205,10 @@ def _blend_to_ometiff(
     job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]
 ) -> tuple[RunReport, ExportReport | None]:
     from tiledblend.look import lines as report
+    from tiledblend.run.driver import Running, Share
+    from tiledblend.run.ometiff import blend_ometiff
     from tiledblend.run.plan import plan
-    from tiledblend.run.tiff_blend import Share, blend_ometiff
-    from tiledblend.run.tiff_export import Running
 
-    if how.pop("replace"):
-        raise UsageError(f"{path}: --replace is for an OME-Zarr output; move the old file away or name another")
     planned = plan(job.composite, job.output, samples=0)
     _warn_of_unstored(planned.unstored)
     with stoppable() as stop, report.progress() as progress, told_interruption(path):

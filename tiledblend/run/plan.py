@@ -18,6 +18,8 @@ from tiledblend.compose.pyramid import chunk_rows
 from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.render import TileRenderer, block_side
 from tiledblend.compose.scene import Scene, decide
+from tiledblend.containers.container import Container
+from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.composite import Composite
@@ -55,7 +57,7 @@ class Plan:
     """
 
     scene: Scene
-    layout: ArrayLayout
+    layout: Container
     classes: dict[str, float]
     layer_share: tuple[float, ...]
     sampled_tiles: int
@@ -92,6 +94,16 @@ class Plan:
         return sum(height * width for height, width in levels) * sample
 
     @property
+    def work_bytes(self) -> int:
+        """Of an OME-TIFF while it is made, uncompressed: its tiles and the last level of each stage that another one
+        follows."""
+        assert isinstance(self.layout, TiffLayout)
+        grid = self.grid
+        sample = self.layout.channels * self.composite.dtype.itemsize
+        kept = (grid.level_shape(stage * grid.stage - 1) for stage in range(1, grid.stages))
+        return self.layout.raw_bytes + sum(height * width for height, width in kept) * sample
+
+    @property
     def read_bytes(self) -> int:
         """Decoded bytes that the images must yield."""
         layers = zip(self.composite.layers, self.layer_share, strict=True)
@@ -110,12 +122,8 @@ class Plan:
         get = round(self.tile_requests * rows * columns)
         if uri is None or scheme_of(uri) not in BUCKET_SCHEMES:
             return {"get": get, "put": 0}
-        groups = 1 if self.layout.sharded else self.layout.channel_groups
-        for stage in range(1, self.grid.stages):
-            rows, columns = self.layout.object_counts(stage * self.grid.stage - 1)
-            get += rows * columns * groups
-        documents = self.grid.levels + (1 if self.layout.sharded else 2) + 1
-        return {"get": get, "put": self.layout.object_count() + documents + 2}
+        layout = self.layout
+        return {"get": get + layout.object_reads(), "put": layout.object_count() + layout.documents + 2}
 
     def process_bytes(self, threads: int, uri: str | None = None) -> int:
         """Projected peak of one worker process with `threads` threads. uri: of the result (None: a local path).
@@ -125,7 +133,7 @@ class Plan:
         rows, columns = self.grid.tile_counts()
         rendered = min(threads, rows * columns)
         stored = min(MOST_STORING, rows * columns - rendered)
-        in_files = self.layout.sharded and (uri is None or scheme_of(uri) not in BUCKET_SCHEMES)
+        in_files = self.layout.is_drafted and (uri is None or scheme_of(uri) not in BUCKET_SCHEMES)
         compressed = 0 if in_files else (rendered + stored) * _encoded_bytes(self.layout)
         return PROCESS_BYTES + rendered * self.tile_bytes + compressed + _whole_images(self.composite)
 
@@ -289,14 +297,14 @@ def _chunks(region: Region, chunk: int) -> Iterator[Region]:
             yield Region(y, x, min(y + chunk, region.y1), min(x + chunk, region.x1))
 
 
-def _encoded_bytes(layout: ArrayLayout) -> int:
+def _encoded_bytes(layout: Container) -> int:
     """A tile compressed, at worst not at all, with its part of the further levels."""
     grid = layout.grid
     height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
     return height * width * layout.channels * np.dtype(layout.dtype).itemsize * 4 // 3
 
 
-def _tile_bytes(scene: Scene, layout: ArrayLayout) -> int:
+def _tile_bytes(scene: Scene, layout: Container) -> int:
     """Most that one task holds at once besides compressed chunks: first its masks are made ready, then a row of chunks
     at a time is read, blended and halved, band by band."""
     grid, item, readers, halo = layout.grid, scene.dtype.itemsize, scene.readers, scene.mode.halo_px

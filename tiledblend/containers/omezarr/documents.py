@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tiledblend.bytes.objects import ObjectStore
+from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.errors import UsageError
 
 _RGB = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("alpha", "FFFFFF"))
 # Colour-blind-safe and distinct when added up; further channels start again.
 PALETTE = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FF8000")
-
-
-@dataclass(frozen=True)
-class ImageMetadata:
-    """What a result says of itself besides its pixels.
-
-    name: shown by viewers. pixel_size_um: (y, x) in micrometres of level 0, None when unknown. channel_names,
-    channel_colors ("RRGGBB"): one each per channel, or empty for defaults. windows: (low, high) display range per
-    channel, or empty for the dtype's range (0 to 1 for float32). tiledblend: further values of the root attribute
-    of that name, such as version and job.
-    """
-
-    name: str
-    pixel_size_um: tuple[float, float] | None = None
-    channel_names: tuple[str, ...] = ()
-    channel_colors: tuple[str, ...] = ()
-    windows: tuple[tuple[float, float], ...] = ()
-    tiledblend: dict[str, Any] | None = None
 
 
 def dump(document: dict[str, Any]) -> bytes:
