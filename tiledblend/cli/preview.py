@@ -21,10 +21,18 @@ from tiledblend.errors import UsageError
 @click.option("--scale-bar/--no-scale-bar", default=True, help="Where the pixel size is known. [drawn]")
 @click.option("--seams", is_flag=True, help="Draw the layers' edges.")
 @click.option("--weights", is_flag=True, help="Draw each layer's weight beside it.")
+@click.option("--changed", metavar="OLD", help="Draw round what differs from this older result.")
 @json_option
 @debug_option
 def command(
-    paths: tuple[str, ...], max_size: int, scale_bar: bool, seams: bool, weights: bool, as_json: bool, **flags: Any
+    paths: tuple[str, ...],
+    max_size: int,
+    scale_bar: bool,
+    seams: bool,
+    weights: bool,
+    changed: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Draw a result or any source as a small PNG; or, with blend's arguments or --job, what blend would make.
 
@@ -34,7 +42,10 @@ def command(
 
     cannot_resume()
     *images, out = paths
-    done = draw(_previewed(images, flags), out, max_size, scale_bar=scale_bar, seams=seams, weights=weights)
+    source = _previewed(images, flags)
+    if changed is not None and not isinstance(source, str):
+        raise UsageError("--changed compares two results; give a result as SOURCE")
+    done = draw(source, out, max_size, scale_bar=scale_bar, seams=seams, weights=weights, changed=changed)
     show(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
 
 

@@ -9,7 +9,7 @@ the mask's file, of which only the values count. A tile of a later stage is a fu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,16 @@ class TileKey(NamedTuple):
     image: bytes
     mask: bytes
 
+    @property
+    def stored(self) -> bytes:
+        """The four one after the other: what receipts and manifests keep."""
+        return b"".join(self)
+
+    @classmethod
+    def of_stored(cls, data: bytes) -> TileKey:
+        """The inverse of `stored`."""
+        return cls(*(data[at : at + PART_BYTES] for at in range(0, len(cls._fields) * PART_BYTES, PART_BYTES)))
+
     def differing(self, other: TileKey) -> tuple[str, ...]:
         """Names of the parts that differ.
 
@@ -45,15 +55,6 @@ class TileKey(NamedTuple):
         ('parameter', 'mask')
         """
         return tuple(name for name, a, b in zip(self._fields, self, other, strict=True) if a != b)
-
-
-def combined(keys: Iterable[TileKey]) -> TileKey:
-    """The key of what stands on tiles of these keys, in their order."""
-    parts = [blake3() for _ in TileKey._fields]
-    for key in keys:
-        for part, digest in zip(parts, key, strict=True):
-            part.update(digest)
-    return TileKey(*(part.digest(length=PART_BYTES) for part in parts))
 
 
 class TileKeys:
