@@ -488,8 +488,9 @@ def test_tiles_never_written_are_refused_unless_allowed(tiledblend: Command, tmp
     slide = tmp_path / "sparse.tif"
     tifffile.imwrite(slide, np.full((64, 64, 3), 200, np.uint8), tile=(32, 32), photometric="rgb")
     with tifffile.TiffFile(slide, mode="r+b") as file:
-        counts = file.pages.first.tags["TileByteCounts"]
-        counts.overwrite([0, *counts.value[1:]])
+        for name in ("TileByteCounts", "TileOffsets"):
+            tag = file.pages.first.tags[name]
+            tag.overwrite([0, *tag.value[1:]])
     arguments = ["blend", slide, "-o", "out.ome.zarr", "--chunk", "32", "--shard", "64"]
     refused = tiledblend(*arguments)
     assert refused.code == 4

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema.exceptions import ValidationError
 
 from tiledblend.cli.main import cli
 from tiledblend.cli.mapping import job_mapping
@@ -140,6 +141,24 @@ def test_alias_bomb_is_refused_quickly(tmp_path: Path) -> None:
         jobs.load_job(write_job(tmp_path, "\n".join(lines)))
 
 
+def test_json_has_yamls_bound(tmp_path: Path) -> None:
+    many = {"layers": [{"image": "a.tif", "wrong": index} for index in range(60_000)]}
+    with pytest.raises(UsageError, match=r"a\.json: has more than 100,000 entries"):
+        jobs.load_job(write_job(tmp_path, json.dumps(many), "a.json"))
+    with pytest.raises(UsageError, match="has more than 100,000 entries"):
+        jobs.build(many, where="a description")
+
+
+def test_the_schema_stops_at_its_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {"layers": [{"image": "a.tif", "wrong": index} for index in range(9_000)]}
+    made = list[object]()
+    init = ValidationError.__init__
+    monkeypatch.setattr(ValidationError, "__init__", lambda self, *a, **k: (made.append(self), init(self, *a, **k))[1])
+    with pytest.raises(UsageError, match=r"unknown key 'wrong' in layers\[0\]"):
+        jobs.load_job(write_job(tmp_path, json.dumps(many), "a.json"))
+    assert 0 < len(made) < 10
+
+
 def test_too_large_missing_and_binary_files(tmp_path: Path) -> None:
     big = tmp_path / "big.yaml"
     big.write_bytes(b"#" * (jobs.MAX_BYTES + 1))
@@ -198,6 +217,13 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert mapping == jobs.load_job(path)
 
 
+def test_threshold_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mapping = job_mapping(flags_of("b.tif", "o.tif", "--mask", "m.tif", "--threshold", "0.5"))
+    text = "layers: [{image: b.tif}, {image: o.tif, mask: m.tif, threshold: 0.5}]"
+    assert mapping == jobs.load_job(write_job(tmp_path, text))
+
+
 def test_affine_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.txt").write_text("1 0 2.5 0 1 -3e1")
@@ -237,5 +263,5 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
 
     Draft202012Validator.check_schema(schema())
     layer = schema()["$defs"]["layer"]["properties"]
-    weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity"}
+    weight = {"mask", "mask_values", "threshold", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity"}
     assert set(layer) == {"image", "offset", "fit", "affine", "pixel_size_um"} | weight

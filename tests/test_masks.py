@@ -59,6 +59,10 @@ def units(mask: Any, axes: str = "yx", size: tuple[int, int] | None = None, **op
         (np.array([[0, 0.25, 1]], np.float64), "auto", [0, 0.25, 1]),
         (np.array([[0, 0.25, 1]], np.float16), "auto", [0, 0.25, 1]),
         (np.array([[0, 1, 7]], np.uint8), "binary", [0, 1, 1]),
+        (np.array([[0, 2, 40]], np.float32), "binary", [0, 1, 1]),
+        (np.array([[0, 0.7]]), "binary", [0, 1]),
+        (np.array([[0, 4095, 5000]], np.uint16), (0, 4095), [0, 1, 1]),
+        (np.array([[0, 0.25, 0.5, 0.75, 1]], np.float32), (0.25, 0.75), [0, 0, 0.5, 1, 1]),
         (np.array([[0, -0.5, 2]]), "binary", [0, 1, 1]),
         (np.array([[0, 1024, 4096]], np.uint16), (0, 4096), [0, 0.25, 1]),
         (np.array([[-1.0, 0, 1]]), (-1, 1), [0, 0.5, 1]),
@@ -105,7 +109,6 @@ def test_labels_and_narrow_ranges_are_refused(mask: Array, message: str) -> None
         (np.array([[0, np.nan]]), "binary", "NaN"),
         (np.array([[0, 1.5]]), "auto", r"region \[0:1, 0:2\].*0 to 1\.5 lie outside 0 to 1"),
         (np.array([[-0.1, 1]]), "auto", "lie outside 0 to 1"),
-        (np.array([[0, 5000]], np.uint16), (0, 4095), "lie outside 0 to 4095"),
         (np.array([[-3, 1]], np.int16), "auto", "mask value -3"),
         (np.array([[-3, 32767]], np.int16), "auto", "lie outside 0 to 32767"),
     ],
@@ -114,6 +117,86 @@ def test_values_that_no_rule_allows(mask: Array, values: Any, message: str) -> N
     with pytest.raises(BadInputError, match=message) as caught:
         units(mask, mask_values=values)
     assert "\n" not in str(caught.value)
+
+
+def test_a_range_clips_and_says_how_much(caplog: pytest.LogCaptureFixture) -> None:
+    values = np.random.default_rng(0).random((40, 50)).astype(np.float32)
+    with caplog.at_level(logging.INFO, "tiledblend"):
+        got = units(values, mask_values=(0.3, 0.7), feather=tb.Feather.px(0))
+    expected = np.clip((values.astype(np.float64) - 0.3) / (0.7 - 0.3), 0, 1)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    below, above = (f"{100 * share:.3g} %" for share in ((values < 0.3).mean(), (values > 0.7).mean()))
+    assert f"{below} of its values lie below 0.3 and {above} above 0.7: taken as 0 and 1" in caplog.text
+
+
+def test_what_a_range_clips_is_counted_on_a_coarser_level_of_a_large_mask(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    monkeypatch.setattr("tiledblend.compose.masks.MOST_COUNTED", 1024)
+    with caplog.at_level(logging.INFO, "tiledblend"):
+        decide_mask_rule(Pyramid([values[:, :, None], values[::2, ::2, None]]), (0.25, 1.0))
+        decide_mask_rule(source(values), (0.25, 1.0))
+    assert f"{100 * (values[::2, ::2] < 0.25).mean():.3g} % of its values lie below 0.25" in caplog.text
+    assert "(on its level 1)" in caplog.text
+    assert "(of a sample)" in caplog.text
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 9, dtype=np.float32), np.array([0, 0.25, 3.5])])
+def test_binary_probabilities_are_refused_and_told_of_threshold(values: Array) -> None:
+    with pytest.raises(BadInputError, match=r"binary takes all but 0 as inside.*--threshold 0\.5"):
+        units(values[None], mask_values="binary")
+    with pytest.raises(BadInputError, match=r"give mask >= 0\.5"):
+        tb.feather(values[None], values="binary")
+
+
+@pytest.mark.parametrize(
+    ("mask", "threshold"),
+    [
+        (np.array([[0, 0.3, 0.7, 0.70001, 1]], np.float32), 0.7),
+        (np.array([[0, 0.3, 0.7, 0.70001, 1]]), 0.7),
+        (np.array([[0, 127, 128, 255]], np.uint8), 127.5),
+        (np.array([[0, 127, 128, 255]], np.uint8), 127),
+        (np.array([[-5, 0, 4]], np.int16), 0),
+        (np.array([[-2.5, 0.1, 7]], np.float32), 0),
+        (np.array([[0, 1, 2, 3]], np.uint8), 2),
+    ],
+)
+@pytest.mark.parametrize("feather", [0, 3.0])
+def test_a_threshold_is_the_mask_at_or_above(mask: Array, threshold: float, feather: float) -> None:
+    got = units(mask, threshold=threshold, feather=tb.Feather.px(feather))
+    np.testing.assert_array_equal(got, mask >= threshold)
+
+
+def test_a_threshold_comes_before_grow_and_feather_and_is_that_of_a_binary_file() -> None:
+    """A probability map of another resolution: as if the file held 0 and 1."""
+    values = np.random.default_rng(0).random((60, 70)).astype(np.float32)
+    for size in ((960, 1120), (90, 105), (60, 70)):
+        for options in ({}, {"grow": 3}, {"feather": tb.Feather.px(2.5)}, {"invert": True}):
+            layers = [
+                tb.Composite([tb.Layer(image(size)), tb.Layer(white(size), mask=source(mask), **kept, **options)])
+                for mask, kept in ((values, {"threshold": 0.5}), (values >= 0.5, {}))
+            ]
+            np.testing.assert_array_equal(tb.to_array(layers[0]), tb.to_array(layers[1]))
+
+
+def white(size: tuple[int, int]) -> RasterSource:
+    return tb.from_array(np.full((*size, 3), 255, np.uint8), axes="yxc", name="w.tif")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 0.5, "mask_values": "binary"}, "threshold and mask_values both say"),
+        ({"threshold": float("nan")}, "must be finite"),
+        ({"threshold": "x"}, "threshold of layer i.tif 'x' must be a number"),
+        ({"threshold": 1, "mask": None}, "threshold needs a mask"),
+        ({"threshold": 1, "mask": "alpha"}, "not for the image's own alpha"),
+    ],
+)
+def test_thresholds_that_say_nothing(options: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tb.Layer(**{"image": image((2, 2)), "mask": source(np.ones((2, 2))), **options})
 
 
 def test_each_region_checks_what_was_decided() -> None:
@@ -156,7 +239,7 @@ def test_auto_reads_until_it_can_decide() -> None:
     assert early.pixels < 20_000_000
     late = CountingMask((9000, 9000), 8999, 255)
     assert decide_mask_rule(late, "auto").kind == "scale"
-    for values in ("binary", (0.0, 5.0), tb.Labels((1,))):
+    for values in ("binary", (0.0, 255.0), tb.Labels((1,))):
         unread = CountingMask((9000, 9000), 8999, 255)
         decide_mask_rule(unread, values)  # type: ignore[arg-type]
         assert unread.pixels == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ import pytest
 from conftest import ROOT
 from platforms import WORKFLOWS, objects_below, own_programs
 
-from tiledblend.demo.tissue import Slides
+from tiledblend.demo.tissue import Slides, make_slides
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 RIGS = ROOT.parent / "shared" / "rigs"
@@ -42,9 +43,9 @@ class Slurm:
         command = [str(WORKFLOWS / script), *map(str, arguments)]
         return self._said(command, folder, variables).strip()
 
-    def control(self, *command: str) -> str:
-        """What one of SLURM's own commands printed."""
-        return self._said(list(command), Path.cwd(), {})
+    def control(self, *command: str, folder: Path | None = None) -> str:
+        """What a command printed, one of SLURM's own or one that runs in a folder."""
+        return self._said(list(command), folder or Path.cwd(), {})
 
     def jobs(self) -> dict[str, str]:
         """State by job number of all that SLURM remembers; array elements as JOB_INDEX."""
@@ -120,6 +121,7 @@ def test_dask_jobqueue(slurm: Slurm, tmp_path: Path, slides: Slides) -> None:
     said = slurm.control(
         sys.executable, str(WORKFLOWS / "slurm_jobqueue.py"), str(slides.base), str(slides.overlay), str(slides.mask),
         str(out), "--feather", "8px", "--jobs", "2", "--cores", "1", "--memory", "2GiB", "--interface", "lo",
+        folder=tmp_path,
     )  # fmt: skip
     assert str(out) in said
     assert objects_below(out) == expected
@@ -132,8 +134,7 @@ def test_elements_requeued_and_cancelled(slurm: Slurm, tmp_path: Path, slides: S
     inputs, expected = local(slides, tmp_path / "local.ome.zarr", *SMALL_TILES)
     out = tmp_path / "out.ome.zarr"
     command = [*inputs, "-o", str(out)]
-    finish = slurm.submit("slurm_parts.sh", *command, folder=tmp_path, PARTS="3")
-    array = str(int(finish) - 1)
+    array, finish = slurm.submit("slurm_parts.sh", *command, folder=tmp_path, PARTS="3").split()
     for element in (1, 3):
         wait_until(lambda element=element: receipts(out, element) >= 5, tmp_path)  # type: ignore[misc]
         verb = ("scontrol", "requeue") if element == 1 else ("scancel",)
@@ -149,10 +150,59 @@ def test_elements_requeued_and_cancelled(slurm: Slurm, tmp_path: Path, slides: S
     assert "Restarts=1 " in slurm.control("scontrol", "show", "job", f"{array}_1")
     assert done[1] - done[2] in (0, 1)
     assert done[3] < done[2]
+    assert f"PARTS=3 {WORKFLOWS}/slurm_parts.sh" not in (tmp_path / f"tiledblend-{array}_2.log").read_text()
 
     slurm.submit("slurm_parts.sh", *command, "--resume", folder=tmp_path, PARTS="3")
     wait_until((out / "zarr.json").exists, tmp_path)
     assert objects_below(out) == expected
+
+
+def test_a_failing_element_says_how_to_go_on(slurm: Slurm, tmp_path: Path, slides: Slides) -> None:
+    command = (str(slides.base), str(tmp_path / "none.tif"), "-o", str(tmp_path / "out.ome.zarr"))
+    array, finish = slurm.submit("slurm_parts.sh", *command, folder=tmp_path, PARTS="1").split()
+    wait_until(lambda: slurm.jobs().get(finish) == "CANCELLED", tmp_path)
+    said = (tmp_path / f"tiledblend-{array}_1.log").read_text().splitlines()
+    assert said[-2:] == [
+        "element 1 of 1 ended with exit code 4; when its cause is mended, go on with",
+        f"  PARTS=1 {WORKFLOWS}/slurm_parts.sh {' '.join(command)} --resume",
+    ]
+
+
+def test_a_requeued_driver_goes_on_and_no_worker_stays_behind(slurm: Slurm, tmp_path: Path, slides: Slides) -> None:
+    inputs, expected = local(slides, tmp_path / "local.ome.zarr", *SMALL_TILES)
+    out, variables = tmp_path / "out.ome.zarr", {"INTERFACE": "lo", "WORKERS": "2", "THREADS": "1"}
+    driver = slurm.submit("slurm_dask.sh", *inputs, "-o", out, folder=tmp_path, **variables)
+    wait_until(lambda: len(list(out.glob("0/c/0/*/*"))) >= 5, tmp_path)
+    slurm.control("scontrol", "requeue", driver)
+    wait_until((out / "zarr.json").exists, tmp_path)
+    assert "Restarts=1 " in slurm.control("scontrol", "show", "job", driver)
+    assert objects_below(out) == expected
+    wait_until(lambda: not {"RUNNING", "PENDING"} & set(slurm.jobs().values()), tmp_path, 30)
+    # A driver that gives up at once: what starts late holds no CPU.
+    slurm.submit("slurm_dask.sh", tmp_path / "none.tif", "-o", tmp_path / "b.ome.zarr", folder=tmp_path, **variables)
+    wait_until(lambda: not {"RUNNING", "PENDING"} & set(slurm.jobs().values()), tmp_path, 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_dask_jobqueue_stopped(slurm: Slurm, tmp_path: Path, slides: Slides, number: int) -> None:
+    """Exit code 75, no worker job left, and the same line with --resume ends it."""
+    if find_spec("dask_jobqueue") is None:
+        pytest.skip("no dask-jobqueue here: pip install dask-jobqueue")
+    large = make_slides(tmp_path / "slides", 6000, seed=3)
+    out = tmp_path / "out.ome.zarr"
+    command = [
+        sys.executable, WORKFLOWS / "slurm_jobqueue.py", large.base, large.overlay, large.mask, out,
+        "--jobs", "2", "--cores", "1", "--memory", "2GiB", "--interface", "lo",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, env=slurm.variables, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert child.stderr is not None
+    assert any("of 5 tiles" in line for line in child.stderr)
+    child.send_signal(number)
+    said = child.communicate(timeout=60)[1]
+    assert (child.returncode, said.splitlines()[-1].partition(": ")[0]) == (75, "slurm_jobqueue")
+    wait_until(lambda: not {"RUNNING", "PENDING"} & set(slurm.jobs().values()), tmp_path, 30)
+    assert str(out) in slurm.control(*map(str, command), "--resume", folder=tmp_path)
+    assert (out / "zarr.json").exists()
 
 
 def receipts(out: Path, element: int) -> int:

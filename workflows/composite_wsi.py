@@ -7,7 +7,9 @@ python composite_wsi.py BASE OVERLAY MASK OUT.ome.zarr [--feather 8um] [--schedu
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 
 import tiledblend as tb
 
@@ -27,7 +29,7 @@ def show(event: tb.ProgressEvent) -> None:
     print(f"{event.done_tiles} of {event.tiles} tiles, {event.seconds:.1f} s", file=sys.stderr)
 
 
-def composite_slides(arguments: argparse.Namespace) -> tb.RunReport:
+def composite_slides(arguments: argparse.Namespace, stop: threading.Event) -> tb.RunReport:
     """Blend OVERLAY into BASE where MASK is set; returns the run's report."""
     overlay = tb.Layer(
         tb.open(arguments.overlay),
@@ -38,13 +40,23 @@ def composite_slides(arguments: argparse.Namespace) -> tb.RunReport:
     planned = tb.plan(composite)
     print(f"{planned.pixels / 1e6:.1f} Mpx in {planned.tiles} tiles, classes {planned.classes}", file=sys.stderr)
     cluster = tb.ClusterOptions(scheduler=arguments.scheduler)
-    return tb.write(composite, arguments.out, cluster=cluster, progress=show, planned=planned)
+    return tb.write(composite, arguments.out, cluster=cluster, progress=show, planned=planned, stop=stop)
+
+
+def main() -> int:
+    """Exit codes are those of `tiledblend blend`; Ctrl-C and SIGTERM let tiles under way be stored first."""
+    arguments, stop = parse_arguments(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        report = composite_slides(arguments, stop)
+        print(tb.preview(report.uri, report.uri.rstrip("/") + ".png")["path"])
+    except tb.TiledblendError as error:
+        print(f"composite_wsi: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 # dask's worker processes import this file: the guard keeps them from running it again.
 if __name__ == "__main__":
-    try:
-        report = composite_slides(parse_arguments())
-    except tb.TiledblendError as error:
-        sys.exit(f"composite_wsi: {error}")
-    print(tb.preview(report.uri, report.uri.rstrip("/") + ".png")["path"])
+    sys.exit(main())

@@ -219,8 +219,10 @@ def _client(root: str, process: int, budget: float) -> Any:
         # obstore adds jitter to these.
         "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
     }
-    # Its overloads are by scheme, which is known only here.
-    make: Any = obstore.store.from_url
+    # Its overloads are by scheme, which is known only here. A web address is a plain GET: by the name of its server the
+    # client would take it for a bucket, and bring the user's own endpoint and credentials.
+    is_web = scheme_of(root) in WEB_SCHEMES
+    make: Any = obstore.store.HTTPStore.from_url if is_web else obstore.store.from_url
     try:
         return make(root, client_options=options, retry_config=retries)
     except Exception as error:
@@ -242,9 +244,11 @@ def _require_whole_endpoints(root: str) -> None:
 
 def _plain_http(root: str) -> bool:
     """True where the address or the endpoint in the environment says http: whoever wrote that has asked for it."""
+    if scheme_of(root) in WEB_SCHEMES:
+        return scheme_of(root) == "http"
     emulator = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in ("1", "true")
     endpoints = [os.environ.get(name, "") for name in _ENDPOINTS] + [_service_account_endpoint()]
-    return root.startswith("http://") or emulator or any(value.lower().startswith("http://") for value in endpoints)
+    return emulator or any(value.lower().startswith("http://") for value in endpoints)
 
 
 def _names_google_credentials() -> bool:
@@ -291,6 +295,11 @@ def is_missing(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and not _NO_BUCKET.search(str(error))
 
 
+def is_denied(error: BaseException) -> bool:
+    """True for an object that may not be read; or that is not there, where nobody may list (S3 hides that, too)."""
+    return _status(error) in (401, 403) and _code(str(error)) in ("", "AccessDenied")
+
+
 def is_final(error: BaseException) -> bool:
     """True for an answer that trying again will not change: denied, no such bucket, no such range."""
     status = _status(error) or 0
@@ -309,7 +318,7 @@ def reason_of(error: BaseException, uri: str) -> str:
     text, status = str(error), _status(error)
     if isinstance(error, TiledblendError):
         return text
-    code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
+    code = _code(text)
     answer = " ".join(str(part) for part in (status, code) if part)
     scheme = scheme_of(uri)
     names = _CREDENTIALS.get("az" if scheme.startswith("ab") else scheme)
@@ -326,6 +335,10 @@ def reason_of(error: BaseException, uri: str) -> str:
         return "no such object"
     if status is not None and (status >= 500 or status == 429):
         return f"the store keeps answering {answer}; run again with --resume when it has recovered"
+    if "Range request not supported" in text:
+        return (
+            "the server does not serve parts of a file (HTTP ranges); copy it to this machine, or to a server that does"
+        )
     if "kind: ConnectionReset" in text:
         return f"{_endpoint(text)} resets connections; run again with --resume"
     if "kind: Connect" in text:
@@ -345,12 +358,15 @@ def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
     'key *** refused'
     >>> redacted("https://me:pw@host/a.tif?sig=abc: refused", {})
     'https://***@host/a.tif?***: refused'
+    >>> redacted("s3://slides/a.tif: key slides refused", {"MY_ACCESS_KEY": "slides"})
+    's3://slides/a.tif: key *** refused'
     """
     text = _USER_INFO.sub(r"\1***@", text)
     text = _QUERY.sub(r"\1?***", text)
     values = [value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= 6]
     for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, "***")
+        # Not where an address begins: a bucket may bear the name that is its key, and whoever named it knows it.
+        text = re.sub(f"(?<!://){re.escape(value)}", "***", text)
     return text
 
 
@@ -362,6 +378,11 @@ def _first_line(error: BaseException) -> str:
 def _status(error: BaseException) -> int | None:
     found = re.search(r"status code: (\d{3})", str(error))
     return int(found[1]) if found else None
+
+
+def _code(text: str) -> str:
+    """What S3 and those like it call an error."""
+    return next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
 
 
 def _endpoint(text: str) -> str:

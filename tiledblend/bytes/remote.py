@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +19,7 @@ from tiledblend.bytes.buckets import (
     WEB_SCHEMES,
     client_of,
     connections,
+    is_denied,
     is_missing,
     note_outcome,
     reason_of,
@@ -35,6 +38,9 @@ EXPECTED_BYTES = 1 << 26
 MERGE_GAP_BYTES = 1 << 18
 MERGED_BYTES = 1 << 24
 ASKED_AT_ONCE = 64
+MOST_WITNESSES, MOST_WITNESS_BYTES = 256, 1 << 26
+WITNESS_SECONDS = 10.0
+"""How long an access that worked counts as one that works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,10 +317,20 @@ def stored_state(uri: str) -> StoredState | None:
     with told(uri, "cannot be opened"):
         try:
             return _state_of(obstore.head(client_of(root), key))
-        except FileNotFoundError as error:
-            if is_missing(error):
+        except Exception as error:
+            if is_absent(error, uri):
                 return None
             raise
+
+
+def readable_state(uri: str) -> StoredState | None:
+    """As `stored_state`; None also where the object is denied."""
+    try:
+        return stored_state(uri)
+    except StorageError as error:
+        if error.__context__ is not None and is_denied(error.__context__):
+            return None
+        raise
 
 
 def only_stored(folder: str, keys: Iterable[str]) -> Iterator[str]:
@@ -331,13 +347,58 @@ def read_object(uri: str, limit: int) -> bytes | None:
 
     with told(uri, "cannot be read"):
         try:
-            return repeated(lambda: whole(uri, limit))[1]
+            data = repeated(lambda: whole(uri, limit))[1]
         except Exception as error:
-            # A public bucket that may not be listed answers 403 for what is not there.
-            hidden = scheme_of(uri) in WEB_SCHEMES and "status code: 403" in str(error)
-            if is_missing(error) or hidden:
+            # A bucket that may not be listed answers 403 for what is not there.
+            if is_missing(error) or is_denied(error):
                 return None
             raise
+    _WITNESSES.add(uri)
+    return data
+
+
+def is_absent(error: BaseException, uri: str) -> bool:
+    """True for the error of an object that is not there.
+
+    A bucket that may be read but not be listed denies it as it denies what is there for others: it is not there if the
+    nearest document that was read before can still be read.
+    """
+    return is_missing(error) or (is_denied(error) and _WITNESSES.still_read(uri))
+
+
+class _Witnesses:
+    """The last documents that were read here, and when they last could be."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: OrderedDict[str, float] = OrderedDict()
+
+    def add(self, uri: str) -> None:
+        with self._lock:
+            self._read[uri] = time.monotonic()
+            self._read.move_to_end(uri)
+            while len(self._read) > MOST_WITNESSES:
+                self._read.popitem(last=False)
+
+    def still_read(self, uri: str) -> bool:
+        """True if the one whose address has most in common with `uri`, of the same bucket, is given out now."""
+        root = _split(uri)[0] + "/"
+        with self._lock:
+            known = [one for one in self._read if one.startswith(root)]
+            nearest = max(known, key=lambda one: len(os.path.commonpath([one, uri])), default=None)
+            if nearest is None:
+                return False
+            if time.monotonic() - self._read[nearest] < WITNESS_SECONDS:
+                return True
+        try:
+            whole(nearest, MOST_WITNESS_BYTES)
+        except Exception:
+            return False
+        self.add(nearest)
+        return True
+
+
+_WITNESSES = _Witnesses()
 
 
 def whole(uri: str, limit: int) -> tuple[StoredState, bytes]:

@@ -40,6 +40,8 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
         mapping = jobs.with_absolute_paths(_mapping_of_layer_flags(flags), Path.cwd())
     if flags["allow_sparse"]:
         mapping = jobs.with_sparse_allowed(mapping)
+    if flags["rgb"]:
+        mapping = jobs.with_rgb_said(mapping)
     mapping = _at_resolution(mapping, flags)
     output = dict(mapping.get("output", {}))
     output |= {key: flags[key] for key in OUTPUT_KEYS if flags.get(key) is not None}

@@ -53,11 +53,13 @@ layer_flags = _stacked(
         is_flag=True,
         help="Read TIFF tiles that were never written as zeros, and chunks that a result has lost.",
     ),
+    _what("--rgb", is_flag=True, help="Three channels of the images that do not say so are red, green, blue."),
     _mask("--mask", metavar="PATH|alpha", help="Where the top image shows: 0 hides it, full shows it."),
     _mask(
-        "--class", "classes", multiple=True, metavar="NAME", help="Of outlines (GeoJSON, ASAP XML): only this class."
+        "--class", "classes", multiple=True, metavar="NAME", help="Of outlines (GeoJSON, XML, HALO): only this class."
     ),
     _mask("--mask-values", metavar="auto|binary|LO,HI|labels:A,B", help="What the mask's numbers mean."),
+    _mask("--threshold", type=float, metavar="N", help="The mask is what is at or above N, in its own numbers: 0.5."),
     _mask("--mask-frame", type=click.Choice(["layer", "canvas"]), help="What the mask covers."),
     _mask("--invert-mask", is_flag=True, default=None, help="Swap inside and outside of the mask."),
     _mask("--grow", metavar="8px|-3um", help="Grow the mask (negative: shrink) before it is feathered."),
@@ -115,6 +117,7 @@ SCHEDULER_KEYS = ("scheduler", "scheduler_file", "dashboard", "performance_repor
 LAYER_KEYS = {
     "mask": "mask",
     "mask_values": "mask_values",
+    "threshold": "threshold",
     "mask_frame": "mask_frame",
     "invert_mask": "invert",
     "grow": "grow",

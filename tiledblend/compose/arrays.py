@@ -13,7 +13,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.compose.masks import MaskRule, apply_mask_rule, units_dtype
+from tiledblend.compose.masks import MaskRule, apply_mask_rule, not_binary, units_dtype
 from tiledblend.compose.modes.mode import Ground, Laid
 from tiledblend.compose.scene import MODES
 from tiledblend.describe.layers import Labels, MaskValues, checked_mask_values
@@ -100,6 +100,7 @@ def _array_rule(mask: Array, values: MaskValues) -> MaskRule:
     if isinstance(values, tuple):
         return MaskRule("range", *values)
     if values == "binary":
+        _require_binary(mask)
         return MaskRule("nonzero")
     if mask.dtype.kind in "bf":
         return MaskRule("binary" if mask.dtype.kind == "b" else "unit")
@@ -112,6 +113,21 @@ def _array_rule(mask: Array, values: MaskValues) -> MaskRule:
             "pass values=(lo, hi), 'binary' or Labels"
         )
     return MaskRule("scale")
+
+
+def _require_binary(mask: Array) -> None:
+    """Raise BadInputError for floats of more than one value that is no whole number."""
+    if mask.dtype.kind != "f":
+        return
+    broken = mask % 1 != 0
+    low, high = np.where(broken, mask, np.inf).min(), np.where(broken, mask, -np.inf).max()
+    low, high = float(low), float(high)
+    if low < high:
+        raise BadInputError(
+            not_binary("mask array", low, high)
+            .replace("--mask-values", "values")
+            .replace("--threshold, such as --threshold 0.5", "mask >= 0.5")
+        )
 
 
 def _units(values: NDArray[Any], rule: MaskRule, kernel: FeatherKernel) -> NDArray[Any]:

@@ -37,7 +37,7 @@ class _OnCanvas(RasterSource):
     def __init__(self, composite: Composite, name: str, scene: SceneWhenAsked | None) -> None:
         self.spec = SourceSpec(name)
         self.composite = composite
-        self.pixel_size_um = composite.grid.pixel_size_um
+        self.pixel_size_um, self.origin_um = composite.grid.pixel_size_um, composite.grid.origin_um
         at = [at_level(composite, k) for k in range(Grid.auto_levels(composite.shape, TILE))]
         self.levels = tuple(Level(c.shape, (min(TILE, c.shape[0]), min(TILE, c.shape[1]))) for c in at)
         scene = scene or SceneWhenAsked(composite)
@@ -64,7 +64,13 @@ class ComposedSource(_OnCanvas):
         self.channels = composite.channels
         self.alpha = Alpha.STRAIGHT if composite.has_alpha else Alpha.NONE
         self.is_rgb = bool(grid.is_rgb)
-        self.info = SourceInfo("composite", "yxc", channel_names=grid.channel_names, channel_colors=grid.channel_colors)
+        self.info = SourceInfo(
+            "composite",
+            "yxc",
+            channel_names=grid.channel_names,
+            channel_colors=grid.channel_colors,
+            channel_windows=grid.channel_windows,
+        )
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         return np.asarray(render_region(self._scenes[level](), region))

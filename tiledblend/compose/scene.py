@@ -97,11 +97,11 @@ def decide(composite: Composite) -> Scene:
     return _scene(composite, {})
 
 
-_MaskKey = tuple[int, Any]
+_MaskKey = tuple[int, Any, float | None]
 
 
 def _mask_key(layer: Layer) -> _MaskKey:
-    return id(layer.mask), layer.mask_values
+    return id(layer.mask), layer.mask_values, layer.threshold
 
 
 def _scene(composite: Composite, rules: dict[_MaskKey, MaskRule | None]) -> Scene:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.placement import overlaps
+from tiledblend.describe.places import stated_corner
 from tiledblend.errors import BadInputError
 from tiledblend.sources.base import SUPPORTED_DTYPES, RasterSource
 
@@ -50,18 +51,21 @@ def check_placement(layer: Layer, composite: Composite) -> None:
             f"give --offset Y,X to place it{', --fit physical to place it by micrometres' if known else ''} "
             "or --fit canvas to resample it"
         )
-    if layer.fit == "physical" and layer.offset is None:
+    if layer.fit == "physical" and layer.offset is None and stated_corner(layer, composite.full) is None:
         _check_same_field(layer, composite)
     if composite.reduction == 1 and not overlaps(composite.placement(layer), size, canvas):
         raise BadInputError(
-            f"{name} of {size[0]} x {size[1]} pixels {_placed_by(layer)} lies wholly outside the canvas of "
+            f"{name} of {size[0]} x {size[1]} pixels {_placed_by(layer, composite)} lies wholly outside the canvas of "
             f"{canvas[0]} x {canvas[1]}{'; does the matrix map the other way?' if layer.affine else ''}"
         )
 
 
-def _placed_by(layer: Layer) -> str:
+def _placed_by(layer: Layer, composite: Composite) -> str:
     if layer.affine is not None:
         return f"mapped by {layer.affine.rows}"
+    if layer.fit == "physical" and layer.offset is None and stated_corner(layer, composite.full) is not None:
+        y, x = composite.exact_offset(layer)
+        return f"at {y:g}, {x:g}, by the translations of both,"
     return "at offset 0, 0" if layer.offset is None else f"at offset {layer.offset[0]}, {layer.offset[1]}"
 
 
@@ -75,10 +79,13 @@ def _check_same_field(layer: Layer, composite: Composite) -> None:
     own, full = layer.known_pixel_size_um, composite.full.pixel_size_um
     assert own is not None
     assert full is not None
+    corner = "0,0 if the corners coincide"
+    if (origin := layer.image.origin_um) is not None and any(origin):
+        y, x = (o - p / 2 + c / 2 for o, p, c in zip(origin, own, full, strict=True))
+        corner = f"{y:g}um,{x:g}um if the canvas, which says no place, begins where its translation counts from"
     raise BadInputError(
         f"{layer.image.name}: its {_field(size, own)} (y x x), the canvas's {_field(canvas, full)}: sizes and pixel "
-        "sizes disagree; "
-        "correct a pixel size with pixel_size_um, or give --offset 0,0 if the corners coincide"
+        f"sizes disagree; correct a pixel size with pixel_size_um, or give --offset {corner}"
     )
 
 

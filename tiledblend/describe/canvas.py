@@ -17,6 +17,8 @@ class Canvas:
     """The level-0 pixel grid of the result. None: taken from the layers.
 
     shape: (y, x). channels: alpha included. dtype: uint8, uint16 or float32. pixel_size_um: (y, x) micrometres.
+    channel_windows: the display range (low, high) of each channel, None where it is not said. origin_um: (y, x) of the
+    first pixel's centre, in micrometres of the space that the layers say they lie in.
     """
 
     shape: tuple[int, int]
@@ -27,6 +29,8 @@ class Canvas:
     pixel_size_um: tuple[float, float] | None = None
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
+    channel_windows: tuple[tuple[float, float] | None, ...] = ()
+    origin_um: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         try:

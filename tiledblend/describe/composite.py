@@ -14,6 +14,7 @@ from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.layers import Labels, Layer
 from tiledblend.describe.lengths import Length, set_number
 from tiledblend.describe.placement import Placement, place
+from tiledblend.describe.places import canvas_origin, coarser_origin, stated_corner
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine, Region, ceil_div
@@ -89,6 +90,8 @@ class Composite(ShownInNotebooks):
             is_rgb=image.is_rgb if given.is_rgb is None else given.is_rgb,
             channel_names=given.channel_names or image.info.channel_names,
             channel_colors=given.channel_colors or image.info.channel_colors,
+            channel_windows=given.channel_windows or image.info.channel_windows,
+            origin_um=given.origin_um or canvas_origin(base, given),
         )
 
     @property
@@ -103,8 +106,11 @@ class Composite(ShownInNotebooks):
         full, by = self.full, self.reduction
         if by == 1:
             return full
-        size = full.pixel_size_um
-        return replace(full, shape=self.shape, pixel_size_um=None if size is None else (size[0] * by, size[1] * by))
+        size, origin = full.pixel_size_um, full.origin_um
+        if size is None:
+            return replace(full, shape=self.shape, origin_um=None)
+        coarse = size[0] * by, size[1] * by
+        return replace(full, shape=self.shape, pixel_size_um=coarse, origin_um=coarser_origin(origin, size, coarse))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -158,6 +164,8 @@ class Composite(ShownInNotebooks):
 
     def exact_offset(self, layer: Layer) -> tuple[float, float]:
         """(y, x) of the layer's corner in pixels of the full canvas."""
+        if layer.fit == "physical" and layer.offset is None:
+            return stated_corner(layer, self.full) or (0.0, 0.0)
         y, x = (layer.affine and layer.affine.whole_shift) or layer.offset or (0, 0)
         sizes = self.full.pixel_size_um or (None, None)
         first, second = (Length.parse(v).pixels(size, "offset") for v, size in zip((y, x), sizes, strict=True))

@@ -105,6 +105,7 @@ def _layer(composite: Composite, layer: Layer, numbers: dict[int, int]) -> dict[
         else list(values)
         if isinstance(values, tuple)
         else values,
+        **({} if layer.threshold is None else {"threshold": layer.threshold}),
         "mask_frame": layer.mask_frame,
         "invert": layer.invert,
         "grow": str(layer.grow) if layer.grow else None,

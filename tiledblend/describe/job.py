@@ -125,6 +125,7 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
         mask_frame=keys.get("mask_frame"),
         invert=keys.get("invert", False),
         grow=keys.get("grow"),
+        threshold=keys.get("threshold"),
         feather=feather,
         feather_side=keys.get("feather_side"),
         opacity=keys.get("opacity", 1.0),
@@ -152,7 +153,8 @@ def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSourc
         channels=source.get("channels"),
         plane=source.get("plane", {}),
     )
-    return open_source(replace(spec, allow_sparse=source.get("allow_sparse", False)), mask=mask)
+    spec = replace(spec, allow_sparse=source.get("allow_sparse", False), rgb=source.get("rgb", False))
+    return open_source(spec, mask=mask)
 
 
 def with_sparse_allowed(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +167,15 @@ def with_sparse_allowed(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
     layers = [{key: allowed(key, value) for key, value in layer.items()} for layer in mapping["layers"]]
     return {**mapping, "layers": layers}
+
+
+def with_rgb_said(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The job's mapping with `rgb` in every image."""
+
+    def said(image: Any) -> dict[str, Any]:
+        return {**({"path": image} if isinstance(image, str) else image), "rgb": True}
+
+    return {**mapping, "layers": [{**layer, "image": said(layer["image"])} for layer in mapping["layers"]]}
 
 
 def _open_outlines(source: Mapping[str, Any]) -> RasterSource:
@@ -196,7 +207,9 @@ def _canvas(keys: Mapping[str, Any] | None) -> Canvas | None:
         return None
     if "like" in keys:
         like = _open(keys["like"], mask=True)  # only its size counts: a mask will do
-        return Canvas(like.shape, channels=keys.get("channels"), pixel_size_um=like.pixel_size_um)
+        return Canvas(
+            like.shape, channels=keys.get("channels"), pixel_size_um=like.pixel_size_um, origin_um=like.origin_um
+        )
     return Canvas(
         (keys["shape"][0], keys["shape"][1]),
         channels=keys.get("channels"),

@@ -71,6 +71,7 @@ class Layer:
     layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says. affine: maps points (x, y) of
     the layer to points of the canvas, instead of offset and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
     grow: the mask grows by this much on the canvas before it is feathered (negative: shrinks), in pixels or "8um".
+    threshold: the mask is what is at or above this, in the mask file's own numbers, instead of `mask_values`.
 
     An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
     """
@@ -88,6 +89,7 @@ class Layer:
     pixel_size_um: tuple[float, float] | None = None
     affine: Affine | None = None
     grow: Length | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -132,6 +134,8 @@ class Layer:
             raise UsageError(f"layer {self.image.name}: invert {self.invert!r} must be True or False")
         object.__setattr__(self, "invert", bool(self.invert))
         object.__setattr__(self, "mask_values", checked_mask_values(self.mask_values))
+        if self.threshold is not None:
+            self._check_threshold()
         if self.offset is not None:
             object.__setattr__(self, "offset", checked_offset(self.offset))
         if self.grow is not None:
@@ -142,9 +146,26 @@ class Layer:
         if self.pixel_size_um is not None:
             object.__setattr__(self, "pixel_size_um", checked_pixel_size(self.pixel_size_um, self.image.name))
 
+    def _check_threshold(self) -> None:
+        set_number(self, "threshold", float, f"threshold of layer {self.image.name}")
+        if not math.isfinite(self.threshold or 0):
+            raise UsageError(f"layer {self.image.name}: threshold {self.threshold} must be finite")
+        if self.mask_values != "auto":
+            raise UsageError(
+                f"layer {self.image.name}: threshold and mask_values both say what the mask's numbers mean; give one"
+            )
+        if self.mask == "alpha" or isinstance(self.mask, PolygonSource):
+            what = "the image's own alpha" if self.mask == "alpha" else "outlines"
+            raise UsageError(f"layer {self.image.name}: threshold is for a mask of numbers, not for {what}")
+
     def _refuse_what_needs_a_mask(self) -> None:
         """A mask that was forgotten would else show the whole layer, without a word."""
-        given = {"grow": self.grow is not None, "invert": self.invert, "mask_values": self.mask_values != "auto"}
+        given = {
+            "grow": self.grow is not None,
+            "invert": self.invert,
+            "mask_values": self.mask_values != "auto",
+            "threshold": self.threshold is not None,
+        }
         for what in (name for name, is_given in given.items() if is_given):
             raise UsageError(f"layer {self.image.name}: {what} needs a mask")
 

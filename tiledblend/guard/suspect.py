@@ -24,8 +24,9 @@ def death_by_read(again: bytes) -> Death | None:
 
 
 def death_by_tile(job: Any, tiles: Iterable[Any]) -> tuple[Any, Death] | None:
-    """The first of a few tiles whose rendering crashes a process, and how; None if none does. job: has `rehearse`."""
-    pickled = pickle.dumps(job)
+    """The first of a few tiles whose rendering crashes a process, and how; None if none does. job: has `rehearse`,
+    or is the pickle of one that has."""
+    pickled = job if isinstance(job, bytes) else pickle.dumps(job)
     for tile, _ in zip(tiles, range(MOST_SUSPECTS), strict=False):
         death = _death(("tile", pickled, tile))
         if death is not None and death.is_crash:
@@ -34,7 +35,7 @@ def death_by_tile(job: Any, tiles: Iterable[Any]) -> tuple[Any, Death] | None:
 
 
 def _death(what: tuple[Any, ...]) -> Death | None:
-    command = [sys.executable, "-m", "tiledblend.guard.suspect"]
+    command = [sys.executable, "-P", "-m", "tiledblend.guard.suspect"]
     try:
         done = subprocess.run(
             command, input=pickle.dumps(what), capture_output=True, timeout=PROBE_SECONDS, check=False

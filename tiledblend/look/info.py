@@ -47,7 +47,8 @@ def _tiff_series(path: str) -> list[tuple[int | None, str]]:
 
 
 def _zarr_images(path: str) -> list[tuple[str, int | None]]:
-    from tiledblend.sources.zarr.metadata import list_children, ome_attributes, read_node, series_of
+    from tiledblend.sources.zarr.collections import series_of
+    from tiledblend.sources.zarr.metadata import list_children, ome_attributes, read_node
 
     node = read_node(path, called=path)
     if node.kind == "array":

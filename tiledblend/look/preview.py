@@ -19,6 +19,7 @@ from tiledblend.containers.omezarr.documents import default_channels
 from tiledblend.describe.composite import Composite
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region, ceil_div, is_square
+from tiledblend.kernels.contrast import display_range
 from tiledblend.look.changes import CHANGED_COLOUR, changed_mask
 from tiledblend.look.edges import COLOURS, edge_lines, with_lines
 from tiledblend.look.scalebar import MIN_HEIGHT, ScaleBar, fitting_bar, with_scale_bar
@@ -286,11 +287,7 @@ def _coloured(mean: Floats, source: RasterSource) -> Pixels:
 
 
 def _stretched(values: Floats) -> Floats:
-    low, high = np.percentile(values, (0.1, 99.9))
-    if high <= low:
-        low, high = float(values.min()), float(values.max())
-    if high <= low:
-        low, high = min(0.0, float(low)), max(1.0, float(high))
+    low, high = display_range(values)
     return np.asarray(np.clip((values - low) / (high - low), 0, 1), np.float32)
 
 

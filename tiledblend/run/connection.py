@@ -44,7 +44,8 @@ class Connection:
         dask's own client tries for a while first; a client that was given to us is never exchanged. Raises
         InterruptedRun after RECONNECT_SECONDS, or at once where nothing can come back.
         """
-        deadline = time.monotonic() + RECONNECT_SECONDS
+        lost = time.monotonic()
+        deadline = lost + RECONNECT_SECONDS
         if self.client.status != "running":
             log.warning("the dask scheduler was lost; trying to reach it for up to %g s", RECONNECT_SECONDS)
         while not self._is_back(check):
@@ -52,6 +53,7 @@ class Connection:
             if time.monotonic() > deadline or not self._may_come_back():
                 raise InterruptedRun("the dask scheduler was lost and does not answer; continue with --resume")
             time.sleep(0.2)
+        log.warning("the dask scheduler answers again after %.0f s; going on", time.monotonic() - lost)
 
     def close(self) -> None:
         """Close the clients that were made here after the first."""

@@ -14,6 +14,7 @@ from tiledblend.containers.commit import clean, commit
 from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ledger import Part
 from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.omezarr.windows import channel_windows
 from tiledblend.containers.output import Output, begin
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import deep_fingerprint as by_content
@@ -169,6 +170,8 @@ def described(composite: Composite, name: str, job: dict[str, Any] | None) -> Im
         canvas.pixel_size_um,
         names,
         colors,
+        channel_windows(canvas.channel_windows, composite.channels, has_alpha=composite.has_alpha),
+        canvas.origin_um,
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tiledblend.bytes.objects import open_store
+from tiledblend.compose.keeping import level_power
 from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.options import TiffOptions, is_ometiff_path
@@ -95,7 +97,8 @@ def export_ometiff(
     layout.require_fit(target)
     own = source.info.channel_names, source.info.channel_colors
     names, colors = (given if len(given) == source.channels else () for given in own)
-    image = replace(described(planned.composite, _name(target), None), channel_names=names, channel_colors=colors)
+    image = described(planned.composite, _name(target), None)
+    image = replace(image, channel_names=names, channel_colors=colors, magnification=source.magnification)
     planned = replace(planned, layout=layout)
     _, done = _run(planned, target, image, running or Running(), Share(resume=resume))
     assert done is not None
@@ -107,7 +110,10 @@ def checked_target(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not is_ometiff_path(text):
         raise UsageError(f"{text}: an OME-TIFF is named .ome.tif, so that readers know it")
-    return open_store(text).uri
+    store = open_store(text)
+    if store.local_path() is None:
+        raise UsageError(f"{text}: an OME-TIFF is written to a path on this machine; copy it to the bucket then")
+    return store.uri
 
 
 def planned_ometiff(planned: Plan, target: str, compression: str) -> Plan:
@@ -122,11 +128,20 @@ def planned_ometiff(planned: Plan, target: str, compression: str) -> Plan:
 
 
 def source_layout(source: RasterSource, options: TiffOptions) -> TiffLayout:
-    """How a source's own levels lie in a file."""
-    grid = Grid(source.shape, options.tile, 8 * options.tile, len(source.levels))
+    """How a source's own levels lie in a file: all of them where each is a power of two smaller than the first one,
+    else halved ones."""
+    powers = [level_power(source, 0, number) for number in range(len(source.levels))]
     alpha = Alpha.NONE if source.alpha is Alpha.NONE else Alpha.STRAIGHT
     facts = source.channels, source.dtype.name
-    return TiffLayout.of_grid(grid, *facts, options, is_rgb=source.is_rgb, alpha=alpha)
+    stored = tuple(power for power in powers if power is not None)
+    has_ladder = len(stored) == len(powers) and all(a < b for a, b in pairwise(stored))
+    levels = stored[-1] + 1 if has_ladder else len(powers)
+    grid = Grid(source.shape, options.tile, 8 * options.tile, levels)
+    layout = TiffLayout.of_grid(grid, *facts, options, is_rgb=source.is_rgb, alpha=alpha)
+    if not has_ladder:
+        return layout
+    shapes = tuple(level.shape for level in source.levels)
+    return replace(layout, stored=stored, shapes=shapes, own_levels=True)
 
 
 def _run(

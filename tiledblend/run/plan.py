@@ -24,6 +24,7 @@ from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import sources_of
+from tiledblend.describe.places import stated_corner
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.affine import Warped
@@ -464,6 +465,13 @@ def _placement_notes(composite: Composite) -> Iterator[str]:
     canvas = composite.full.pixel_size_um
     for layer in composite.layers:
         own, exact, whole = layer.known_pixel_size_um, composite.exact_offset(layer), composite.offset(layer)
+        if layer.fit == "physical" and layer.offset is None and stated_corner(layer, composite.full) is not None:
+            is_rounded = composite.layer_pixels(layer) == (1.0, 1.0) and exact != whole
+            taken = f", rounded to {whole[0]}, {whole[1]}" if is_rounded else ""
+            yield (
+                f"{layer.image.name}: lies at {exact[0]:.3f}, {exact[1]:.3f} px (y, x){taken} "
+                "by the translations that it and the canvas state"
+            )
         if layer.fit is None and exact != whole:
             places = f"{exact[0]:.3f}, {exact[1]:.3f} px (y, x) is rounded to {whole[0]}, {whole[1]}"
             yield f"{layer.image.name}: offset {places}"

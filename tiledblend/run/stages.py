@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import math
 import pickle
 import queue
@@ -12,21 +13,25 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.containers.output import Output
 from tiledblend.containers.soundness import require_agreement
+from tiledblend.describe.fingerprint import sources_of
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, TiledblendError, decoder_crash
 from tiledblend.geometry import Tile
 from tiledblend.guard.process import prepare_process
 from tiledblend.guard.suspect import death_by_tile
 from tiledblend.run.cluster import forget_task_names
 from tiledblend.run.connection import Connection, SchedulerLost, Workforce, connect, withdraw
+from tiledblend.run.machine import cpu_count
 from tiledblend.run.options import MORE_MEMORY, ClusterOptions
 from tiledblend.run.plan import Plan, unstored_found
 from tiledblend.run.report import ProgressEvent, RunReport, Tally
 from tiledblend.run.reuse import Reuse
+from tiledblend.run.sending import NotSendable, pickled
 from tiledblend.run.tasks import SharedJob, TileJob, TileResult, is_here, run_tile
 from tiledblend.run.versions import installed_versions
 from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
     from tiledblend.run.report import Progress
 
+log = logging.getLogger("tiledblend")
 
 FRUITLESS_LOSSES = 3
 HARMLESS_DEATHS = 2
@@ -84,6 +90,8 @@ class Stages:
         )
         self.tally = Tally()
         self._deaths = _Deaths()
+        self._pickled: bytes | None = None
+        self._notes: list[str] = []
         self.resumed = planned.tiles if output.complete else len(output.receipts)
         self.bytes = output.receipts.stored_bytes
 
@@ -110,9 +118,24 @@ class Stages:
             for stage in range(grid.stages):
                 self._make_here(self._missing(stage), options)
             return
+        try:
+            self._pickled = pickled(self.job, sources_of(self.plan.composite))
+        except NotSendable as error:
+            self._make_unsent(error, options)
+            return
         with connect(options, client, self._stop_if_asked) as connection:
             for stage in range(grid.stages):
                 self._make_stage(connection, stage)
+
+    def _make_unsent(self, why: NotSendable, options: ClusterOptions) -> None:
+        """Make every missing tile in threads of this process: a lock, an open file or the like cannot leave it."""
+        here = replace(options, threads_per_worker=options.threads_per_worker or cpu_count())
+        self.plan.require_memory(threads_here(here), here.memory_here(), MORE_MEMORY, self.output.uri)
+        threads = f"{here.threads_per_worker} thread{'s' * (here.threads_per_worker != 1)}"
+        self._notes.append(f"{why}: all tiles are made by {threads} of this one, not by a cluster")
+        log.warning("%s", self._notes[-1])
+        for stage in range(self.plan.grid.stages):
+            self._make_here(self._missing(stage), here)
 
     def _missing(self, stage: int) -> Iterator[Tile]:
         done = self.output.open_ledger().receipts
@@ -175,7 +198,7 @@ class Stages:
         workers = Workforce(client, self._require_memory, self._stop_if_asked)
         running: dict[Future[Any], Tile] = {}
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        with _failures_told(), _shared_job(client, self.job) as job:
+        with _failures_told(), _shared_job(client, self.job, self._pickled) as job:
             try:
                 while True:
                     self._stop_if_asked()
@@ -197,7 +220,7 @@ class Stages:
                     self._take_finished(running)
                 if isinstance(error, KilledWorker):
                     suspects = (one for one in (tile, *running.values()) if one.stage == 0)
-                    if self._deaths.may_go_on(self.job, suspects, error):
+                    if self._deaths.may_go_on(self._pickled or self.job, suspects, error):
                         return False
                 raise
 
@@ -260,7 +283,7 @@ class Stages:
             {"copied": stats.copied, "blended": stats.blended, "empty": stats.empty},
             stats.background,
             complete,
-            (*self.plan.notes, *map(str, unstored), *self.output.warnings),
+            (*self.plan.notes, *self._notes, *map(str, unstored), *self.output.warnings),
             unstored,
             self.tally.reused,
             self.tally.reused_bytes,
@@ -272,15 +295,15 @@ def _task_key(tile: Tile) -> str:
 
 
 @contextmanager
-def _shared_job(client: Client, job: Any) -> Iterator[Future[Any]]:
-    """The job as a task of its own: sent once per worker, and made again if its worker dies."""
-    pickled: Any = pickle.dumps(job)
-    if len(pickled) > LARGE_JOB:
+def _shared_job(client: Client, job: Any, data: Any = None) -> Iterator[Future[Any]]:
+    """The job as a task of its own: sent once per worker, and made again if its worker dies. data: the job, pickled."""
+    data = pickle.dumps(job) if data is None else data
+    if len(data) > LARGE_JOB:
         # In-memory arrays as layers: too large for a task's arguments, so they are handed to the workers as data.
         # From a thread of no worker: in another cluster's task dask would leave them with that one's worker.
         with ThreadPoolExecutor(1) as aside:
-            pickled = aside.submit(client.scatter, pickled, broadcast=True, hash=False).result()
-    future = client.submit(SharedJob, pickled, installed_versions(), key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
+            data = aside.submit(client.scatter, data, broadcast=True, hash=False).result()
+    future = client.submit(SharedJob, data, installed_versions(), key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
     try:
         yield future
     finally:

@@ -8,16 +8,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore
+from tiledblend.compose.keeping import render_tile_keeping, shrink_tile_keeping
 from tiledblend.compose.keys import TileKeys
-from tiledblend.compose.passing import ChunkSink, render_tile_passing
+from tiledblend.compose.passing import render_tile_passing
 from tiledblend.compose.pyramid import TileStats, shrink_tile
 from tiledblend.compose.render import TileRenderer, render_rows
 from tiledblend.compose.scene import Scene
 from tiledblend.containers.container import Container
 from tiledblend.containers.older import Older
+from tiledblend.containers.ometiff.layout import TiffLayout
+from tiledblend.containers.ometiff.part import finer_pixels
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.receipts import Receipt
 from tiledblend.describe.fingerprint import require_unchanged, sources_of
@@ -62,7 +66,7 @@ class TileJob:
             return taken
         with _memory_told(tile), closing(self.layout.writer(self.store, tile)) as sink:
             if tile.stage:
-                shrink_tile(self.layout.grid, tile, self._read, sink, has_alpha=self.scene.has_alpha)
+                self._shrink(tile, sink)
                 key, stats = b"", TileStats()
             else:
                 with self._settled_sources():
@@ -81,7 +85,16 @@ class TileJob:
         receipts = None if self.older is None else self.older.take(tile, self.store)
         return None if receipts is None else TileResult(tile, receipts, TileStats(), self._missed(), key, reused=True)
 
-    def _render(self, renderer: TileRenderer, tile: Tile, sink: ChunkSink) -> TileStats:
+    def _shrink(self, tile: Tile, sink: Any) -> None:
+        layout = self.layout
+        if isinstance(layout, TiffLayout) and layout.keeps:
+            shrink_tile_keeping(self.scene, layout, tile, partial(finer_pixels, layout, self.store), sink)
+        else:
+            shrink_tile(layout.grid, tile, self._read, sink, has_alpha=self.scene.has_alpha)
+
+    def _render(self, renderer: TileRenderer, tile: Tile, sink: Any) -> TileStats:
+        if isinstance(self.layout, TiffLayout) and self.layout.keeps:
+            return render_tile_keeping(renderer, self.layout, tile, sink)
         if self.pass_on and isinstance(self.layout, ArrayLayout):
             return render_tile_passing(renderer, self.layout, tile, sink)
         return render_rows(renderer, self.layout.grid, tile, sink)
@@ -128,6 +141,9 @@ class _Nowhere:
     def add_encoded(
         self, level: int, chunk_row: int, chunk_col: int, group: int, data: bytes, *, has_checksum: bool = False
     ) -> None:
+        """Dropped."""
+
+    def keep_pixels(self, pixels: Any, owner: int = -1) -> None:
         """Dropped."""
 
 
@@ -184,10 +200,22 @@ class SharedJob:
             if self._job is None:
                 require_versions(self._versions, installed_versions(), socket.gethostname())
                 prepare_process()
-                job = pickle.loads(self._pickled)
+                job = _opened(self._pickled)
                 job.require_inputs()
                 self._job = job
             return self._job
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except (TiledblendError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ResourceError(
+            f"a worker cannot take the layers' arrays as they were sent: {type(error).__name__}: {error}; compute them "
+            "first, or run without a client"
+        ) from error
 
 
 def run_tile(job: SharedJob, tile: Tile, stands_on_same: bool = False) -> TileResult:

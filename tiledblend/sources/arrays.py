@@ -44,8 +44,9 @@ def from_array(
     pixel_size_um: (y, x). mask: accept every dtype that a mask may have. alpha: what the last channel means.
     Three channels that lie last are red, green, blue (four with `alpha`).
 
-    Pickling it pickles the whole numpy array, or the dask graph: for large numpy arrays prefer a file. The graph must
-    hold no results of a cluster (persist): tiles are read without asking a scheduler.
+    Pickling it pickles the whole numpy array, or the dask graph: for large numpy arrays prefer a file. A graph that no
+    other process can be sent (it holds a lock or an open file) is computed by threads of this one. It must hold no
+    results of a cluster (persist): tiles are read without asking a scheduler.
     Raises UsageError when axes do not fit the array or another argument is wrong, BadInputError for a dtype that cannot
     be used, masked arrays and sizes that are not known.
     """

@@ -52,7 +52,8 @@ class SourceSpec:
     path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
     as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
     further axis by its name, such as (("z", 3), ("t", 0)). allow_sparse: read TIFF tiles that were never written
-    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them.
+    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them. rgb: three
+    colour channels that do not say so are red, green, blue.
     """
 
     path: str
@@ -61,6 +62,7 @@ class SourceSpec:
     channels: tuple[int, ...] | None = None
     plane: tuple[tuple[str, int], ...] = ()
     allow_sparse: bool = False
+    rgb: bool = False
 
     def __str__(self) -> str:
         extras = [f"series {self.series}"] if self.series is not None else []
@@ -86,7 +88,8 @@ class Level:
 class SourceInfo:
     """Facts for people: `tiledblend info`, plan and report. Nothing here decides a pixel.
 
-    axes: as stored, such as "YXS" or "tczyx". problem: why this cannot be a layer's image (None: it can).
+    axes: as stored, such as "YXS" or "tczyx". channel_windows: the display range (low, high) of each channel, None
+    where it states none; empty: no channel does. problem: why this cannot be a layer's image (None: it can).
     """
 
     format: str
@@ -94,6 +97,7 @@ class SourceInfo:
     compression: str = "none"
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
+    channel_windows: tuple[tuple[float, float] | None, ...] = ()
     problem: str | None = None
     notes: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -144,11 +148,11 @@ class RasterSource(ShownInNotebooks, ABC):
     channels: number of channels, alpha included. alpha: meaning of the last channel.
     is_rgb: True when the colour channels are red, green, blue. levels: finest first.
     pixel_size_um: (y, x) micrometres per level-0 pixel, or None when not known.
+    origin_um: (y, x) micrometres of the centre of level 0's first pixel, where the format says where images lie.
     magnification: nominal, of the objective that the image was taken with, such as 20.0 (OME's `Objective
     NominalMagnification`, Aperio's AppMag, openslide.objective-power); None when not known. It is a fact to carry,
     never a scale: a coarser level taken as level 0 keeps it.
     icc_profile: the ICC profile of the colours as stored, or None. Reading converts nothing.
-    origin_um is not kept: a canvas starts at its first layer's (0, 0).
 
     Instances are safe to read from several threads at once and pickle by `spec`: unpickling opens again,
     once per process.
@@ -161,6 +165,7 @@ class RasterSource(ShownInNotebooks, ABC):
     is_rgb: bool = False
     levels: tuple[Level, ...]
     pixel_size_um: tuple[float, float] | None = None
+    origin_um: tuple[float, float] | None = None
     magnification: float | None = None
     icc_profile: bytes | None = None
     info: SourceInfo

@@ -15,8 +15,9 @@ from urllib.parse import unquote, urlsplit
 
 from tiledblend.bytes.buckets import checked_url
 from tiledblend.bytes.ranges import open_bytes
-from tiledblend.errors import BadInputError, TiledblendError, UsageError
-from tiledblend.sources.base import RasterSource, SourceSpec
+from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
+from tiledblend.sources.base import Alpha, RasterSource, SourceSpec
+from tiledblend.sources.colour import rgb_doubt
 from tiledblend.sources.outlines.magic import could_be_outlines
 from tiledblend.sources.views import select
 
@@ -183,10 +184,10 @@ _CACHE = _SourceCache(CACHED_SOURCES)
 def _stored_state(path: str) -> Any:
     """Something that changes when the file or object (or a directory's metadata) does; None for what is not there."""
     if is_remote(path):
-        from tiledblend.bytes.remote import stored_state
+        from tiledblend.bytes.remote import readable_state
 
         places = (path, f"{path.rstrip('/')}/zarr.json", f"{path.rstrip('/')}/.zattrs")
-        return next((state for state in map(stored_state, places) if state is not None), None)
+        return next((state for state in map(readable_state, places) if state is not None), None)
     names = [path, *(os.path.join(path, name) for name in ZARR_METADATA)] if os.path.isdir(path) else [path]
     states = []
     for name in names:
@@ -249,24 +250,35 @@ def _kind_of(head: bytes, path: str) -> str | None:
 
 
 def _recognise_remote(path: str) -> str:
-    """As `recognise`. A web server may answer a directory's address with a page: zarr's documents come before text."""
+    """As `recognise`. A web server may answer a directory's address with a page, or deny it, as a bucket does that may
+    not be listed: zarr's documents come before text and before errors."""
     from tiledblend.bytes.remote import RemoteFile, read_object, stored_state
 
-    head, found = b"", stored_state(path) is not None
-    if found:
-        reader = RemoteFile(path)
-        head = reader.pread(0, min(16, reader.size))
+    head, found, failure = b"", False, None
+    try:
+        if found := stored_state(path) is not None:
+            reader = RemoteFile(path)
+            head = reader.pread(0, min(HEAD_BYTES, reader.size))
+    except StorageError as error:
+        failure = error
     kind = _kind_of(head, path)
     if kind in ("tiff", "image"):
         return kind
     folder = path.rstrip("/")
-    if any(read_object(f"{folder}/{name}", MAX_ZARR_BYTES) is not None for name in ZARR_METADATA):
+    if any(_is_document(read_object(f"{folder}/{name}", MAX_ZARR_BYTES)) for name in ZARR_METADATA):
         return "zarr"
+    if failure is not None:
+        raise failure
     if not found:
         raise BadInputError(f"{path}: no such object, and no zarr metadata below it")
     if kind is None:
         raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
     return kind
+
+
+def _is_document(data: bytes | None) -> bool:
+    """False for the page that some servers give for what they do not have."""
+    return data is not None and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _open(spec: SourceSpec, mask: bool) -> RasterSource:
@@ -279,9 +291,23 @@ def _open(spec: SourceSpec, mask: bool) -> RasterSource:
         raise BadInputError(
             f"{spec}: cannot be opened: {str(error) or type(error).__name__}; restore the file"
         ) from error
-    if getattr(type(source), "handles_selection", False):
-        return source
-    return select(source, spec, mask=mask)
+    if not getattr(type(source), "handles_selection", False):
+        source = select(source, spec, mask=mask)
+    return source if mask else _with_colours_said(source, spec)
+
+
+def _with_colours_said(source: RasterSource, spec: SourceSpec) -> RasterSource:
+    """The source that was just made, RGB where `spec` says so; a note where it might be. Raises BadInputError."""
+    colours = source.channels - (source.alpha is not Alpha.NONE)
+    if spec.rgb and colours != 3:
+        raise BadInputError(
+            f"{spec}: rgb is said of three channels, it has {colours}; select three with channels: [0, 1, 2]"
+        )
+    source.is_rgb = source.is_rgb or spec.rgb
+    doubt = rgb_doubt(source.info.channel_names, colours, source.dtype, is_rgb=source.is_rgb)
+    if doubt:
+        source.info = replace(source.info, notes=(*source.info.notes, *doubt))
+    return source
 
 
 def _open_whole(spec: SourceSpec, mask: bool) -> RasterSource:

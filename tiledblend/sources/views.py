@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Missed, RasterSource, SourceSpec, Unstored
+
+T = TypeVar("T")
 
 
 def downsampling(fine: int, coarse: int) -> float:
@@ -49,6 +51,7 @@ class SelectedSource(RasterSource):
         self.channels = len(channels)
         self.levels = source.levels[spec.level :]
         self.pixel_size_um = _pixel_size(source, spec.level)
+        self.origin_um = _origin(source, self.pixel_size_um)
         self.magnification = source.magnification
         self.icc_profile = source.icc_profile
         keeps_alpha = source.alpha is not Alpha.NONE and source.channels - 1 in channels
@@ -60,6 +63,7 @@ class SelectedSource(RasterSource):
             source.info,
             channel_names=_pick(source.info.channel_names, channels),
             channel_colors=_pick(source.info.channel_colors, channels),
+            channel_windows=_pick(source.info.channel_windows, channels),
         )
         self._source = source
         self._mask = mask
@@ -126,7 +130,7 @@ def _check_selection(source: RasterSource, spec: SourceSpec, channels: tuple[int
             raise BadInputError(f"{spec.path}: has no channel {channel}; it has channels 0 to {source.channels - 1}")
 
 
-def _pick(values: tuple[str, ...], channels: tuple[int, ...]) -> tuple[str, ...]:
+def _pick(values: tuple[T, ...], channels: tuple[int, ...]) -> tuple[T, ...]:
     return tuple(values[c] for c in channels) if values and max(channels) < len(values) else ()
 
 
@@ -136,3 +140,11 @@ def _pixel_size(source: RasterSource, level: int) -> tuple[float, float] | None:
     (fine_y, fine_x), (coarse_y, coarse_x) = source.levels[0].shape, source.levels[level].shape
     size_y, size_x = source.pixel_size_um
     return size_y * downsampling(fine_y, coarse_y), size_x * downsampling(fine_x, coarse_x)
+
+
+def _origin(source: RasterSource, size: tuple[float, float] | None) -> tuple[float, float] | None:
+    """All levels begin at the same corner: the first pixel's centre is where half a pixel of the level is."""
+    if source.origin_um is None or source.pixel_size_um is None or size is None:
+        return None
+    (y, x), fine = source.origin_um, source.pixel_size_um
+    return y + (size[0] - fine[0]) / 2, x + (size[1] - fine[1]) / 2

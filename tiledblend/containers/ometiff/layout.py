@@ -14,7 +14,7 @@ from tiledblend.bytes.objects import ObjectStore
 from tiledblend.containers.ometiff.options import TiffOptions
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
-from tiledblend.sources.base import Alpha
+from tiledblend.sources.base import Alpha, RasterSource
 
 if TYPE_CHECKING:
     from tiledblend.containers.ometiff.part import TilePart
@@ -31,7 +31,8 @@ class TiffLayout:
     """How a result lies in a file. Picklable; no I/O.
 
     grid: its chunks are the file's tiles. is_rgb: RGB(A) pixels in one plane; other images have a plane a channel.
-    stored: the grid's levels that the file has, level 0 first; shapes: (y, x) of each, at most the grid's.
+    stored: the grid's levels that the file has, level 0 first; shapes: (y, x) of each, at most the grid's. own_levels:
+    a chunk of any level is the image's own, where one layer alone decides it and its image has that level.
 
     A part is what one of the run's tiles puts: its own TIFF tiles of its stage's levels (`stage/row/column.part`), and,
     where a stage follows, the pixels of its last level without loss (`.pixels`), kept only while the run lasts.
@@ -45,6 +46,7 @@ class TiffLayout:
     options: TiffOptions
     stored: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
+    own_levels: bool = False
 
     @classmethod
     def of_grid(
@@ -200,6 +202,7 @@ class TiffLayout:
         own = {"container": "ome-tiff", "format": FORMAT, "shape": list(self.grid.shape), "shard": self.grid.shard}
         plain = {"levels": self.grid.levels, "channels": self.channels, "dtype": self.dtype, "is_rgb": self.is_rgb}
         stored = {"stored": list(self.stored), "shapes": [list(shape) for shape in self.shapes]}
+        stored |= {"own_levels": self.own_levels}
         return {**own, **plain, **stored, "alpha": self.alpha.value, "options": asdict(self.options)}
 
     @classmethod
@@ -212,13 +215,23 @@ class TiffLayout:
         grid = Grid((int(height), int(width)), options.tile, int(document["shard"]), int(document["levels"]))
         shapes = tuple((int(y), int(x)) for y, x in document["shapes"])
         facts = int(document["channels"]), str(document["dtype"]), bool(document["is_rgb"])
-        return cls(grid, *facts, Alpha(document["alpha"]), options, tuple(map(int, document["stored"])), shapes)
+        levels = tuple(map(int, document["stored"]))
+        return cls(grid, *facts, Alpha(document["alpha"]), options, levels, shapes, bool(document["own_levels"]))
 
     def with_options(self, options: TiffOptions) -> TiffLayout:
         """The same, stored in another way."""
         return replace(self, options=options)
 
     # --- parts
+
+    @property
+    def keeps(self) -> bool:
+        """True when a tile is made with regard to what its layers' images have stored."""
+        return self.own_levels
+
+    def stored_tiles(self, image: RasterSource, number: int, level: int) -> None:
+        """The tiles of level `number` of an image, if they are as the file's level `level` stores them."""
+        return
 
     def writer(self, store: ObjectStore, tile: Tile) -> TilePart:
         """As `Container.writer`."""

@@ -27,7 +27,9 @@ from tiledblend.geometry import Region, Tile
 Pixels = NDArray[Any]
 PLACE = np.dtype([("offset", "<u8"), ("count", "<u4"), ("passed", "?")])
 _CHECKSUM = struct.Struct("<I")
+_OWNER = struct.Struct("<i")
 _ZSTD_LEVEL = 1
+NOBODY = -1
 
 
 class TilePart:
@@ -44,7 +46,7 @@ class TilePart:
         self._blocks = dict(zip(layout.tile_levels(tile), layout.blocks(tile), strict=True))
         self._digest, self._size, self._crc = hasher(), 0, google_crc32c.Checksum()
         self._last = layout.grid.stage_levels(tile.stage)[-1] if layout.objects_of(tile.stage) > 1 else None
-        self._pixels: bytes | bytearray | None = None
+        self._pixels: bytes | None = None
         self._drafts: list[Draft] = []
 
     def add_chunk_row(self, level: int, row_in_tile: int, pixels: Pixels) -> None:
@@ -73,9 +75,13 @@ class TilePart:
         assert not has_checksum
         self._write(level, chunk_row, chunk_col, group, data, passed=True)
 
-    def keep_pixels(self, pixels: Pixels) -> None:
-        """All pixels of the tile's last level, for the stage that follows."""
-        self._pixels = imagecodecs.zstd_encode(np.ascontiguousarray(pixels).tobytes(), level=_ZSTD_LEVEL)
+    def keep_pixels(self, pixels: Pixels | None, owner: int = NOBODY) -> None:
+        """All pixels of the tile's last level, for the stage that follows; None where they are a layer's own.
+
+        owner: the layer that alone decides all of the tile.
+        """
+        kept = b"" if pixels is None else np.ascontiguousarray(pixels).tobytes()
+        self._pixels = _OWNER.pack(owner) + (imagecodecs.zstd_encode(kept, level=_ZSTD_LEVEL) if kept else b"")
 
     def finish(self) -> tuple[Receipt, ...]:
         """As `PartWriter.finish`."""
@@ -171,31 +177,37 @@ def part_problem(layout: TiffLayout, key: str, data: bytes) -> str | None:
     return None if right else f"{key}: its tiles are damaged"
 
 
-def read_pixels(layout: TiffLayout, store: ObjectStore, level: int, region: Region) -> Pixels:
-    """Pixels (h, w, channels) of the last level of a stage.
+def finer_pixels(layout: TiffLayout, store: ObjectStore, tile: Tile) -> tuple[int, Pixels | None]:
+    """(the layer that alone decides all of a tile, the pixels of its last level); None where they are that layer's own.
 
-    Raises StorageError if an object is missing, VerificationError if it does not decode.
+    Raises StorageError if the object is missing, VerificationError if it does not decode.
     """
+    key = pixels_key(tile)
+    data = store.get(key)
+    if data is None:
+        raise StorageError(f"{store.uri}: object {key} is missing; run again with --resume")
+    level = layout.grid.stage_levels(tile.stage)[-1]
+    shape = (*layout.grid.tile_region(tile, level).shape, layout.channels)
+    size = int(np.prod(shape)) * np.dtype(layout.dtype).itemsize
+    try:
+        (owner,) = _OWNER.unpack_from(data)
+        if len(data) == _OWNER.size and owner != NOBODY:
+            return owner, None
+        raw = imagecodecs.zstd_decode(data[_OWNER.size :], out=size)
+        return owner, np.frombuffer(raw, layout.dtype).reshape(shape)
+    except (RuntimeError, ValueError, struct.error) as error:
+        raise VerificationError(f"{key}: does not decode; run again with --resume") from error
+
+
+def read_pixels(layout: TiffLayout, store: ObjectStore, level: int, region: Region) -> Pixels:
+    """Pixels (h, w, channels) of the last level of a stage, where every tile has them."""
     stage, side = level // layout.grid.stage, layout.grid.level_shard(level)
     out = np.empty((*region.shape, layout.channels), layout.dtype)
     for row in range(region.y0 // side, (region.y1 - 1) // side + 1):
         for column in range(region.x0 // side, (region.x1 - 1) // side + 1):
             tile = Tile(stage, row, column)
-            whole = layout.grid.tile_region(tile, level)
-            part, pixels = whole & region, _stored_pixels(layout, store, tile, whole)
+            whole, (_, pixels) = layout.grid.tile_region(tile, level), finer_pixels(layout, store, tile)
+            assert pixels is not None
+            part = whole & region
             out[part.shift(-region.y0, -region.x0).slices] = pixels[part.shift(-whole.y0, -whole.x0).slices]
     return out
-
-
-def _stored_pixels(layout: TiffLayout, store: ObjectStore, tile: Tile, region: Region) -> Pixels:
-    key = pixels_key(tile)
-    data = store.get(key)
-    if data is None:
-        raise StorageError(f"{store.uri}: object {key} is missing; run again with --resume")
-    shape = (*region.shape, layout.channels)
-    size = int(np.prod(shape)) * np.dtype(layout.dtype).itemsize
-    try:
-        raw = imagecodecs.zstd_decode(data, out=size)
-        return np.frombuffer(raw, layout.dtype).reshape(shape)
-    except (RuntimeError, ValueError) as error:
-        raise VerificationError(f"{key}: does not decode; run again with --resume") from error

@@ -6,11 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tiledblend.bytes.objects import ObjectStore
 from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.omezarr.layout import ArrayLayout
+from tiledblend.containers.omezarr.windows import dtype_window
 from tiledblend.errors import UsageError
 
 _RGB = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("alpha", "FFFFFF"))
@@ -77,7 +76,7 @@ def root_attributes(layout: ArrayLayout, image: ImageMetadata) -> dict[str, Any]
     multiscale = {
         "name": image.name,
         "axes": _axes(image.pixel_size_um),
-        "datasets": [_dataset(level, image.pixel_size_um) for level in range(layout.grid.levels)],
+        "datasets": [_dataset(level, image.pixel_size_um, image.origin_um) for level in range(layout.grid.levels)],
         "type": "mean",
         "metadata": {"description": "each pixel is the mean of 2 x 2 pixels of the level above, rounded half up"},
     }
@@ -104,14 +103,17 @@ def _axes(pixel_size_um: tuple[float, float] | None) -> list[dict[str, str]]:
     ]
 
 
-def _dataset(level: int, pixel_size_um: tuple[float, float] | None) -> dict[str, Any]:
+def _dataset(
+    level: int, pixel_size_um: tuple[float, float] | None, origin_um: tuple[float, float] | None
+) -> dict[str, Any]:
     size_y, size_x = pixel_size_um or (1.0, 1.0)
+    y, x = origin_um or (0.0, 0.0)
     factor, shift = float(2**level), (2**level - 1) / 2
     return {
         "path": str(level),
         "coordinateTransformations": [
             {"type": "scale", "scale": [1.0, size_y * factor, size_x * factor]},
-            {"type": "translation", "translation": [0.0, size_y * shift, size_x * shift]},
+            {"type": "translation", "translation": [0.0, y + size_y * shift, x + size_x * shift]},
         ],
     }
 
@@ -119,10 +121,11 @@ def _dataset(level: int, pixel_size_um: tuple[float, float] | None) -> dict[str,
 def _channels(layout: ArrayLayout, image: ImageMetadata) -> list[dict[str, Any]]:
     count = layout.channels
     names, colors = _names_and_colors(layout, image)
-    windows = image.windows or (_default_window(layout.dtype),) * count
-    if len(windows) != count:
-        raise UsageError(f"{len(windows)} display windows for {count} channels; give one per channel or none")
-    low, high = _default_window(layout.dtype)
+    low, high = dtype_window(layout.dtype)
+    given = image.windows or (None,) * count
+    if len(given) != count:
+        raise UsageError(f"{len(given)} display windows for {count} channels; give one per channel or none")
+    windows = [window or (low, high) for window in given]
     return [
         {
             "active": True,
@@ -163,7 +166,3 @@ def _hex_color(color: str) -> str:
     if len(text) not in (6, 8) or set(text) - set("0123456789ABCDEF"):
         raise UsageError(f"channel colour {color!r} is not of the form RRGGBB")
     return text[:6]
-
-
-def _default_window(dtype: str) -> tuple[float, float]:
-    return (0.0, 1.0) if dtype == "float32" else (0, int(np.iinfo(dtype).max))

@@ -32,6 +32,7 @@ from tiledblend.containers.omezarr.documents import (
 )
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.result import StoredResult, manifest_bytes, read_result, root_manifest
+from tiledblend.containers.omezarr.windows import windows_of
 from tiledblend.containers.output import Output
 from tiledblend.containers.place import Place, drafting
 from tiledblend.containers.receipts import Receipt
@@ -139,7 +140,8 @@ class ZarrPlace(Place):
         documents = array_documents(layout)
         store.put_many(documents.items())
         history = {"history": ledger.job["history"]} if ledger.job.get("history") else {}
-        described = replace(image, tiledblend={**(image.tiledblend or {}), "job": ledger.job["job"], **history})
+        own = {**(image.tiledblend or {}), "job": ledger.job["job"], **history}
+        described = replace(image, windows=windows_of(layout, store, image.windows), tiledblend=own)
         attributes = root_attributes(layout, described)
         of_documents = (Receipt(key, len(data), digest(data)) for key, data in documents.items())
         count = len(ledger.receipts.sizes) + len(documents)

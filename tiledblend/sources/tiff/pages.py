@@ -11,6 +11,8 @@ import tifffile
 
 from tiledblend.errors import BadInputError
 from tiledblend.sources.base import SourceSpec
+from tiledblend.sources.tiff.samples import RGB
+from tiledblend.sources.tiff.segments import JPEG
 from tiledblend.sources.tiff.structure import Structure
 
 
@@ -112,11 +114,21 @@ def find_pages(
 def _with_own_tags(page: Any, key: tifffile.TiffPage, structure: Structure) -> FoundPage:
     if isinstance(page, tifffile.TiffPage):
         tags = page
-    elif page.is_virtual or structure.alike(key.offset, page.offset):
+    elif page.is_virtual or (structure.alike(key.offset, page.offset) and _jpegs_alike(page, key, structure)):
         return FoundPage(key, page.dataoffsets, page.databytecounts, page.jpegtables, _label(page))
     else:
         tags = page.aspage()
     return FoundPage(tags, tags.dataoffsets, tags.databytecounts, tags.jpegtables, _label(page))
+
+
+def _jpegs_alike(page: Any, key: tifffile.TiffPage, structure: Structure) -> bool:
+    """True unless two pages' JPEGs, by what their streams begin with, hold other colours."""
+    if int(key.compression) not in JPEG:
+        return True
+    if page.jpegtables != key.jpegtables:
+        return False
+    is_jfif = bool(page.dataoffsets) and structure.bytes_at(int(page.dataoffsets[0]) + 6, 4) == b"JFIF"
+    return int(key.photometric) != RGB or is_jfif == key.is_jfif
 
 
 def _in_chain(series: tifffile.TiffPageSeries, number: int, structure: Structure) -> FoundPage | None:

@@ -92,7 +92,11 @@ class Structure:
         if size <= len(value) or size > _MOST_COMPARED:
             return value[:size]
         offset = struct.unpack(self.byteorder + ("Q" if self.is_bigtiff else "I"), value)[0]
-        return self._reader.pread(offset, size) if offset + size <= self._reader.size else value
+        return self.bytes_at(offset, size) or value
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Some bytes of the file, b"" where it ends before."""
+        return self._reader.pread(offset, size) if offset + size <= self._reader.size else b""
 
 
 def walk(reader: ByteReader) -> Structure:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +79,8 @@ def read_array_facts(node: ZarrNode, *, called: str) -> ArrayFacts:
         facts = _facts_v3(document) if node.zarr_format == 3 else _facts_v2(document)
     except BadInputError:
         raise
+    except _UnreadError as error:
+        raise BadInputError(f"{called}: array {node.path} is not read: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise BadInputError(f"{called}: malformed zarr metadata in {node.path}: {reason}") from error
@@ -90,13 +95,20 @@ def read_array_facts(node: ZarrNode, *, called: str) -> ArrayFacts:
 def _facts_v3(document: Mapping[str, Any]) -> ArrayFacts:
     grid = document["chunk_grid"]
     if grid["name"] != "regular":
-        raise ValueError(f"chunk grid {grid['name']!r} is not regular")
+        raise _UnreadError(
+            f"its chunk grid is {grid['name']}, only regular ones are read; store it again with equal chunks"
+        )
     outer = _sizes(grid["configuration"]["chunk_shape"])
     codecs = [_codec(entry) for entry in document["codecs"]]
     shard = None
     chunk = outer
-    for name, configuration in codecs:
+    for number, (name, configuration) in enumerate(codecs):
         if name == "sharding_indexed":
+            if number:
+                raise _UnreadError(
+                    f"its codecs {codecs[0][0]} before sharding, which is not read; store it again with {codecs[0][0]} "
+                    "among the shard's own codecs"
+                )
             shard, chunk = outer, _sizes(configuration["chunk_shape"])
             codecs = [_codec(entry) for entry in configuration["codecs"]]
             break
@@ -120,8 +132,17 @@ def _facts_v2(document: Mapping[str, Any]) -> ArrayFacts:
     return ArrayFacts(_sizes(document["shape"]), chunk, None, _v2_dtype(dtype), "+".join(codecs) or "none", None)
 
 
+class _UnreadError(ValueError):
+    """Valid zarr that is not read here."""
+
+
 def _require_pixel_codecs(names: Sequence[str]) -> None:
     for name in names:
+        if name.lower().startswith("imagecodecs_"):
+            raise _UnreadError(
+                f"its chunks are packed by {name} of the imagecodecs package, which is not read; store it again "
+                "with zstd, blosc or gzip"
+            )
         if name.lower().removeprefix("numcodecs.").startswith(NOT_OF_PIXELS):
             raise ValueError(f"codec {name!r} is not one of pixels")
 
@@ -190,7 +211,7 @@ def read_document(path: str) -> bytes | None:
     if "://" in path:
         from tiledblend.bytes.remote import read_object
 
-        return read_object(path, MAX_DOCUMENT_BYTES)
+        return _served_document(read_object(path, MAX_DOCUMENT_BYTES), path)
     try:
         if not os.path.isfile(path):
             return None
@@ -201,6 +222,18 @@ def read_document(path: str) -> bytes | None:
     if len(text) > MAX_DOCUMENT_BYTES:
         raise BadInputError(f"{path}: metadata of more than {MAX_DOCUMENT_BYTES >> 20} MiB")
     return text
+
+
+def _served_document(data: bytes | None, path: str) -> bytes | None:
+    """What a server that stores JSON compressed, or answers with a page for what it does not have, has meant."""
+    if data is not None and data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_DOCUMENT_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadInputError(f"{path}: damaged gzip: {error}") from error
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise BadInputError(f"{path}: metadata of more than {MAX_DOCUMENT_BYTES >> 20} MiB")
+    return None if data is not None and data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else data
 
 
 def names_below(path: str) -> list[str]:
@@ -260,17 +293,12 @@ def ome_attributes(node: ZarrNode) -> Mapping[str, Any]:
     return ome if isinstance(ome, dict) else node.attributes
 
 
-def series_of(node: ZarrNode) -> list[int]:
-    """The image indices of a group: numbered children of a bioformats2raw layout, or its multiscales."""
-    ome = ome_attributes(node)
-    if "bioformats2raw.layout" in ome and "multiscales" not in ome:
-        return sorted(int(n) for n in names_below(node.path) if n.isdecimal() and n.isascii())
-    multiscales = ome.get("multiscales")
-    if not isinstance(multiscales, list):
-        return []
-    if len(multiscales) > MAX_MULTISCALES:
-        raise BadInputError(f"{node.path}: {len(multiscales)} multiscales in one document; it is damaged")
-    return list(range(len(multiscales)))
+def inside(group: ZarrNode, path: str, called: str, what: str) -> str:
+    """The path of a member of a group. Raises BadInputError for one that leads out of it."""
+    parts = path.split("/")
+    if os.path.isabs(path) or ".." in parts or not path.strip() or "\\" in path:
+        raise BadInputError(f"{called}: {what} {path!r} is not inside the image")
+    return os.path.join(group.path, *(part for part in parts if part not in ("", ".")))
 
 
 def list_children(node: ZarrNode, limit: int = 8) -> Sequence[str]:

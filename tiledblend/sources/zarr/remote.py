@@ -12,8 +12,8 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import ObjectStore, StorePath
 
-from tiledblend.bytes.buckets import Repeating, client_of, connections, is_beyond, is_missing, repeated, split_url
-from tiledblend.bytes.remote import EXPECTED_BYTES, Expected, merge_ranges, ranged, told, uses_of, whole
+from tiledblend.bytes.buckets import Repeating, client_of, connections, is_beyond, repeated, split_url
+from tiledblend.bytes.remote import EXPECTED_BYTES, Expected, is_absent, merge_ranges, ranged, told, uses_of, whole
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.zarr.inline_loop import run_inline
@@ -39,6 +39,7 @@ class BucketStore(ObjectStore[Any]):
     """
 
     has_changed = False
+    newest = 0
 
     def __init__(self, root: str, folder: str, grid: ObjectGrid) -> None:
         super().__init__(client_of(root), read_only=True)
@@ -138,11 +139,9 @@ class BucketStore(ObjectStore[Any]):
                 state, data = repeated(
                     lambda: whole(uri, self._grid.most_bytes) if span is None else ranged(self._root, key, *span)
                 )
-            except FileNotFoundError as error:
-                if is_missing(error):
-                    return None
-                raise
             except Exception as error:
+                if is_absent(error, uri):
+                    return None
                 if is_beyond(error):
                     return b""
                 raise
@@ -196,6 +195,8 @@ class BucketStore(ObjectStore[Any]):
                 if is_beyond(error):
                     # No bytes, as a file would give there.
                     return prototype.buffer.from_bytes(b"")
+                if is_absent(error, f"{self._root}/{key}"):
+                    return None
                 if not tries.pause_after(error):
                     raise
 

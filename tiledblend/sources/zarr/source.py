@@ -1,4 +1,4 @@
-"""Zarr v2 and v3 arrays, sharded or not, and OME-Zarr 0.4 and 0.5 images, read through zarr-python.
+"""Zarr v2 and v3 arrays, sharded or not, and OME-Zarr images, read through zarr-python.
 
 A chunk that is not stored reads as the array's fill value: that is what zarr means by it, and zarr-python leaves out
 chunks that hold nothing else. An incomplete copy looks the same, so they are counted and told; in a pyramid of
@@ -11,8 +11,7 @@ import dataclasses
 import hashlib
 import math
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -20,79 +19,27 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from tiledblend.errors import BadInputError, TiledblendError, one_line
+from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.kernels.halve import names_alpha
 from tiledblend.sources.arrays import check_dtype
-from tiledblend.sources.axes import PlaneAxes, find_plane
+from tiledblend.sources.axes import PlaneAxes
 from tiledblend.sources.base import Alpha, Level, Missed, RasterSource, SourceInfo, SourceSpec, Unstored
+from tiledblend.sources.colour import says_rgb
 from tiledblend.sources.zarr.encoded import EncodedImage, encoded_level
 from tiledblend.sources.zarr.inline_loop import run_inline
-from tiledblend.sources.zarr.metadata import (
-    ArrayFacts,
-    ZarrNode,
-    axis_names,
-    list_children,
-    ome_attributes,
-    read_array_facts,
-    read_document,
-    read_node,
-    series_of,
-)
-from tiledblend.sources.zarr.stored import SEEN, Listing, ObjectGrid, Seen, WatchedStore
+from tiledblend.sources.zarr.metadata import ArrayFacts, ZarrNode, read_document
+from tiledblend.sources.zarr.ome import ZarrImage, read_image
+from tiledblend.sources.zarr.stored import SEEN, ImageStore, Listing, ObjectGrid, Seen, store_path
 
 if TYPE_CHECKING:
     from zarr import AsyncArray
 
-MICROMETRES = {
-    "angstrom": 1e-4,
-    "nanometer": 1e-3,
-    "nanometre": 1e-3,
-    "nm": 1e-3,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "micron": 1.0,
-    "um": 1.0,
-    "µm": 1.0,
-    "μm": 1.0,
-    "millimeter": 1e3,
-    "millimetre": 1e3,
-    "mm": 1e3,
-    "centimeter": 1e4,
-    "centimetre": 1e4,
-    "cm": 1e4,
-    "meter": 1e6,
-    "metre": 1e6,
-    "m": 1e6,
-    "inch": 25400.0,
-}
-RGB_NAMES = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
-RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_CHANNELS = 65536
-MAX_LEVELS = 64
 LARGEST_READ = 4096
 MAX_CHUNKS_READ = 1 << 20
 MOST_MISSED = 100_000
 """Objects that are remembered to lack chunks."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ZarrImage:
-    """What the metadata says about one image: its arrays (finest first), axes, scale and channels.
-
-    halving: the rule of a pyramid that tiledblend wrote.
-    """
-
-    format: str
-    arrays: tuple[ZarrNode, ...]
-    facts: tuple[ArrayFacts, ...]
-    axes: PlaneAxes
-    pixel_size_um: tuple[float, float] | None
-    channel_names: tuple[str, ...]
-    channel_colors: tuple[str, ...]
-    notes: tuple[str, ...]
-    documents: tuple[str, ...]
-    halving: str | None = None
 
 
 def open_zarr(spec: SourceSpec, *, mask: bool = False) -> ZarrSource:
@@ -111,181 +58,20 @@ def open_zarr(spec: SourceSpec, *, mask: bool = False) -> ZarrSource:
     return ZarrSource(spec, image, mask=mask)
 
 
-def read_image(spec: SourceSpec, called: str) -> ZarrImage:
-    """The metadata of the image that `spec` names; `called` is its name in errors."""
-    node = read_node(spec.path, called=called)
-    if node.kind == "array":
-        if spec.series not in (None, 0):
-            raise BadInputError(f"{called}: a plain array is one image; it has no series {spec.series}")
-        return _plain_image(node, spec, called)
-    ome = ome_attributes(node)
-    series = spec.series
-    documents = list(node.files)
-    if "bioformats2raw.layout" in ome and "multiscales" not in ome:
-        child = os.path.join(node.path, str(series or 0))
-        if "://" not in child and not os.path.isdir(child):
-            raise BadInputError(f"{called}: has no series {series or 0}; it has {len(series_of(node))}")
-        node, series = read_node(child, called=called), None
-        ome = ome_attributes(node)
-        documents += node.files
-    if "multiscales" not in ome:
-        raise BadInputError(f"{called}: {_why_no_image(node, ome)}")
-    return _multiscale_image(node, ome, series, spec, called, documents)
-
-
-def _why_no_image(node: ZarrNode, ome: Mapping[str, Any]) -> str:
-    if "plate" in ome:
-        return "a plate (HCS), not one image; give one field of a well, such as its A/1/0"
-    if "well" in ome:
-        return "a well of a plate, not one image; give one of its fields, such as its 0"
-    children = list_children(node)
-    hint = f"; give one of its members: {', '.join(children)}" if children else ""
-    return f"a zarr group without OME-Zarr multiscales{hint}"
-
-
-def _plain_image(node: ZarrNode, spec: SourceSpec, called: str) -> ZarrImage:
-    facts = read_array_facts(node, called=called)
-    names, how = axis_names(facts, called=called)
-    axes = find_plane(names, facts.shape, spec.plane, called)
-    return ZarrImage(f"zarr v{node.zarr_format}", (node,), (facts,), axes, None, (), (), (how,), node.files)
-
-
-def _multiscale_image(
-    node: ZarrNode, ome: Mapping[str, Any], series: int | None, spec: SourceSpec, called: str, documents: list[str]
-) -> ZarrImage:
-    multiscales = ome["multiscales"]
-    index = series or 0
-    if not isinstance(multiscales, list) or not 0 <= index < len(multiscales):
-        raise BadInputError(f"{called}: has no series {index}; it has {len(multiscales)}")
-    multiscale = multiscales[index]
-    if len(multiscale["datasets"]) > MAX_LEVELS:
-        raise BadInputError(f"{called}: its multiscales name {len(multiscale['datasets'])} datasets; it is damaged")
-    arrays = [_level_node(node, str(dataset["path"]), called) for dataset in multiscale["datasets"]]
-    if not arrays:
-        raise BadInputError(f"{called}: its multiscales name no dataset")
-    facts = [read_array_facts(array, called=called) for array in arrays]
-    axes_documents = _axes(multiscale, len(facts[0].shape))
-    names = [axis["name"] for axis in axes_documents]
-    if len(names) != len(facts[0].shape):
-        raise BadInputError(f"{called}: {len(names)} axes {names} for an array of shape {facts[0].shape}")
-    axes = find_plane(names, facts[0].shape, spec.plane, called)
-    count, notes = _usable_levels(facts, axes, called)
-    size, size_notes = _pixel_size(multiscale, axes_documents, axes)
-    channel_names, colors, channel_notes = _omero(ome, axes.channels(facts[0].shape))
-    version = str(ome.get("version") or multiscale.get("version") or ("0.5" if node.zarr_format == 3 else "0.4"))
-    documents += [file for array in arrays for file in array.files]
-    return ZarrImage(
-        f"OME-Zarr {version} (zarr v{arrays[0].zarr_format})",
-        tuple(arrays[:count]),
-        tuple(facts[:count]),
-        axes,
-        size,
-        channel_names,
-        colors,
-        (*notes, *size_notes, *channel_notes),
-        tuple(documents),
-        _halving(node),
-    )
-
-
-def _halving(node: ZarrNode) -> str | None:
-    own = node.attributes.get("tiledblend")
-    rule = own.get("halving") if isinstance(own, dict) else None
-    return rule if isinstance(rule, str) else None
-
-
-def _level_node(group: ZarrNode, path: str, called: str) -> ZarrNode:
-    parts = path.split("/")
-    if os.path.isabs(path) or ".." in parts or not path.strip():
-        raise BadInputError(f"{called}: dataset path {path!r} is not inside the image")
-    node = read_node(os.path.join(group.path, *parts), called=called)
-    if node.kind != "array":
-        raise BadInputError(f"{called}: dataset {path!r} is a group, not an array")
-    return node
-
-
-def _axes(multiscale: Mapping[str, Any], ndim: int) -> list[Mapping[str, Any]]:
-    """Axes as mappings: 0.4 and later give those, 0.3 gave names, before there were always t, c, z, y, x."""
-    axes = multiscale.get("axes") or ([*"tczyx"] if ndim == 5 else [])
-    return [axis if isinstance(axis, dict) else {"name": str(axis)} for axis in axes]
-
-
-def _usable_levels(facts: Sequence[ArrayFacts], axes: PlaneAxes, called: str) -> tuple[int, list[str]]:
-    """(how many levels, from the finest, are the same image, notes). A level smaller along z or t is another one."""
-    first = facts[0]
-    for count, level in enumerate(facts):
-        if len(level.shape) != len(first.shape) or level.dtype != first.dtype:
-            raise BadInputError(
-                f"{called}: level {count} is {level.shape} of {level.dtype}, level 0 is {first.shape} of {first.dtype}"
-            )
-        (height, width), before = axes.yx(level.shape), axes.yx(facts[max(0, count - 1)].shape)
-        if height > before[0] or width > before[1]:
-            raise BadInputError(f"{called}: level {count} of {height} x {width} is larger than {before} before it")
-        others = [axis for axis in range(len(first.shape)) if axis not in (axes.y, axes.x)]
-        if any(level.shape[axis] != first.shape[axis] for axis in others):
-            return count, [f"levels from {count} on are left out: shape {level.shape} against {first.shape}"]
-    return len(facts), []
-
-
-def _pixel_size(
-    multiscale: Mapping[str, Any], documents: Sequence[Mapping[str, Any]], axes: PlaneAxes
-) -> tuple[tuple[float, float] | None, list[str]]:
-    """((y, x) micrometres of level 0, notes): dataset scale times the multiscale's own, by each axis's unit."""
-    scales = [1.0] * len(documents)
-    found = False
-    transformations = [*(multiscale["datasets"][0].get("coordinateTransformations") or ())]
-    transformations += multiscale.get("coordinateTransformations") or ()
-    for transformation in transformations:
-        if transformation.get("type") == "scale" and len(transformation.get("scale") or ()) == len(scales):
-            scales = [a * float(b) for a, b in zip(scales, transformation["scale"], strict=True)]
-            found = True
-    if not found:
-        return None, []
-    sizes = []
-    for axis in (axes.y, axes.x):
-        unit = documents[axis].get("unit")
-        if unit is None:
-            return None, ["scale without a unit: the pixel size is not known"]
-        factor = MICROMETRES.get(str(unit).lower())
-        if factor is None:
-            return None, [f"unit {unit!r} is not a length: the pixel size is not known"]
-        sizes.append(scales[axis] * factor)
-    if not all(np.isfinite(size) and size > 0 for size in sizes):
-        return None, [f"scale {sizes} is no pixel size"]
-    return (sizes[0], sizes[1]), []
-
-
-def _omero(ome: Mapping[str, Any], channels: int) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """(names, RRGGBB colours, notes) of the `omero` block, which is optional and only for display."""
-    omero = ome.get("omero")
-    entries = omero.get("channels") if isinstance(omero, dict) else None
-    if not isinstance(entries, list) or not entries:
-        return (), (), []
-    if len(entries) != channels or not all(isinstance(entry, dict) for entry in entries):
-        return (), (), [f"omero names {len(entries)} channels, the image has {channels}: names not used"]
-    names = tuple(one_line(str(entry.get("label", ""))) for entry in entries)
-    colors = tuple(str(entry.get("color", "")).lstrip("#").upper() for entry in entries)
-    notes = []
-    if any(colors) and not all(re.fullmatch("[0-9A-F]{6}", color) for color in colors):
-        colors, notes = (), ["omero's colours are not RRGGBB: not used"]
-    return (names if any(names) else ()), (colors if any(colors) else ()), notes
-
-
 def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[bool, Alpha]:
-    """(is RGB, alpha): by channel names or colours; a plain array's three interleaved channels are red, green, blue.
+    """(is RGB, alpha): as `says_rgb`; a plain array's three interleaved channels are red, green, blue.
 
     A result of tiledblend says by its halving rule that it has alpha, of any dtype and any number of colours.
     """
-    names = [name.strip().lower() for name in image.channel_names]
-    by_name = len(names) >= 3 and all(name in known for name, known in zip(names, RGB_NAMES, strict=False))
-    by_color = image.channel_colors[:3] == RGB_COLORS
+    named = image.channels
+    rgb = says_rgb(named.names, named.colors, dtype, photometric=image.photometric)
     if channels > 1 and names_alpha(image.halving):
-        return channels == 4 and (by_name or by_color), Alpha.STRAIGHT
-    named_alpha = len(names) == 4 and (names[3] == "alpha" or (names[3] == "a" and by_name))
-    if channels == 4 and dtype == np.uint8 and named_alpha and (by_name or by_color):
+        return channels == 4 and rgb, Alpha.STRAIGHT
+    last = named.names[-1].strip().lower() if len(named.names) == 4 else ""
+    if channels == 4 and dtype == np.uint8 and rgb and last in ("alpha", "a"):
         return True, Alpha.STRAIGHT
     interleaved = not image.format.startswith("OME") and image.axes.channel == len(image.axes.names) - 1
-    return channels == 3 and (by_name or by_color or interleaved), Alpha.NONE
+    return channels == 3 and (rgb or interleaved), Alpha.NONE
 
 
 class ZarrSource(RasterSource):
@@ -304,17 +90,15 @@ class ZarrSource(RasterSource):
             _require_few_chunks(level, axes, f"{spec}: level {number}")
         self.is_rgb, self.alpha = _meaning(image, self.dtype, self.channels)
         self.levels = tuple(_level(axes, level, self.dtype.itemsize) for level in facts)
-        self.pixel_size_um = image.pixel_size_um
+        self.pixel_size_um, self.origin_um = image.pixel_size_um, image.origin_um
         self.info = _info(image)
         self._opened = [_modified(path) for path in image.documents]
         self._grids = [ObjectGrid(node, level, axes) for node, level in zip(image.arrays, facts, strict=True)]
-        self._stores = [
-            WatchedStore(node.path, grid) if "://" not in node.path else _remote_path(node.path, grid)
-            for node, grid in zip(image.arrays, self._grids, strict=True)
-        ]
+        paths = [store_path(node.path, grid) for node, grid in zip(image.arrays, self._grids, strict=True)]
+        self._stores: list[ImageStore] = [path.store for path in paths]
         self._arrays = [
-            _open_array(store, node, math.prod(level.chunk) * self.dtype.itemsize, str(spec))
-            for store, node, level in zip(self._stores, image.arrays, facts, strict=True)
+            _open_array(path, node, math.prod(level.chunk) * self.dtype.itemsize, str(spec))
+            for path, node, level in zip(paths, image.arrays, facts, strict=True)
         ]
         self._listed_newest: int | None = None
         self._is_listed: dict[int, bool] = {}
@@ -323,8 +107,7 @@ class ZarrSource(RasterSource):
 
     def expect(self, regions: Sequence[Region], level: int = 0, *, fetch: bool = True) -> int:
         """As `RasterSource.expect`: in a bucket, neighbouring chunks of a shard by merged range requests."""
-        store = self._stores[level]
-        return 0 if isinstance(store, WatchedStore) else store.store.expect(regions, fetch=fetch)
+        return self._stores[level].expect(regions, fetch=fetch)
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         array, seen = self._arrays[level], list[Seen]()
@@ -349,11 +132,11 @@ class ZarrSource(RasterSource):
 
     def require_unchanged(self) -> None:
         """By the times of the metadata documents and of the chunks that were read; in a bucket by what reads found."""
-        if any(store.store.has_changed for store in self._stores if not isinstance(store, WatchedStore)):
+        if any(store.has_changed for store in self._stores):
             raise self.changed()
         if self._opened != [_modified(path) for path in self._image.documents]:
             raise self.changed()
-        newest = max((store.newest for store in self._stores if isinstance(store, WatchedStore)), default=0)
+        newest = max((store.newest for store in self._stores), default=0)
         if self._listed_newest is not None and newest > self._listed_newest:
             raise self.changed()
 
@@ -457,10 +240,8 @@ class ZarrSource(RasterSource):
             objects, size = [listing.digest for listing in known], sum(listing.size for listing in known)
             self._listed_newest = max(listing.newest for listing in known)
         for store, listing in zip(self._stores, listings, strict=True):
-            if isinstance(store, WatchedStore):
-                store.newest = 0
-            elif listing is not None:
-                store.store.renew(listing.digest)
+            if listing is not None:
+                store.renew(listing.digest)
         times = {"documents": modified, "objects": objects}
         return {"uri": self.spec.path, "size": size, "modified": times, "structure": digest.hexdigest()}
 
@@ -513,29 +294,25 @@ def _info(image: ZarrImage) -> SourceInfo:
         format=image.format + (" sharded" if facts.shard else ""),
         axes="".join(image.axes.names) if all(len(n) == 1 for n in image.axes.names) else ",".join(image.axes.names),
         compression=facts.compression,
-        channel_names=image.channel_names,
-        channel_colors=image.channel_colors,
+        channel_names=image.channels.names,
+        channel_colors=image.channels.colors,
+        channel_windows=image.channels.windows,
         notes=image.notes,
         metadata=metadata,
     )
 
 
 def _open_array(store: Any, node: ZarrNode, chunk_bytes: int, called: str) -> AsyncArray[Any]:
-    import zarr
+    """The array by the document that was read and judged: the store is not asked for it once more."""
+    from zarr import AsyncArray
 
     from tiledblend.sources.zarr.bounded import with_bounded_codecs
 
+    document = {**node.document, "attributes": {}, "zarr_format": node.zarr_format}
     try:
-        opened = run_inline(lambda: zarr.AsyncArray.open(store, zarr_format=3 if node.zarr_format == 3 else 2))
-        return with_bounded_codecs(opened, chunk_bytes)
+        return with_bounded_codecs(AsyncArray.from_dict(store, document), chunk_bytes)
     except TiledblendError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInputError(f"{called}: array {node.path} cannot be opened: {reason}") from error
-
-
-def _remote_path(url: str, grid: ObjectGrid) -> Any:
-    from tiledblend.sources.zarr.remote import zarr_path
-
-    return zarr_path(url, grid)

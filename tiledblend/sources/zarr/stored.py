@@ -9,17 +9,17 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, StorePath
 
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.axes import PlaneAxes
@@ -378,15 +378,48 @@ def _require_whole_answer(grid: ObjectGrid, key: str, byte_range: ByteRequest | 
         raise ValueError(f"{key} has {length} of {asked} bytes that must be there; it is damaged or truncated")
 
 
+class ImageStore(Protocol):
+    """What an image's stores offer besides zarr's own. has_changed: an object is not what it was. newest: latest
+    modification time, in ns, of what was read, where objects are files."""
+
+    has_changed: bool
+    newest: int
+
+    def expect(self, regions: Sequence[Region], *, fetch: bool = True) -> int:
+        """As `RasterSource.expect`, of regions of the array."""
+
+    def renew(self, listed: str) -> None:
+        """The objects were listed anew; `listed` is the listing's digest."""
+
+
+def store_path(path: str, grid: ObjectGrid) -> Any:
+    """What zarr-python opens an array at a path or URL from; its store is an `ImageStore`."""
+    if "://" not in path:
+        return StorePath(WatchedStore(path, grid))
+    from tiledblend.sources.zarr.remote import zarr_path
+
+    return zarr_path(path, grid)
+
+
 class WatchedStore(LocalStore):
     """zarr's directory, read only, that notes what is not there and refuses objects no sound array has.
 
     newest: latest modification time, in ns, of the objects that were read.
     """
 
+    has_changed = False
+
     def __init__(self, root: str, grid: ObjectGrid) -> None:
         super().__init__(root, read_only=True)
         self._grid = grid
+        self.newest = 0
+
+    def expect(self, regions: Sequence[Region], *, fetch: bool = True) -> int:
+        """0: files are read when they are needed."""
+        return 0
+
+    def renew(self, listed: str) -> None:
+        """Forget the times of the objects: they were listed anew."""
         self.newest = 0
 
     async def get(
