@@ -89,13 +89,22 @@ def changed(draw: st.DrawFn, case: Case) -> Composite:
     """The case's composite with one thing changed."""
     stack = [replace(picture) for picture in case.pictures]
     picture = stack[draw(st.integers(0, len(stack) - 1))]
-    kinds = ["nothing", "feather", "opacity", "mode", "background", "added", "image"]
+    mode = case.composite.mode
+    kinds = ["nothing", "feather", "opacity", "background", "image"]
     kinds += ["mask"] * 3 if isinstance(picture.mask, np.ndarray) else []
-    kinds += ["removed"] if len(stack) > 1 else []
+    kinds += ["added"] if mode != "stack" else []
+    kinds += ["removed"] if mode != "stack" and len(stack) > 1 else []
+    kinds += ["operator"] if mode == "over" else []
+    plain = all(one.operator == "normal" and one.bands is None for one in stack)
+    kinds += ["mode"] if mode != "stack" and plain else []
     kind = draw(st.sampled_from(kinds))
-    if kind == "feather" and picture.ksize is None:
+    if kind == "feather" and picture.bands is not None:
+        picture.bands = draw(st.integers(1, 6))
+    elif kind == "feather" and picture.ksize is None:
         wider = draw(st.sampled_from([0.0, 2.0, 13.0]))
         picture.sigma = (wider, wider / 3) if isinstance(picture.sigma, tuple) else wider
+    elif kind == "operator":
+        picture.operator = draw(st.sampled_from(["normal", "multiply", "screen"]))
     elif kind == "opacity":
         picture.opacity = draw(st.sampled_from([1.0, 0.7, 0.0]))
     elif kind == "mask":

@@ -38,6 +38,10 @@ class Smeared:
         """Every layer is needed everywhere."""
         return ChunkClass(tuple(range(len(fields))), copy=False)
 
+    def of_layer(self, index: int) -> str:
+        """Nothing."""
+        return ""
+
     def combine(self, laid: Laid) -> Blended:
         """Integers are added exactly, whatever is cut how."""
         over = self.of.combine(replace(laid, region=laid.reach)).pixels.astype(np.int64)

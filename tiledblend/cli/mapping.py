@@ -19,9 +19,9 @@ from tiledblend.cli.values import (
 from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
-    from tiledblend.describe.composite import Composite
     from tiledblend.describe.job import Job
     from tiledblend.run.options import ClusterOptions
+    from tiledblend.run.origin import Origin
 
 NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".zip", ".yaml", ".yml", ".json")
 
@@ -123,16 +123,16 @@ def built(flags: dict[str, Any]) -> Job:
     return jobs.build(job_mapping(flags), where=flags["job_path"] or "flags")
 
 
-def looked_at(flags: dict[str, Any]) -> tuple[str | None, Composite | None, str | None]:
-    """(result, composite, note): a result that BASE alone names, with what it was made from; or a planned composite."""
-    from tiledblend.run.origin import origin_of
+def looked_at(flags: dict[str, Any], *, inputs: bool) -> tuple[str | None, Origin]:
+    """A result that BASE alone names, with what it was made from; or (None, a planned composite)."""
+    from tiledblend.run.origin import Origin, origin_of
 
     only_base = flags["base"] and not any(value for name, value in flags.items() if name != "base")
     path = absolute(flags["base"]) if only_base else None
-    origin = origin_of(path) if path else None
+    origin = origin_of(path, inputs=inputs) if path else None
     if origin is not None:
-        return path, origin.composite, origin.note
-    return None, built(flags).composite, None
+        return path, origin
+    return None, Origin(built(flags).composite, None)
 
 
 def cluster_of(flags: dict[str, Any]) -> ClusterOptions:

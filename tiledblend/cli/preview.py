@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tiledblend.cli.mapping import built
-from tiledblend.cli.options import debug_option, json_option, layer_flags
+from tiledblend.cli.options import debug_option, inputs_option, json_option, layer_flags
 from tiledblend.cli.sections import Verb
 from tiledblend.cli.state import cannot_resume, is_debugging, show
 from tiledblend.errors import UsageError
@@ -17,6 +17,7 @@ from tiledblend.errors import UsageError
 @click.command(cls=Verb)
 @click.argument("paths", nargs=-1, required=True, metavar="[SOURCE | BASE OVERLAY] OUT.png")
 @layer_flags
+@inputs_option
 @click.option("--max-size", type=int, default=1024, show_default=True, metavar="PX", help="Of the longer side.")
 @click.option("--scale-bar/--no-scale-bar", default=True, help="Where the pixel size is known. [drawn]")
 @click.option("--seams", is_flag=True, help="Draw the layers' edges.")
@@ -31,6 +32,7 @@ def command(
     seams: bool,
     weights: bool,
     changed: str | None,
+    inputs: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -45,7 +47,9 @@ def command(
     source = _previewed(images, flags)
     if changed is not None and not isinstance(source, str):
         raise UsageError("--changed compares two results; give a result as SOURCE")
-    done = draw(source, out, max_size, scale_bar=scale_bar, seams=seams, weights=weights, changed=changed)
+    done = draw(
+        source, out, max_size, scale_bar=scale_bar, seams=seams, weights=weights, changed=changed, inputs=inputs
+    )
     show(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
 
 

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from blake3 import blake3
 
+from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.scene import Scene
 from tiledblend.compose.weights import LayerField
 from tiledblend.describe.fingerprint import sources_of
 from tiledblend.geometry import Region
 
 PART_BYTES = 16
-_IN_VALUES = ("mask", "mask_values", "mask_frame", "invert", "grow")
+_IN_VALUES = ("mask", "mask_values", "threshold", "mask_frame", "invert", "grow")
 """Of a layer's description: what is in the values that its mask comes to, tile by tile; the mask's file has no say."""
 _IN_READER = ("image", "offset", "fit", "affine", "pixel_size_um", "opacity")
 """What the placed reader says."""
@@ -69,7 +70,7 @@ class TileKeys:
         code = {key: identity[key] for key in ("algorithm", "libraries", "machine")}
         self._version = blake3(_text([code, encoding])).digest(length=PART_BYTES)
         whole = {key: identity[key] for key in ("mode", "background", "canvas", "reduction")}
-        self._whole = _text([whole, repr(scene.mode)])
+        self._whole = _text([whole, type(scene.mode).__name__])
         numbers = {id(source): number for number, source in enumerate(sources_of(scene.composite))}
         self._images = [
             _text([identity["inputs"][numbers[id(reader.layer.image)]], _without_name(described["image"])])
@@ -86,7 +87,8 @@ class TileKeys:
             weighed = self._scene.mode.halo_px > 0 or not _is_plain(field)
             left_out = (*_IN_VALUES, *_IN_READER, *(() if weighed else _OF_EDGES))
             says = {key: value for key, value in described.items() if key not in left_out}
-            parameter.update(_text([index == 0, says, *_placed(field, weighed=weighed)]))
+            others = self._scene.mode.of_layer(index), _rest(field.reader)
+            parameter.update(_text([index == 0, says, others, *_placed(field, weighed=weighed)]))
             if weighed and field.mask is not None:
                 how, values = field.mask.deciding()
                 mask.update(_text([how, values.dtype.str, values.shape]))
@@ -107,6 +109,15 @@ def _placed(field: LayerField, *, weighed: bool) -> list[Any]:
     alpha = [reader.layer.image.alpha.value, reader.multiplies_alpha]
     weights = [repr(reader.kernel), reader.layer.side, repr(reader.border), list(_corners(reader.mask_frame))]
     return [place, alpha, opacity, weights if weighed else None]
+
+
+_SAID = ("layer", "index", "rule", "shares_mask", "canvas", "frame", "visible", "kernel", "border", "growth")
+_SAID_TOO = ("has_alpha", "mask_frame", "pixels", "_units")
+
+
+def _rest(reader: LayerReader) -> dict[str, str]:
+    """What else a reader has, so that what is added to it one day is not forgotten here."""
+    return {name: repr(value) for name, value in vars(reader).items() if name not in (*_SAID, *_SAID_TOO)}
 
 
 def _corners(region: Region) -> tuple[int, int, int, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiledblend.errors import one_line
+from tiledblend.look.layer_lines import layers_text
 
 if TYPE_CHECKING:
     from tiledblend.demo.demo import DemoReport
@@ -44,6 +45,8 @@ class _StderrLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = " ".join(record.getMessage().split())
+        if record.levelno == logging.INFO:
+            line = f"note: {line}"
         if record.levelno > logging.INFO or line not in self._said:
             self._said.add(line)
             say(line)
@@ -249,6 +252,7 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
         f"writes   {amount(facts['raw_bytes'])} before compression",
         f"memory   up to {amount(planned.process_bytes(threads, out))} in {where}",
     ]
+    lines[1:1] = layers_text(planned.layers)
     requests = planned.requests(out)
     if any(requests.values()):
         lines.append(f"requests about {requests['get']:,} GET and {requests['put']:,} PUT")

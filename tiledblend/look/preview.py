@@ -17,7 +17,7 @@ from tiledblend.bytes.new_file import refuse_existing, write_new
 from tiledblend.compose.composed import CanvasViews, WeightSource, canvas_views
 from tiledblend.containers.omezarr.documents import default_channels
 from tiledblend.describe.composite import Composite
-from tiledblend.errors import BadInputError, UsageError
+from tiledblend.errors import BadInputError, RefusedError, UsageError
 from tiledblend.geometry import Region, ceil_div, is_square
 from tiledblend.kernels.contrast import display_range
 from tiledblend.look.changes import CHANGED_COLOUR, changed_mask
@@ -48,6 +48,7 @@ def preview(
     seams: bool = False,
     weights: bool = False,
     changed: str | os.PathLike[str] | None = None,
+    inputs: bool = False,
 ) -> dict[str, Any]:
     """Write a PNG whose longer side is at most `max_size`; never enlarged, never over an existing file.
 
@@ -55,6 +56,7 @@ def preview(
     known. seams: draw the layers' edges. weights: a second picture for each layer's weight, beside the first. Both
     need a composite, or a result whose inputs are still there. changed: an older result; a line is drawn round what
     differs from it in `source`, which is a result too.
+    need a composite, or a result whose inputs are still there; inputs: wherever they lie, else beside the result only.
 
     Returns {"path", "shape", "level", "bytes", "scale_bar_um" (None: not drawn)}. Raises BadInputError, RefusedError,
     StorageError, UsageError.
@@ -67,7 +69,7 @@ def preview(
     else:
         source = _opened(source)
         if seams or weights:
-            views = _views_of_result(source.spec.path)
+            views = _views_of_result(source.spec.path, inputs=inputs)
     level = preview_level(source, max_size)
     picture = thumbnail(source, max_size)
     if seams and views:
@@ -92,12 +94,12 @@ def preview(
     }
 
 
-def _views_of_result(name: str) -> CanvasViews:
-    origin = origin_of(name)
+def _views_of_result(name: str, *, inputs: bool) -> CanvasViews:
+    origin = origin_of(name, inputs=inputs)
     if origin is None:
         raise UsageError(f"{name}: is no result of tiledblend, so it has no layers whose edges or weights can be drawn")
     if origin.composite is None:
-        raise BadInputError(f"{name}: {origin.note}")
+        raise (RefusedError if origin.withheld else BadInputError)(f"{name}: {origin.note}")
     return canvas_views(origin.composite)
 
 

@@ -144,6 +144,9 @@ def methods_text(composite: Composite, made: Made) -> str:
             f"{_name(layer.image)} was blended over it{_weighted(composite, layer)}." for layer in composite.layers[1:]
         ]
         sentences.append("Each pixel is w · overlay + (1 − w) · what lies below, w the layer's weight.")
+    elif composite.mode == "stack":
+        parts = "; ".join(f"{_name(layer.image)}{_weighted(composite, layer)}" for layer in composite.layers)
+        sentences.append(f"The channels of the layers were stacked one after another: {parts}.")
     else:
         parts = "; ".join(f"{_name(layer.image)}{_weighted(composite, layer)}" for layer in composite.layers)
         sentences.append(f"The layers were averaged by their weights w, Σ w · image / Σ w: {parts}.")
@@ -163,7 +166,9 @@ def _weighted(composite: Composite, layer: Layer) -> str:
         parts.append(f"by the {'inverted ' if layer.invert else ''}mask {_name(layer.mask)}")
     if layer.grow is not None:
         parts.append(f"grown by {layer.grow}")
-    if layer.feather.kernel_size is not None:
+    if layer.feather.band_count is not None:
+        parts.append(f"blended in {layer.feather.band_count} bands (Burt & Adelson 1983)")
+    elif layer.feather.kernel_size is not None:
         parts.append(f"feathered by OpenCV's {layer.feather.kernel_size} × {layer.feather.kernel_size} Gaussian kernel")
     elif layer.feather.sigma:
         (y, x), size = composite.kernel(layer).sigmas, composite.grid.pixel_size_um
@@ -174,6 +179,8 @@ def _weighted(composite: Composite, layer: Layer) -> str:
         parts.append("inwards only")
     if layer.opacity != 1:
         parts.append(f"at an opacity of {layer.opacity:g}")
+    if layer.operator != "normal":
+        parts.append(f"its colours meeting those below by {layer.operator} (W3C Compositing and Blending)")
     if layer.affine is not None:
         parts.append("registered by an affine matrix")
     elif layer.offset not in (None, (0, 0)):
@@ -215,8 +222,7 @@ def _layer(keys: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, value in keys.items():
         if key == "feather":
-            shown = f"ksize:{value['ksize']}" if value["ksize"] else f"{value['sigma']:g}{value['unit']}"
-            if value["sigma"] or value["ksize"]:
+            if (shown := _feather(value)) is not None:
                 rows.append((key, shown))
         elif key in ("image", "mask") and isinstance(value, dict):
             chosen = [f"{k} {v}" for k, v in value.items() if k not in ("path", "input") and v != _DEFAULTS.get(k)]
@@ -226,9 +232,18 @@ def _layer(keys: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _feather(value: dict[str, Any]) -> str | None:
+    """As a flag says it; None for a hard edge."""
+    if "bands" in value:
+        return f"bands:{value['bands']}"
+    if value["ksize"]:
+        return f"ksize:{value['ksize']}"
+    return f"{value['sigma']:g}{value['unit']}" if value["sigma"] else None
+
+
 def _counts(key: str, keys: dict[str, Any]) -> bool:
     """False for a parameter of something that the layer does not have."""
-    feathered = bool(keys["feather"]["sigma"] or keys["feather"]["ksize"])
+    feathered = _feather(keys["feather"]) is not None
     return {"mask_frame": bool(keys["mask"]), "feather_side": feathered}.get(key, True)
 
 

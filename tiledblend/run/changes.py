@@ -14,7 +14,7 @@ from tiledblend.containers.older import Older, open_older
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region, Tile
 
-_OF_MASKS = ("mask", "mask_values", "mask_frame", "invert", "grow")
+_OF_MASKS = ("mask", "mask_values", "threshold", "mask_frame", "invert", "grow")
 _OF_CODE = ("algorithm", "libraries", "machine")
 
 
@@ -131,7 +131,7 @@ def _parts(job: Any) -> dict[str, Any] | None:
     """A fingerprint by the parts of a tile's key; None where it does not say."""
     try:
         inputs, layers = job["inputs"], job["layers"]
-        masks = [[*(layer[name] for name in _OF_MASKS[1:]), *_read(layer["mask"], inputs)] for layer in layers]
+        masks = [[*(layer.get(name) for name in _OF_MASKS[1:]), *_read(layer["mask"], inputs)] for layer in layers]
         images = [_read(layer["image"], inputs) for layer in layers]
         others = [{key: value for key, value in layer.items() if key not in (*_OF_MASKS, "image")} for layer in layers]
         whole = {key: value for key, value in job.items() if key not in ("inputs", "layers", *_OF_CODE)}

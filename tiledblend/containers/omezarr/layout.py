@@ -28,8 +28,8 @@ class ArrayLayout:
     """Where the pixels of every level lie in stored objects. Picklable; no I/O.
 
     channels: number of channels, at least 1. dtype: "uint8", "uint16" or "float32". is_rgb: the channels are RGB or
-    RGBA: a chunk then holds all of them, otherwise one. The arrays are (c, y, x). OME-Zarr 0.5: an object is a shard
-    over all channels, `level/c/0/row/column`. 0.4: an object is a chunk, `level/channel/row/column`.
+    RGBA: a chunk then holds all of them, otherwise one. The arrays are (c, y, x). OME-Zarr 0.5 and later: an object is
+    a shard over all channels, `level/c/0/row/column`. 0.4: an object is a chunk, `level/channel/row/column`.
     """
 
     grid: Grid
@@ -49,7 +49,7 @@ class ArrayLayout:
     @property
     def sharded(self) -> bool:
         """True when an object is a shard of many chunks (zarr v3), False when it is one chunk (zarr v2)."""
-        return self.output.ome_zarr == "0.5"
+        return self.output.ome_zarr != "0.4"
 
     @property
     def interleaved(self) -> bool:

@@ -19,6 +19,7 @@ import tifffile
 from tiledblend.bytes.ranges import ByteReader, SeekableBytes
 from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.sources.base import SourceSpec
+from tiledblend.sources.slides.vendors import TAGS, on_disks_only, vendor_by_tags
 from tiledblend.sources.tiff.ome import OmeImage, ome_images, parse_ome
 from tiledblend.sources.tiff.series import images_of
 from tiledblend.sources.tiff.stacks import PagesOf, add_levels, make_series, ome_series, whole_page
@@ -108,6 +109,8 @@ def open_images(reader: ByteReader) -> Iterator[Images]:
                 if tiff.is_ome and "<!DOCTYPE" in tiff.pages.first.description:
                     # No OME-XML has one, and what its entities stand for is a parser's to expand.
                     raise BadInputError(f"{reader.uri}: its OME-XML declares a document type; remove it from the file")
+                if reader.has_latency:
+                    _require_own(tiff, reader.uri)
                 kind = next((kind for kind in _DESCRIBED if getattr(tiff, f"is_{kind}", False)), None)
                 try:
                     images = _images(tiff, structure, reader.uri, kind, notes)
@@ -131,6 +134,15 @@ def open_images(reader: ByteReader) -> Iterator[Images]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInputError(f"{reader.uri}: cannot be opened as TIFF: {reason}") from error
+
+
+def _require_own(tiff: tifffile.TiffFile, uri: str) -> None:
+    """Raise BadInputError for a file behind a network whose tiles only OpenSlide lays out right."""
+    values = {code: tiff.pages.first.tags.valueof(code, b"") for code in TAGS}
+    tags = {code: value if isinstance(value, bytes) else str(value).encode() for code, value in values.items()}
+    vendor = vendor_by_tags(tags)
+    if vendor is not None:
+        raise on_disks_only(uri, vendor)
 
 
 def _images(tiff: tifffile.TiffFile, structure: Structure, uri: str, kind: str | None, notes: Sequence[str]) -> Images:

@@ -317,7 +317,7 @@ def _describe(
         *_strip_notes(first),
     ]
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
-    all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
+    asides = (f"series {index} is read; others: {', '.join(others[:8])}",) if others else ()
     metadata: dict[str, Any] = {
         "reader": "tiledblend (TIFF)",
         "series": index,
@@ -334,6 +334,7 @@ def _describe(
         channel_names=facts.names,
         channel_colors=facts.colors,
         notes=tuple(all_notes),
+        asides=asides,
         metadata=metadata,
     )
 
