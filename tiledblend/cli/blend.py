@@ -93,7 +93,8 @@ def command(
         whole = run.as_dict() | {"file": file.as_dict() if file else None}
         if file:
             compression = job.compression or "deflate"
-            _write_report(report_path, job, path, f"an OME-TIFF with a pyramid, {compression}", run.as_dict())
+            kind = f"an OME-TIFF with a pyramid, {compression}"
+            _write_report(report_path, job, path, kind, run.as_dict(), compression)
         show(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if is_image(path):
@@ -105,8 +106,8 @@ def command(
                 f"{path}: one image is made in this process, on no cluster; leave out {flag_of(ignored[0])}"
             )
         cannot_resume()
-        result = _blend_to_image(job, path)
-        _write_report(report_path, job, path, f"a {Path(path).suffix[1:].upper()} image", result)
+        result, kind = _blend_to_image(job, path), Path(path).suffix[1:].upper()
+        _write_report(report_path, job, path, f"a {kind} image", result, "jpeg" if kind in ("JPG", "JPEG") else "none")
         show(json.dumps(result) if as_json else report.image_text(result))
         return
     planned, done = _blend_to_zarr(job, path, cluster, how)
@@ -114,8 +115,8 @@ def command(
     if done.complete:
         output = job.output
         levels = report.counted(done.levels, "level", "levels")
-        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels}, lossless ({output.compressor})"
-        _write_report(report_path, job, path, kind, done.as_dict())
+        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels} ({output.compressor})"
+        _write_report(report_path, job, path, kind, done.as_dict(), str(output.compressor))
     show(json.dumps(done.as_dict()) if as_json else report.run_text(done))
 
 
@@ -127,14 +128,17 @@ def _check_report(report_path: str, part: str | None) -> None:
     check_report_path(report_path)
 
 
-def _write_report(report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any]) -> None:
+def _write_report(
+    report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any], compression: str
+) -> None:
     if report_path is None:
         return
     from tiledblend.look.lines import say
-    from tiledblend.look.record import Made, write_report
+    from tiledblend.look.methods import Made
+    from tiledblend.look.record import write_report
     from tiledblend.run.machine import cpu_count
 
-    write_report(report_path, job, Made(uri, kind, facts), threads=cpu_count())
+    write_report(report_path, job, Made(uri, kind, facts, compression), threads=cpu_count())
     say(f"report in {report_path}")
 
 

@@ -61,7 +61,7 @@ layer_flags = _stacked(
     _what(
         "--allow-sparse",
         is_flag=True,
-        help="Read TIFF tiles that were never written as zeros, and chunks that a result has lost.",
+        help="Read TIFF tiles that were never written as nodata or 0, and chunks that a result has lost.",
     ),
     _what("--rgb", is_flag=True, help="Three channels of the images that do not say so are red, green, blue."),
     _mask("--mask", metavar="PATH|alpha", help="Where the top image shows: 0 hides it, full shows it."),

@@ -141,7 +141,16 @@ def _covers(composite: Composite, layer: Layer) -> bool:
 
 def unmasked(layer: Layer) -> Layer:
     """The layer with all of its image at full weight."""
-    return replace(layer, mask=None, invert=False, grow=None, feather=Feather(), opacity=1.0)
+    return replace(
+        layer,
+        mask=None,
+        mask_values="auto",
+        threshold=None,
+        invert=False,
+        grow=None,
+        feather=Feather(),
+        opacity=1.0,
+    )
 
 
 def _alone(composite: Composite, layer: Layer) -> ComposedSource:

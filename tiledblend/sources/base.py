@@ -52,8 +52,8 @@ class SourceSpec:
     path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
     as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
     further axis by its name, such as (("z", 3), ("t", 0)). allow_sparse: read TIFF tiles that were never written
-    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them. rgb: three
-    colour channels that do not say so are red, green, blue.
+    as the file's nodata value, or 0 as stored, and zarr chunks that are not stored as the fill value, instead of
+    refusing them. rgb: three colour channels that do not say so are red, green, blue.
     """
 
     path: str

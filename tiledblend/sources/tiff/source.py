@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tiledblend.bytes.ranges import ByteReader, open_bytes
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.geometry import Region
-from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec, Unstored
 from tiledblend.sources.tiff.coding import Coding
 from tiledblend.sources.tiff.images import AUXILIARY, Images, open_images
 from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
@@ -80,6 +80,15 @@ class _Orientation:
         if self.flip_x:
             x0, x1 = width - x1, width - x0
         return Region(x0, y0, x1, y1) if self.transpose else Region(y0, x0, y1, x1)
+
+    def picture(self, region: Region, shape: tuple[int, int]) -> Region:
+        """The picture's region of a stored one; shape: (y, x) of the picture."""
+        y0, x0, y1, x1 = (region.x0, region.y0, region.x1, region.y1) if self.transpose else region
+        if self.flip_y:
+            y0, y1 = shape[0] - y1, shape[0] - y0
+        if self.flip_x:
+            x0, x1 = shape[1] - x1, shape[1] - x0
+        return Region(y0, x0, y1, x1)
 
     def turn(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Stored (y, x, channel) as the picture's, a view."""
@@ -166,6 +175,15 @@ class TiffSource(RasterSource):
         """As `RasterSource.rest`."""
         for reader in self._readers:
             reader.rest()
+
+    def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
+        """As `RasterSource.unstored`: every tile's place is known, reads find no others."""
+        found = self._readers[level].absent(self._planes[level][0])
+        if found is None:
+            return None
+        missing, number, first, fill = found
+        where = self._orientation.picture(first, self.levels[level].shape)
+        return Unstored(self.name, level, missing, number, fill, where, not self.spec.allow_sparse)
 
     def require_unchanged(self) -> None:
         """By the file's size and time; an object's version is checked at every read."""
