@@ -24,7 +24,7 @@ from tiledblend.cli.options import (
     running,
 )
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.cli.stopping import stoppable, told_interruption
 from tiledblend.errors import UsageError
 
@@ -75,6 +75,7 @@ def command(
     from tiledblend.look import lines as report
 
     report.start_logging(debug=is_debugging())
+    resumes()
     share = _part(part) if part else None
     if share and finish:
         raise UsageError("--part and --finish are separate steps; run --finish when all parts are done")
@@ -105,7 +106,7 @@ def command(
             raise UsageError(
                 f"{path}: one image is made in this process, on no cluster; leave out {flag_of(ignored[0])}"
             )
-        cannot_resume()
+        resumes(False)
         result, kind = _blend_to_image(job, path), Path(path).suffix[1:].upper()
         _write_report(report_path, job, path, f"a {kind} image", result, "jpeg" if kind in ("JPG", "JPEG") else "none")
         show(json.dumps(result) if as_json else report.image_text(result))
@@ -154,7 +155,7 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     from tiledblend.compose.scene import decide
     from tiledblend.describe.fingerprint import sources_of
     from tiledblend.look.lines import say
-    from tiledblend.look.pictures import check_image_output, write_image
+    from tiledblend.look.pictures import check_image_output, without_pyramid, write_image
     from tiledblend.run.notes import notes_of
     from tiledblend.run.plan import find_unstored, unstored_found
 
@@ -162,7 +163,7 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     has_alpha = composite.has_alpha
     check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
     scene = decide(composite)
-    lacking, notes = find_unstored(scene), list(notes_of(scene))
+    lacking, notes = find_unstored(scene), [*notes_of(scene), *without_pyramid(path, composite.shape)]
     _tell(notes, lacking)
     started = time.perf_counter()
     size = write_image(to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from tiledblend.cli.options import (
     reuse_option,
 )
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.errors import TiledblendError, UsageError
 
 if TYPE_CHECKING:
@@ -41,10 +42,11 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
     from tiledblend.containers.ometiff.options import is_ometiff_path
     from tiledblend.containers.ometiff.place import SUFFIX
     from tiledblend.look import lines as report
+    from tiledblend.look.pictures import without_pyramid
     from tiledblend.run.ometiff import checked_target, planned_ometiff
     from tiledblend.run.plan import plan
 
-    cannot_resume()
+    resumes(False)
     report.start_logging(debug=is_debugging())
     cluster = cluster_of(flags)
     job = built(flags)
@@ -54,6 +56,8 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
     is_tiff = job.path is not None and is_ometiff_path(job.path)
     if is_tiff:
         planned = planned_ometiff(planned, checked_target(job.path or ""), job.compression or "deflate")
+    if job.path is not None and is_image(job.path):
+        planned = replace(planned, notes=(*planned.notes, *without_pyramid(job.path, job.composite.shape)))
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)
     if is_tiff:

@@ -10,7 +10,7 @@ import click
 from tiledblend.cli.mapping import built
 from tiledblend.cli.options import debug_option, inputs_option, json_option, layer_flags
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.errors import UsageError
 
 
@@ -42,7 +42,7 @@ def command(
     """
     from tiledblend.look.preview import preview as draw
 
-    cannot_resume()
+    resumes(False)
     *images, out = paths
     source = _previewed(images, flags)
     if changed is not None and not isinstance(source, str):

@@ -268,6 +268,10 @@ class RasterSource(ShownInNotebooks, ABC):
         """The error of an input that is not what it was."""
         return BadInputError(f"{self.name}: the input changed while the run was using it; run again on settled inputs")
 
+    def summary(self) -> dict[str, Any]:
+        """Further facts for `info`, which take more than the metadata to know; most have none."""
+        return {}
+
     def contents(self) -> Iterable[tuple[str, str]]:
         """(name, path or URL) of every stored object that the pixels are decoded from; none for pixels in memory."""
         return [("", self.spec.path)]
