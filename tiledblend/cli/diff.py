@@ -8,7 +8,7 @@ import click
 
 from tiledblend.cli.options import debug_option, json_option, output
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, show
+from tiledblend.cli.state import resumes, show
 
 
 @click.command(cls=Verb)
@@ -24,7 +24,7 @@ def command(older: str, newer: str, out: str | None, as_json: bool) -> None:
     from tiledblend.look.changes import write_changed
     from tiledblend.run.changes import compare
 
-    cannot_resume()
+    resumes(False)
     if out is not None:
         refuse_existing(out)
     found = compare(older, newer)
