@@ -70,13 +70,15 @@ def test_an_image_that_says_an_impossible_pixel_size_says_none(command: Command,
 def test_a_demo_where_nothing_may_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     folder.mkdir(mode=0o555)
-    code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1] + '/tests')\n"
-        "from faults.zygote import bow_to_permissions as bow; bow(); os.chdir(sys.argv[2]); from tiledblend.cli.main import run_command as run\n"
-        "codes = [run(['demo', '--size', '512']), run(['demo', '--size', '512', '--out', 'new'])]; print(codes)"
+    lines = (
+        "import os, sys; sys.path.insert(0, sys.argv[1] + '/tests')",
+        "from faults.zygote import bow_to_permissions as bow",
+        "from tiledblend.cli.main import run_command as run",
+        "bow(); os.chdir(sys.argv[2])",
+        "print([run(['demo', '--size', '512']), run(['demo', '--size', '512', '--out', 'new'])])",
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, str(ROOT), str(folder)]
+    command = [sys.executable, "-c", "\n".join(lines), str(ROOT), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.strip() == "[5, 5]", done.stderr
     for line in done.stderr.splitlines():
