@@ -20,6 +20,7 @@ from tiledblend.cli.options import (
     layer_options,
     output_options,
     reporting,
+    reuse_option,
     running,
 )
 from tiledblend.cli.sections import Verb
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @output_options
 @running("--resume", is_flag=True, help="Continue an unfinished run of the same job.")
 @running("--replace", is_flag=True, help="Exchange an older result of tiledblend for this one.")
+@reuse_option
 @running(
     "--part",
     metavar="I/N",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 def command(
     resume: bool,
     replace: bool,
+    reuse: str | None,
     part: str | None,
     finish: bool,
     deep_fingerprint: bool,
@@ -81,7 +84,8 @@ def command(
     cluster = cluster_of(flags)
     job = built(flags)
     path = checked_output(job.path)
-    how = {"resume": resume, "replace": replace, "part": share, "finish": finish, "deep_fingerprint": deep_fingerprint}
+    how: dict[str, Any] = {"resume": resume, "replace": replace, "reuse": reuse, "part": share, "finish": finish}
+    how["deep_fingerprint"] = deep_fingerprint
     if job.compression is not None and not is_ometiff_path(path):
         raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
     if is_ometiff_path(path):
@@ -95,8 +99,9 @@ def command(
         show(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if is_image(path):
-        if resume or replace or share or finish:
-            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr or .ome.tif")
+        if resume or replace or share or finish or reuse:
+            flags_of_runs = "--resume, --replace, --reuse, --part and --finish"
+            raise UsageError(f"{path}: {flags_of_runs} are for an OME-Zarr or .ome.tif")
         if ignored := [name for name in SCHEDULER_KEYS if flags[name]]:
             raise UsageError(
                 f"{path}: one image is made in this process, on no cluster; leave out {flag_of(ignored[0])}"

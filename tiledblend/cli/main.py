@@ -24,6 +24,7 @@ VERBS = (
     "blend",
     "clean",
     "demo",
+    "diff",
     "export",
     "info",
     "outline",

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image
-from tiledblend.cli.options import cluster_options, debug_option, json_option, layer_options, output_options
+from tiledblend.cli.options import (
+    cluster_options,
+    debug_option,
+    json_option,
+    layer_options,
+    output_options,
+    reuse_option,
+)
 from tiledblend.cli.sections import Verb
 from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.errors import TiledblendError, UsageError
@@ -26,10 +33,11 @@ if TYPE_CHECKING:
 @layer_options
 @output_options
 @cluster_options
+@reuse_option
 @click.option("--exact", is_flag=True, help="Classify every tile by its masks instead of a sample.")
 @json_option
 @debug_option
-def command(exact: bool, as_json: bool, **flags: Any) -> None:
+def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None:
     """What blend would do: tiles, chunk classes, bytes, memory; or why it would refuse. Writes nothing."""
     from tiledblend.containers.ometiff.options import is_ometiff_path
     from tiledblend.containers.ometiff.place import SUFFIX
@@ -55,6 +63,13 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
     if is_tiff:
         document["work_bytes"] = planned.work_bytes
         text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned)}"
+    if reuse is not None:
+        from tiledblend.run.machine import cpu_count
+        from tiledblend.run.reuse import plan_reuse
+
+        found = plan_reuse(planned, reuse, threads=cpu_count())
+        document["reuse"] = found.as_dict()
+        text += f"\n{report.reuse_text(found)}"
     if not as_json:
         # Before the output is looked at: a bucket may take its time.
         show(text)
