@@ -2,7 +2,7 @@
 """Blend many slides, one row of a CSV table each: python workflows/batch.py slides.csv results/
 
 The table has the columns `id`, `base`, `overlay`, `mask` (an empty overlay goes with `fill`), and may have others that
-are named like flags of `tiledblend blend` (`feather`, `opacity`, …): they hold for their row, flags after `--` for all, and
+are named like flags of `tiledblend blend` (`feather`, `opacity`, …): they hold for their row, flags after `--` for all.
 `{id}` in any of them is the row's id. A column that is no flag (`patient`, `stain`) is carried into the results' table:
 
     python workflows/batch.py slides.csv results/ --jobs 2 -- --shard 2048 --report 'results/{id}.html'
