@@ -32,8 +32,10 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
     """What blend would do: tiles, chunk classes, bytes, memory; or why it would refuse. Writes nothing."""
     from tiledblend.containers.ometiff.options import is_ometiff_path
     from tiledblend.containers.ometiff.place import SUFFIX
+    from tiledblend.containers.ozx.name import UNFINISHED, is_ozx_path
     from tiledblend.look import lines as report
     from tiledblend.run.ometiff import checked_target, planned_ometiff
+    from tiledblend.run.ozx import planned_for
     from tiledblend.run.plan import plan
 
     cannot_resume()
@@ -46,11 +48,17 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
     is_tiff = job.path is not None and is_ometiff_path(job.path)
     if is_tiff:
         planned = planned_ometiff(planned, checked_target(job.path or ""), job.compression or "deflate")
+    is_ozx = job.path is not None and is_ozx_path(job.path)
+    if is_ozx:
+        planned = planned_for(planned, job.path or "")
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)
     if is_tiff:
         document["work_bytes"] = planned.work_bytes
         text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned)}"
+    if is_ozx:
+        document["work_bytes"] = 2 * planned.raw_bytes
+        text += f"\n{report.ozx_room_text(f'{job.path}{UNFINISHED}', planned)}"
     if not as_json:
         # Before the output is looked at: a bucket may take its time.
         show(text)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tiledblend.bytes.archive_objects import open_result
 from tiledblend.bytes.buckets import scheme_of
-from tiledblend.bytes.objects import open_store
 from tiledblend.containers.omezarr.documents import read_attributes, result_layout
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import input_fingerprints
@@ -37,7 +37,7 @@ def origin_of(uri: str, *, inputs: bool = False) -> Origin | None:
     """
     if uri.lower().startswith(("http://", "https://")):
         return None  # results are not written there
-    attributes = read_attributes(open_store(uri))
+    attributes = read_attributes(open_result(uri))
     layout = result_layout(attributes)
     if attributes is None or layout is None:
         return None
