@@ -23,7 +23,26 @@ if TYPE_CHECKING:
     from tiledblend.run.options import ClusterOptions
     from tiledblend.run.origin import Origin
 
-NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".zip", ".yaml", ".yml", ".json")
+NOT_OUTPUTS = (
+    *(".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".qptiff", ".czi", ".vms", ".dcm", ".isyntax", ".lif", ".nd2", ".vsi"),
+    *(
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".jp2",
+        ".jxl",
+        ".avif",
+        ".heic",
+        ".pdf",
+        ".btf",
+        ".tf8",
+        ".h5",
+        ".hdf5",
+        ".npy",
+        ".npz",
+    ),
+    *(".zip", ".yaml", ".yml", ".json", ".geojson", ".xml", ".html"),
+)
 
 
 def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +167,8 @@ def checked_output(path: str | None) -> str:
         raise UsageError("no output; give -o OUT.ome.zarr")
     if path.lower().endswith(NOT_OUTPUTS):
         raise UsageError(
-            f"{path}: cannot be written in this format; use .ome.zarr, or .png, .jpg, .tif for small results"
+            f"{path}: cannot be written in this format; use .ome.tif (QuPath and other slide viewers open it) or "
+            ".ome.zarr, or .png, .jpg, .tif for small results"
         )
     return path
 

@@ -106,6 +106,9 @@ output_options = _stacked(
     output("--ome-zarr", type=click.Choice(["0.6", "0.5", "0.4"]), help="Version of the format. [0.5]"),
     output("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
 )
+reuse_option = running(
+    "--reuse", metavar="OLD", help="Take parts of this older result that are what this run would make."
+)
 cluster_options = _stacked(
     running("--workers", type=int, metavar="N", help="Worker processes here. [threads of this process]"),
     running("--threads-per-worker", type=int, metavar="N", help="[CPUs / workers]"),
