@@ -117,8 +117,9 @@ class OzxPlace(Place):
         ledger, layout, store = output.open_ledger(), output.layout, output.store
         assert isinstance(layout, ArrayLayout)
         assert isinstance(store, DirectoryStore)
-        windows = windows_of(layout, store, image.windows)
-        described = replace(image, windows=windows, tiledblend={**(image.tiledblend or {}), "job": ledger.job["job"]})
+        history = {"history": ledger.job["history"]} if ledger.job.get("history") else {}
+        own = {**(image.tiledblend or {}), "job": ledger.job["job"], **history}
+        described = replace(image, windows=windows_of(layout, store, image.windows), tiledblend=own)
         documents = array_documents(layout) | root_documents(layout, root_attributes(layout, described))
         packed = store.local_path(PACKED)
         with mapped_errors("write", packed):
