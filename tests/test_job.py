@@ -266,4 +266,4 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     layer = schema()["$defs"]["layer"]["properties"]
     weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity", "operator"}
     weight |= {"threshold"}
-    assert set(layer) == {"image", "offset", "fit", "affine", "pixel_size_um"} | weight
+    assert set(layer) == {"image", "color", "offset", "fit", "affine", "pixel_size_um"} | weight

@@ -50,6 +50,7 @@ inputs_option = _what(
 layer_flags = _stacked(
     _what("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     _what("--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."),
+    _what("--fill", metavar="COLOR|auto", help="A colour as the top image: 243,243,243; auto: of glass near the mask."),
     _what("--opacity", type=float, metavar="0..1", help="Of the top image."),
     _what("--operator", type=click.Choice(OPERATORS), help="How the top image's colours meet those below."),
     _what(

@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from tiledblend.bytes.buckets import scheme_of
+from tiledblend.bytes.buckets import path_of_file_url, scheme_of
 from tiledblend.bytes.objects import open_store
 from tiledblend.containers.omezarr.documents import read_attributes, result_layout
 from tiledblend.describe.composite import Composite
@@ -105,4 +104,4 @@ def _is_beside(path: str, uri: str) -> bool:
 
 def _plain(path: str) -> str:
     """A file's path for its URL."""
-    return unquote(urlsplit(path).path) if scheme_of(path) == "file" else path
+    return path_of_file_url(path) if scheme_of(path) == "file" else path

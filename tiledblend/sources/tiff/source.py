@@ -320,6 +320,7 @@ def _store_levels(images: Images, index: int, spec: SourceSpec, *, mask: bool) -
             notes.append(f"pyramid ends at level {len(stored) - 1}: the next is not used: {error}")
             break
         stored.append(level)
+        notes += [f"level {len(stored) - 1}: {note}" for note in level.notes]
     return stored, notes
 
 
