@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image
+from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image, storing_of
 from tiledblend.cli.options import cluster_options, debug_option, json_option, layer_options, output_options
 from tiledblend.cli.sections import Verb
 from tiledblend.cli.state import cannot_resume, is_debugging, show
@@ -33,7 +33,7 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
     from tiledblend.containers.ometiff.options import is_ometiff_path
     from tiledblend.containers.ometiff.place import SUFFIX
     from tiledblend.look import lines as report
-    from tiledblend.run.ometiff import checked_target, planned_ometiff
+    from tiledblend.run.ometiff import checked_target, plan_ometiff
     from tiledblend.run.plan import plan
 
     cannot_resume()
@@ -42,10 +42,12 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
     job = built(flags)
     if job.path is not None:
         checked_output(job.path)
-    planned = plan(job.composite, job.output, exact=exact)
     is_tiff = job.path is not None and is_ometiff_path(job.path)
     if is_tiff:
-        planned = planned_ometiff(planned, checked_target(job.path or ""), job.compression or "deflate")
+        target = checked_target(job.path or "")
+        planned = plan_ometiff(job.composite, target, job.output, storing_of(job), exact=exact)
+    else:
+        planned = plan(job.composite, job.output, exact=exact)
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)
     if is_tiff:

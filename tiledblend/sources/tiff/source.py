@@ -141,6 +141,21 @@ class TiffSource(RasterSource):
         ]
         self._planes = [channel_planes(level, chosen) for level in stored]
 
+    @property
+    def stored(self) -> tuple[StoredLevel, ...]:
+        """Each level as it is stored."""
+        return self._stored
+
+    @property
+    def level_readers(self) -> list[LevelReader]:
+        """Of each level."""
+        return self._readers
+
+    @property
+    def is_whole(self) -> bool:
+        """True when `read` gives all channels, as they lie."""
+        return self._orientation == _Orientation() and self._chosen == tuple(range(_channel_count(self._stored[0])))
+
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         planes, places = self._planes[level]
         stored = self._orientation.stored(region, self.levels[level].shape)
