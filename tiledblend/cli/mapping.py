@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from tiledblend.cli.options import CLUSTER_KEYS, LAYER_KEYS, OUTPUT_KEYS, RESOLU
 from tiledblend.cli.values import (
     parse_affine,
     parse_canvas,
+    parse_color,
     parse_levels,
     parse_mask_values,
     parse_numbers,
@@ -19,12 +21,16 @@ from tiledblend.cli.values import (
 from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
-    from tiledblend.describe.composite import Composite
     from tiledblend.describe.job import Job
     from tiledblend.run.ometiff import Storing
     from tiledblend.run.options import ClusterOptions
+    from tiledblend.run.origin import Origin
 
-NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".zip", ".yaml", ".yml", ".json")
+NOT_OUTPUTS = re.compile(
+    r"\.(svs|ndpi|scn|mrxs|bif|qptiff|czi|vms|dcm|isyntax|lif|nd2|vsi|btf|tf8"
+    r"|webp|bmp|gif|jp2|jxl|avif|heic|pdf|h5|hdf5|npy|npz|zip|ya?ml|json|geojson|xml|html?)$",
+    re.IGNORECASE,
+)
 
 
 def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +38,7 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
     from tiledblend.describe import job as jobs
 
     if flags["job_path"]:
-        others = ("classes", "base", "layers", "mode", "canvas", "background", "pixel_size_um")
+        others = ("classes", "fill", "base", "layers", "mode", "canvas", "background", "pixel_size_um")
         given = [name for name in (*LAYER_KEYS, *others) if flags[name]]
         if given:
             raise UsageError(f"--job says the layers already; leave out {', '.join(flag_of(name) for name in given)}")
@@ -70,6 +76,10 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
     images = [path for path in (flags["base"], flags["overlay"]) if path]
     layers: list[dict[str, Any]] = [{"image": path} for path in images]
+    if flags["fill"] is not None:
+        if len(images) != 1:
+            raise UsageError("--fill is laid over BASE in place of OVERLAY; give BASE alone")
+        layers.append({"color": parse_color(flags["fill"])})
     top = {key: flags[flag] for flag, key in LAYER_KEYS.items() if flags[flag] is not None}
     if top and not layers:
         raise UsageError(
@@ -113,7 +123,7 @@ def _state_pixel_sizes(layers: list[dict[str, Any]], text: str) -> None:
     sizes = parse_numbers(text, "--pixel-size-um", float, None)
     if len(sizes) > max(1, len(layers)) or not layers:
         raise UsageError(f"--pixel-size-um {text!r} has {len(sizes)} numbers for {len(layers)} images")
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(layer for layer in layers if "image" in layer):
         layer["pixel_size_um"] = sizes[min(number, len(sizes) - 1)]
 
 
@@ -121,19 +131,24 @@ def built(flags: dict[str, Any]) -> Job:
     """The job that these flags say."""
     from tiledblend.describe import job as jobs
 
-    return jobs.build(job_mapping(flags), where=flags["job_path"] or "flags")
+    mapping, where = job_mapping(flags), flags["job_path"] or "flags"
+    if any(layer.get("color") == "auto" for layer in mapping["layers"]):
+        from tiledblend.compose.glass import with_colours_settled
+
+        mapping = with_colours_settled(mapping, where=where)
+    return jobs.build(mapping, where=where)
 
 
-def looked_at(flags: dict[str, Any]) -> tuple[str | None, Composite | None, str | None]:
-    """(result, composite, note): a result that BASE alone names, with what it was made from; or a planned composite."""
-    from tiledblend.run.origin import origin_of
+def looked_at(flags: dict[str, Any], *, inputs: bool) -> tuple[str | None, Origin]:
+    """A result that BASE alone names, with what it was made from; or (None, a planned composite)."""
+    from tiledblend.run.origin import Origin, origin_of
 
     only_base = flags["base"] and not any(value for name, value in flags.items() if name != "base")
     path = absolute(flags["base"]) if only_base else None
-    origin = origin_of(path) if path else None
+    origin = origin_of(path, inputs=inputs) if path else None
     if origin is not None:
-        return path, origin.composite, origin.note
-    return None, built(flags).composite, None
+        return path, origin
+    return None, Origin(built(flags).composite, None)
 
 
 def cluster_of(flags: dict[str, Any]) -> ClusterOptions:
@@ -147,9 +162,10 @@ def checked_output(path: str | None) -> str:
     """An output that is given and that something can be written to; else UsageError."""
     if path is None:
         raise UsageError("no output; give -o OUT.ome.zarr")
-    if path.lower().endswith(NOT_OUTPUTS):
+    if NOT_OUTPUTS.search(path):
         raise UsageError(
-            f"{path}: cannot be written in this format; use .ome.zarr, or .png, .jpg, .tif for small results"
+            f"{path}: cannot be written in this format; use .ome.tif (QuPath and other slide viewers open it) or "
+            ".ome.zarr, or .png, .jpg, .tif for small results"
         )
     return path
 

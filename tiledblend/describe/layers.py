@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from tiledblend.describe.lengths import Feather, Length, checked_grow, checked_offset, checked_pixel_size, set_number
+from tiledblend.describe.lengths import (
+    Feather,
+    Length,
+    checked_grow,
+    checked_offset,
+    checked_pixel_size,
+    is_pixel_size,
+    set_number,
+)
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine
+from tiledblend.kernels.operators import OPERATORS, Operator
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
 
@@ -37,6 +47,10 @@ class Labels:
 
 
 MaskValues = Literal["auto", "binary"] | tuple[float, float] | Labels
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def checked_mask_values(values: Any) -> MaskValues:
@@ -71,6 +85,8 @@ class Layer:
     layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says. affine: maps points (x, y) of
     the layer to points of the canvas, instead of offset and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
     grow: the mask grows by this much on the canvas before it is feathered (negative: shrinks), in pixels or "8um".
+    operator: how the colours meet those below (W3C Compositing and Blending): "normal", "multiply", "screen", "darken",
+    "lighten" or "difference".
     threshold: the mask is what is at or above this, in the mask file's own numbers, instead of `mask_values`.
 
     An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
@@ -89,6 +105,7 @@ class Layer:
     pixel_size_um: tuple[float, float] | None = None
     affine: Affine | None = None
     grow: Length | None = None
+    operator: Operator = "normal"
     threshold: float | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +124,8 @@ class Layer:
             raise UsageError(
                 f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none, canvas or physical"
             )
+        if self.operator not in OPERATORS:
+            raise UsageError(f"operator {self.operator!r} of layer {self.image.name} must be {_listed(OPERATORS)}")
         if self.mask is None:
             self._refuse_what_needs_a_mask()
         if self.feather_side not in (None, "both", "inside"):
@@ -178,8 +197,9 @@ class Layer:
 
     @property
     def known_pixel_size_um(self) -> tuple[float, float] | None:
-        """(y, x) of the image's pixels: as stated, else as the file says."""
-        return self.pixel_size_um or self.image.pixel_size_um
+        """(y, x) of the image's pixels: as stated, else as the file says if that can be."""
+        said = self.image.pixel_size_um
+        return self.pixel_size_um or (said if said and all(map(is_pixel_size, said)) else None)
 
     @property
     def side(self) -> Literal["both", "inside"]:

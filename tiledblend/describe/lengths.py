@@ -12,8 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from tiledblend.errors import UsageError
-from tiledblend.geometry import is_square
-from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.geometry import LARGEST, is_square
+from tiledblend.kernels.bands import Bands
+from tiledblend.kernels.gaussian import FeatherKernel
+
+SMALLEST_PIXEL_UM, LARGEST_PIXEL_UM = 1e-9, 1e12
 
 _LENGTH = re.compile(r"^\s*([-+0-9.eE]+)\s*(px|um|µm|μm|)\s*$")
 
@@ -31,8 +34,8 @@ class Length:
 
     def __post_init__(self) -> None:
         set_number(self, "value", float, "length")
-        if not math.isfinite(self.value):
-            raise UsageError(f"length {self.value} {self.unit} must be finite")
+        if not abs(self.value) <= LARGEST:
+            raise UsageError(f"length {self.value} {self.unit} must be a number up to {LARGEST:g}")
         if self.unit not in ("px", "um"):
             raise UsageError(f"length unit {self.unit!r} must be px or um")
 
@@ -64,21 +67,30 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Feather:
-    """Width of a layer's edge: a Gaussian's sigma in pixels of the canvas or in micrometres, or OpenCV's kernel size.
+    """Width of a layer's edge: a Gaussian's sigma in pixels of the canvas or in micrometres, OpenCV's kernel size, or
+    so many bands, each of which fades over its own width.
 
     >>> Feather.parse("16px") == Feather.px(16), Feather.parse("ksize:5") == Feather.ksize(5)
     (True, True)
+    >>> Feather.parse("bands:6") == Feather.bands(6)
+    True
     """
 
     sigma: float = 0.0
     unit: Literal["px", "um"] = "px"
     kernel_size: int | None = None
+    band_count: int | None = None
 
     def __post_init__(self) -> None:
         set_number(self, "sigma", float, "feather sigma")
         if self.kernel_size is not None:
             set_number(self, "kernel_size", operator.index, "feather ksize")
-        if not math.isfinite(self.sigma) or self.sigma < 0:
+        if self.band_count is not None:
+            set_number(self, "band_count", operator.index, "feather bands")
+            if self.sigma or self.kernel_size is not None:
+                raise UsageError("feather has bands and a width; give one of them")
+            Bands(self.band_count)
+        if not 0 <= self.sigma <= LARGEST:
             raise UsageError(f"feather sigma {self.sigma} must be 0 or more; use for example --feather 16px")
         if self.unit not in ("px", "um"):
             raise UsageError(f"feather unit {self.unit!r} must be px or um")
@@ -100,8 +112,14 @@ class Feather:
         return cls(0.0, "px", size)
 
     @classmethod
+    def bands(cls, count: int) -> Feather:
+        """Multi-band: `count` - 1 bands of detail and the rest (Burt & Adelson 1983); of one band: a hard edge."""
+        return cls(band_count=count)
+
+    @classmethod
     def parse(cls, value: Any) -> Feather:
-        """From a job file or a flag: 0, 16, "16px", "8um", "ksize:5", {"sigma": "16px"}, {"ksize": 5}."""
+        """From a job file or a flag: 0, 16, "16px", "8um", "ksize:5", "bands:6", {"sigma": "16px"}, {"ksize": 5},
+        {"bands": 6}."""
         if isinstance(value, Feather):
             return value
         if isinstance(value, dict) and len(value) == 1:
@@ -110,17 +128,21 @@ class Feather:
                 return cls.parse(inner)
             if key == "ksize" and isinstance(inner, int) and not isinstance(inner, bool):
                 return cls.ksize(inner)
+            if key == "bands" and isinstance(inner, int) and not isinstance(inner, bool):
+                return cls.bands(inner)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             return cls.px(value)
         elif isinstance(value, str):
             if value.startswith("ksize:") and value[6:].strip().isdecimal():
                 return cls.ksize(int(value[6:]))
+            if value.startswith("bands:") and value[6:].strip().isdecimal():
+                return cls.bands(int(value[6:]))
             try:
                 length = Length.parse(value)
             except ValueError:
-                raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5") from None
+                raise UsageError(f"feather {value!r} is not understood; use 16px, 8um, bands:6 or ksize:5") from None
             return cls(length.value, length.unit)
-        raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5")
+        raise UsageError(f"feather {value!r} is not understood; use 16px, 8um, bands:6 or ksize:5")
 
     def kernel(self, pixel_size_um: tuple[float, float] | None, reduction: float = 1.0) -> FeatherKernel:
         """The filter on the grid of a canvas with pixels of this size, or of one that is `reduction` times smaller.
@@ -191,6 +213,14 @@ def checked_pixel_size(given: Any, name: str) -> tuple[float, float]:
         y, x = (float(given),) * 2 if np.ndim(given) == 0 else (float(size) for size in given)
     except (TypeError, ValueError):
         y = x = math.nan
-    if not all(math.isfinite(size) and size > 0 for size in (y, x)):
-        raise UsageError(f"pixel size {given!r} of {name} must be one or two ([y, x]) positive numbers of micrometres")
+    if not all(is_pixel_size(size) for size in (y, x)):
+        raise UsageError(
+            f"pixel size {given!r} of {name} must be one or two ([y, x]) numbers of micrometres, "
+            f"from {SMALLEST_PIXEL_UM:g} to {LARGEST_PIXEL_UM:g}"
+        )
     return y, x
+
+
+def is_pixel_size(um: float) -> bool:
+    """True for what can be the size of a pixel, from a part of an atom to a country: arithmetic with it is finite."""
+    return SMALLEST_PIXEL_UM <= um <= LARGEST_PIXEL_UM

@@ -95,6 +95,18 @@ def is_jpeg(scene: Scene) -> bool:
         return False
 
 
+def why_not_kept(scene: Scene) -> str | None:
+    """A line about a base whose lossy tiles cannot pass, so that the file is larger than it; None for others."""
+    image = scene.readers[0].layer.image
+    if not any(name in image.info.compression.lower() for name in ("jpeg", "aperio", "jp2")):
+        return None
+    try:
+        base_coding(scene)
+    except NotKept as error:
+        return f"stored without loss: the base's tiles cannot pass: {error}; --compression jpeg makes a smaller file"
+    return None
+
+
 def kept_layout(scene: Scene, grid: Grid, *, keep_levels: bool) -> TiffLayout:
     """How the result lies in a file that is stored as the base is. Raises NotKept."""
     coding = base_coding(scene)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tiledblend.bytes.objects import open_store
 from tiledblend.compose.keeping import level_power
-from tiledblend.compose.scene import decide
+from tiledblend.compose.scene import Scene, decide
 from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.options import TiffOptions, is_ometiff_path
@@ -22,7 +22,16 @@ from tiledblend.describe.layers import Layer
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid
 from tiledblend.run.driver import Running, Share, described, run_plan
-from tiledblend.run.kept import Ladder, base_coding, is_jpeg, kept_layout, kept_notes, kept_spec, on_ladder
+from tiledblend.run.kept import (
+    Ladder,
+    base_coding,
+    is_jpeg,
+    kept_layout,
+    kept_notes,
+    kept_spec,
+    on_ladder,
+    why_not_kept,
+)
 from tiledblend.run.plan import Plan, plan
 from tiledblend.run.report import RunReport
 from tiledblend.sources.base import Alpha, RasterSource
@@ -159,12 +168,21 @@ def plan_ometiff(
         planned = plan(scene, spec, exact=exact, samples=samples)
         notes = (*planned.notes, *kept_notes(scene, layout, by_default=by_default))
         return replace(planned, layout=layout, notes=notes)
+    planned = _plan_encoded(scene, target, output, storing, wanted or "deflate", exact=exact, samples=samples)
+    why = why_not_kept(scene) if wanted is None else None
+    return planned if why is None else replace(planned, notes=(*planned.notes, why))
+
+
+def _plan_encoded(
+    scene: Scene, target: str, output: OutputSpec, storing: Storing, compression: str, *, exact: bool, samples: int
+) -> Plan:
+    """Of a file in which every tile is encoded."""
     if storing.keep_levels and len((ladder := Ladder.of_base(scene)).stored) > 1:
         output = replace(output, levels=ladder.levels)
-        planned = planned_ometiff(plan(scene, output, exact=exact, samples=samples), target, wanted or "deflate")
+        planned = planned_ometiff(plan(scene, output, exact=exact, samples=samples), target, compression)
         assert isinstance(planned.layout, TiffLayout)
         return replace(planned, layout=on_ladder(planned.layout, ladder))
-    return planned_ometiff(plan(scene, output, exact=exact, samples=samples), target, wanted or "deflate")
+    return planned_ometiff(plan(scene, output, exact=exact, samples=samples), target, compression)
 
 
 def planned_ometiff(planned: Plan, target: str, compression: str) -> Plan:
