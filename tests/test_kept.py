@@ -351,5 +351,6 @@ def test_a_damaged_tile_is_found_though_it_is_not_decoded(tmp_path: Path, comman
         file.seek(offset + count - 20)
         file.write(bytes(20))
     ran = command("blend", "base.tif", "-o", "out.ome.tif")
-    assert (ran.code, "level 0" in ran.error, "no end marker" in ran.error) == (4, True, True)
+    errors = [line for line in ran.err.splitlines() if "error" in line]
+    assert (ran.code, len(errors), "level 0" in errors[0]) == (4, 1, True)
     assert not os.path.exists(tmp_path / "out.ome.tif")

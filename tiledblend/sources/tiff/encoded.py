@@ -9,7 +9,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.tiff.jpeg import SAYS_RGB, SAYS_YCBCR
-from tiledblend.sources.tiff.segments import JPEG, SegmentError, check_segment
+from tiledblend.sources.tiff.segments import JPEG, SegmentError, check_segment, has_end
 from tiledblend.sources.tiff.streams import Component, StreamHeader, read_header, with_tables
 
 if TYPE_CHECKING:
@@ -86,9 +86,11 @@ class TiffTiles:
         region = Region(place[0] * side, place[1] * side, (place[0] + 1) * side, (place[1] + 1) * side)
         needed = (region & Region.of_shape(self._level.shape)).shape
         try:
-            check_segment(
+            frame = check_segment(
                 data, coding.compression, (side, side, coding.contiguous), needed, self._reader.frames
-            )  # fmt: skip
+            )
+            if frame is not None and not has_end(data, frame):
+                return None  # its decoder is to say whether anything is missing
             if self.coding.jpeg is not None:
                 return self._jpeg(data, page, complete)
             _check_lossless(data, self.coding.codec, coding.tile_bytes)
