@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from tiledblend.bytes.archive import MAGIC, split_member
-from tiledblend.bytes.buckets import checked_url
+from tiledblend.bytes.buckets import checked_url, path_of_file_url
 from tiledblend.bytes.ranges import open_bytes
 from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
 from tiledblend.sources.base import Alpha, RasterSource, SourceSpec
@@ -146,7 +146,7 @@ def _absolute(path: str) -> str:
     if mistake:
         raise BadInputError(f"{path}: {mistake}")
     if path.lower().startswith("file:/"):  # RFC 8089 has it with one slash, too
-        path = unquote(urlsplit(path).path)
+        path = path_of_file_url(path)
         require_possible(path)
     return os.path.abspath(os.path.expanduser(path))
 
