@@ -25,8 +25,9 @@ FLAGS = {
 INTRODUCTION = """# The job file
 
 A job says in YAML or JSON what flags say, and more: `tiledblend blend --job job.yaml -o out.ome.zarr` (also `plan`,
-`preview`, `view`, `seams`). Every flag that decides pixels is a key here, and a result keeps its own job. Paths are relative
-to the job file's folder. `tiledblend --schema` prints the JSON Schema that a job is held to; this page is made from it.
+`preview`, `view`, `seams`). Every flag that decides pixels is a key here, and a result keeps its own job. Paths are
+relative to the job file's folder. `tiledblend --schema` prints the JSON Schema that a job is held to; this page is made
+from it.
 
 ```yaml
 layers:                                  # bottom first
