@@ -41,9 +41,11 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
     """What blend would do: tiles, chunk classes, bytes, memory; or why it would refuse. Writes nothing."""
     from tiledblend.containers.ometiff.options import is_ometiff_path
     from tiledblend.containers.ometiff.place import SUFFIX
+    from tiledblend.containers.ozx.name import UNFINISHED, is_ozx_path
     from tiledblend.look import lines as report
     from tiledblend.look.pictures import without_pyramid
     from tiledblend.run.ometiff import checked_target, plan_ometiff
+    from tiledblend.run.ozx import planned_for
     from tiledblend.run.plan import plan
 
     resumes(False)
@@ -58,6 +60,9 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
         planned = plan_ometiff(job.composite, target, job.output, storing_of(job), exact=exact)
     else:
         planned = plan(job.composite, job.output, exact=exact)
+    is_ozx = job.path is not None and is_ozx_path(job.path)
+    if is_ozx:
+        planned = planned_for(planned, job.path or "")
     if job.path is not None and is_image(job.path):
         planned = replace(planned, notes=(*planned.notes, *without_pyramid(job.path, job.composite.shape)))
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
@@ -65,6 +70,9 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
     if is_tiff:
         document["work_bytes"] = planned.work_bytes
         text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned)}"
+    if is_ozx:
+        document["work_bytes"] = 2 * planned.raw_bytes
+        text += f"\n{report.ozx_room_text(f'{job.path}{UNFINISHED}', planned)}"
     if reuse is not None:
         from tiledblend.run.machine import cpu_count
         from tiledblend.run.reuse import plan_reuse
