@@ -20,6 +20,7 @@ from tiledblend.describe.fingerprint import fingerprint
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
 from tiledblend.describe.levels import at_level
+from tiledblend.describe.matching import Match
 from tiledblend.geometry import Grid, Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 
@@ -140,8 +141,10 @@ def _covers(composite: Composite, layer: Layer) -> bool:
 
 
 def unmasked(layer: Layer) -> Layer:
-    """The layer with all of its image at full weight."""
-    return replace(layer, mask=None, invert=False, grow=None, feather=Feather(), opacity=1.0)
+    """The layer with all of its image at full weight, in the tone that it has, if that is known."""
+    tone = None if isinstance(layer.match, Match) else layer.match
+    plain = replace(layer, mask=None, invert=False, grow=None, feather=Feather(), opacity=1.0)
+    return replace(plain, operator="normal", match=tone)
 
 
 def _alone(composite: Composite, layer: Layer) -> ComposedSource:

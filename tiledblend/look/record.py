@@ -24,9 +24,11 @@ from tiledblend.compose.composed import canvas_views
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of
-from tiledblend.describe.job import Job
+from tiledblend.describe.job import Job, with_matches
 from tiledblend.describe.layers import Layer
+from tiledblend.describe.matching import tone_text
 from tiledblend.errors import StorageError, TiledblendError, UsageError
+from tiledblend.kernels.tone import Tone
 from tiledblend.look.lines import amount, four_digits
 from tiledblend.look.preview import picture_png
 from tiledblend.look.seams import Seam, Step, measure_seams
@@ -50,6 +52,13 @@ _DEFAULTS: dict[str, Any] = {
     "channels": None,
     "plane": [],
     "allow_sparse": False,
+}
+
+
+_MODES = {
+    "over": "From the bottom: out = w · layer + (1 − w) · out.",
+    "average": "Σ w · layer / Σ w.",
+    "stack": "The channels of all layers, each layer alone: w · layer + (1 − w) · background.",
 }
 
 
@@ -87,8 +96,9 @@ def write_report(path: str | os.PathLike[str], job: Job, made: Made, *, threads:
 def _rendered(job: Job, made: Made, threads: int) -> str:
     from jinja2 import Environment
 
-    composite = job.composite
-    scene, known = decide(composite), fingerprint(composite)
+    scene = decide(job.composite)
+    composite = scene.composite
+    known = fingerprint(composite)
     template = files("tiledblend.look").joinpath("record.html").read_text("utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     return page.render(
@@ -98,9 +108,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
         methods=without_secrets(methods_text(composite, made)),
         pictures=list(_pictures(scene, made)),
         inputs=[_input(s, f) for s, f in zip(sources_of(composite), known["inputs"], strict=True)],
-        mode={"over": "From the bottom: out = w · layer + (1 − w) · out.", "average": "Σ w · layer / Σ w."}[
-            composite.mode
-        ],
+        mode=_MODES[composite.mode],
         layers=[_layer(layer) for layer in known["layers"]],
         seams=[_seam(seam) for seam in measure_seams(scene, threads=threads) if seam.pairs],
         tables=[
@@ -108,7 +116,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
             ("Run", list(_run_rows(made))),
             ("Software", list(_software_rows())),
         ],
-        job=without_secrets(yaml.safe_dump(job.mapping, sort_keys=False, allow_unicode=True)),
+        job=without_secrets(yaml.safe_dump(with_matches(job.mapping, composite), sort_keys=False, allow_unicode=True)),
     )
 
 
@@ -179,6 +187,8 @@ def _weighted(composite: Composite, layer: Layer) -> str:
         parts.append("inwards only")
     if layer.opacity != 1:
         parts.append(f"at an opacity of {layer.opacity:g}")
+    if isinstance(layer.match, Tone):
+        parts.append(f"its tone matched ({tone_text(layer.match)})")
     if layer.operator != "normal":
         parts.append(f"its colours meeting those below by {layer.operator} (W3C Compositing and Blending)")
     if layer.affine is not None:
