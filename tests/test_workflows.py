@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import tifffile
 import yaml
 from conftest import ROOT
 from object_stores import BUCKET, environment, seaweedfs, weed
@@ -129,8 +130,52 @@ def test_a_batch_of_slides(tmp_path: Path, slides: Slides) -> None:
     assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == written
     assert rows(results / "results.csv")[0] == first
     assert rows(results / "failed.csv") == []
+    # A corrected mask: only what it touches is made again, in place.
+    mask = tifffile.imread(slides.mask)
+    mask[:8, :8] = mask.max()
+    tifffile.imwrite(tmp_path / "corrected.tif", mask)
+    table.write_text(table.read_text().replace(f"{slides.mask},8px", f"{tmp_path / 'corrected.tif'},8px"))
+    assert "2 done" in run(command, variables)
+    root = json.loads((one / "zarr.json").read_text())["attributes"]["tiledblend"]
+    assert [revision["reused"] for revision in root["history"]] == ["one.ome.zarr"]
+    layers = ["tiledblend", "blend", slides.base, slides.overlay, "--mask", tmp_path / "corrected.tif"]
+    fresh = tmp_path / "fresh.ome.zarr"
+    run([*layers, "--feather", "8px", "--chunk=128", "--shard=512", "-o", fresh], own_programs(tmp_path))
+    assert objects_below(one) == objects_below(fresh)
     table.write_text("id,base,overlay\n")
     assert "has no column mask" in run(command, variables, code=2)
+
+
+def test_a_batch_with_outputs_classes_and_own_columns(tmp_path: Path, slides: Slides) -> None:
+    """An OME-TIFF by its row, a class that one slide lacks, a column that is no flag, {id} in flags and cells."""
+    table, results, variables = tmp_path / "slides.csv", tmp_path / "results", os.environ | {"PYTHONPATH": str(ROOT)}
+    square = [[200, 200], [600, 200], [600, 600], [200, 600], [200, 200]]
+    for name, classes in (("one", ["Tumor", "Stroma"]), ("two", ["Tumor"])):
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [square]},
+                "properties": {"classification": {"name": klass}},
+            }
+            for klass in classes
+        ]
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(features))
+    row = f"{slides.base},{slides.overlay},{{id}}.geojson,Tumor;Stroma"
+    lines = ["id,base,overlay,mask,class,output,patient", f"one,{row},,p1", f"two,{row},sub/{{id}}.ome.tif,p2"]
+    table.write_text("\n".join(lines) + "\n")
+    (results / "sub").mkdir(parents=True)
+    common = ["--chunk=128", "--shard=512", "--report", f"{results}/{{id}}.html"]
+    command: list[object] = [sys.executable, WORKFLOWS / "batch.py", table, results, "--", *common]
+    assert "2 done" in run(command, variables)
+    first, second = rows(results / "results.csv")
+    assert (first["output"], second["output"]) == (f"{results}/one.ome.zarr", f"{results}/sub/two.ome.tif")
+    assert (first["patient"], second["patient"]) == ("p1", "p2")
+    assert int(second["bytes"]) == Path(second["output"]).stat().st_size
+    assert "no outline of class 'Stroma'" in second["notes"]
+    assert "Stroma" not in first["notes"]
+    assert all((results / f"{name}.html").exists() for name in ("one", "two"))
+    assert "2 done" in run(command, variables)
+    assert rows(results / "results.csv") == [first, second]
 
 
 def test_a_slide_from_python(tmp_path: Path, slides: Slides) -> None:
@@ -169,7 +214,9 @@ def test_snakemake(tmp_path: Path, slides: Slides) -> None:
     assert all((results / f"{name}.png").stat().st_size for name in ("one", "two"))
     layers = ["tiledblend", "blend", slides.base, slides.overlay, "--mask", slides.mask, "--feather", "4px"]
     run([*layers, "--chunk=128", "--shard=512", "-o", tmp_path / "cli.ome.zarr"], variables)
-    assert objects_below(results / "two.ome.zarr") == objects_below(tmp_path / "cli.ome.zarr")
+    two = results / "two.ome.zarr"
+    assert objects_below(two) == objects_below(tmp_path / "cli.ome.zarr")
+    assert len(json.loads((two / "zarr.json").read_text())["attributes"]["tiledblend"]["history"]) == 1
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from tiledblend.bytes.buckets import path_of_file_url
 from tiledblend.errors import StorageError, TiledblendError, UsageError, resource_error
 
 Data = bytes | bytearray | memoryview
@@ -80,7 +81,7 @@ def open_store(uri: str | os.PathLike[str]) -> ObjectStore:
     text = os.fspath(uri)
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "file":
-        return DirectoryStore(unquote(urlsplit(text).path))
+        return DirectoryStore(path_of_file_url(text))
     if scheme:
         from tiledblend.bytes.cloud import CloudStore
 
@@ -291,6 +292,12 @@ class FileDraft:
         assert self._descriptor is not None
         with mapped_errors("write", self.path), self._discarded_on_error():
             write_fully(self._descriptor, [data])
+
+    def take(self, fill: Callable[[int], bool]) -> bool:
+        """What `fill` returns: it is given the open file, and may write to it as it likes."""
+        assert self._descriptor is not None
+        with mapped_errors("write", self.path), self._discarded_on_error():
+            return fill(self._descriptor)
 
     def sync(self) -> None:
         """Make the content durable; nothing can be appended any more."""

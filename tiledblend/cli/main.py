@@ -15,7 +15,7 @@ import click
 from tiledblend import __version__
 from tiledblend.bytes.buckets import redacted
 from tiledblend.cli.ending import explained
-from tiledblend.cli.options import debug_option
+from tiledblend.cli.options import debug_option, schema_option
 from tiledblend.cli.sections import HELP
 from tiledblend.cli.state import advised
 from tiledblend.cli.stopping import end_when_asked, ignore_signals, stop_when_asked
@@ -24,6 +24,7 @@ VERBS = (
     "blend",
     "clean",
     "demo",
+    "diff",
     "export",
     "info",
     "outline",
@@ -50,7 +51,7 @@ def main() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code. Every error is one line on stderr."""
-    state = {"debug": False, "resumes": True}
+    state: dict[str, bool | None] = {"debug": False, "resumes": None}
     try:
         # A bare `tiledblend` asks what there is.
         code = cli.main(args=list(arguments) or ["--help"], prog_name="tiledblend", standalone_mode=False, obj=state)
@@ -72,6 +73,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 @click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name="tiledblend", message="%(prog)s %(version)s")
+@schema_option
 @debug_option
 def cli() -> None:
     """Blend gigapixel images by masks, tile by tile on a dask cluster, into an OME-Zarr pyramid."""

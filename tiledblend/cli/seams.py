@@ -10,7 +10,7 @@ import click
 from tiledblend.cli.mapping import looked_at
 from tiledblend.cli.options import debug_option, inputs_option, json_option, layer_options
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.errors import BadInputError, RefusedError
 
 
@@ -32,6 +32,7 @@ def command(widths: str | None, inputs: bool, as_json: bool, **flags: Any) -> No
     from tiledblend.look.seams import measure_seams
     from tiledblend.run.machine import cpu_count
 
+    resumes(False)
     report.start_logging(debug=is_debugging())
     compared = [Feather.parse(text.strip()) for text in widths.split(",")] if widths else []
     matches: list[Match] = []

@@ -11,7 +11,7 @@ import click
 from tiledblend.cli.mapping import looked_at
 from tiledblend.cli.options import debug_option, inputs_option, json_option, layer_options
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 
 
 @click.command(cls=Verb)
@@ -31,6 +31,7 @@ def command(port: int | None, in_browser: bool, inputs: bool, as_json: bool, **f
     from tiledblend.look.view import serve
     from tiledblend.run.machine import cpu_count
 
+    resumes(False)
     report.start_logging(debug=is_debugging())
     result, origin = looked_at(flags, inputs=inputs)
     if result is not None:

@@ -142,9 +142,18 @@ def _covers(composite: Composite, layer: Layer) -> bool:
 
 def unmasked(layer: Layer) -> Layer:
     """The layer with all of its image at full weight, in the tone that it has, if that is known."""
-    tone = None if isinstance(layer.match, Match) else layer.match
-    plain = replace(layer, mask=None, invert=False, grow=None, feather=Feather(), opacity=1.0)
-    return replace(plain, operator="normal", match=tone)
+    return replace(
+        layer,
+        mask=None,
+        mask_values="auto",
+        threshold=None,
+        invert=False,
+        grow=None,
+        feather=Feather(),
+        opacity=1.0,
+        operator="normal",
+        match=None if isinstance(layer.match, Match) else layer.match,
+    )
 
 
 def _alone(composite: Composite, layer: Layer) -> ComposedSource:

@@ -35,7 +35,7 @@ class TileRenderer:
     """Renders regions of one tile of a scene."""
 
     def __init__(self, scene: Scene, region: Region) -> None:
-        self.scene = scene
+        self.scene, self.region = scene, region
         self.fields = scene.fields(region)
         self._block = block_side(scene.readers)
         self.stats = TileStats()

@@ -20,8 +20,10 @@ from tiledblend.describe.composite import Composite
 from tiledblend.errors import BadInputError, RefusedError, UsageError
 from tiledblend.geometry import Region, ceil_div, is_square
 from tiledblend.kernels.contrast import display_range
+from tiledblend.look.changes import CHANGED_COLOUR, changed_mask
 from tiledblend.look.edges import COLOURS, edge_lines, with_lines
 from tiledblend.look.scalebar import MIN_HEIGHT, ScaleBar, fitting_bar, with_scale_bar
+from tiledblend.run.changes import compare
 from tiledblend.run.origin import origin_of
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
@@ -45,12 +47,15 @@ def preview(
     scale_bar: bool = True,
     seams: bool = False,
     weights: bool = False,
+    changed: str | os.PathLike[str] | None = None,
     inputs: bool = False,
 ) -> dict[str, Any]:
     """Write a PNG whose longer side is at most `max_size`; never enlarged, never over an existing file.
 
     source: a result, any image, or a composite that was never written. scale_bar: draw one where the pixel size is
     known. seams: draw the layers' edges. weights: a second picture for each layer's weight, beside the first. Both
+    need a composite, or a result whose inputs are still there. changed: an older result; a line is drawn round what
+    differs from it in `source`, which is a result too.
     need a composite, or a result whose inputs are still there; inputs: wherever they lie, else beside the result only.
 
     Returns {"path", "shape", "level", "bytes", "scale_bar_um" (None: not drawn)}. Raises BadInputError, RefusedError,
@@ -69,6 +74,8 @@ def preview(
     picture = thumbnail(source, max_size)
     if seams and views:
         picture = _with_edges(picture, views, max_size)
+    if changed is not None:
+        picture = _with_changed(picture, changed, source)
     bar = picture_bar(source, picture.shape[:2]) if scale_bar else None
     if bar is not None:
         picture = with_scale_bar(picture, bar)
@@ -94,6 +101,14 @@ def _views_of_result(name: str, *, inputs: bool) -> CanvasViews:
     if origin.composite is None:
         raise (RefusedError if origin.withheld else BadInputError)(f"{name}: {origin.note}")
     return canvas_views(origin.composite)
+
+
+def _with_changed(picture: Pixels, older: str | os.PathLike[str], source: RasterSource) -> Pixels:
+    height, width = picture.shape[:2]
+    inside = changed_mask(compare(older, source.spec.path), (height, width))
+    # A border, so that what reaches the picture's end is closed there too.
+    lines = edge_lines(np.pad(inside, 1), CHANGED_COLOUR, max(2, round(max(height, width) / 400)))
+    return with_lines(picture, lines[1:-1, 1:-1])
 
 
 def _with_edges(picture: Pixels, views: CanvasViews, max_size: int) -> Pixels:

@@ -24,8 +24,10 @@ from tiledblend.errors import RefusedError, StorageError, TiledblendError, Usage
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.run.machine import cpu_count
 from tiledblend.run.options import MORE_MEMORY, ClusterOptions, flag_of
+from tiledblend.run.ozx import planned_for
 from tiledblend.run.plan import Plan, plan
 from tiledblend.run.report import Progress, RunReport
+from tiledblend.run.reuse import Reuse
 from tiledblend.run.stages import Stages, threads_here
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Share:
     """Which steps of a run this driver does: all (the default), part (i, n) from 1, or what follows the parts.
 
     resume: continue an unfinished run of the same job. replace: exchange an older result of tiledblend for this one.
-    deep_fingerprint: a resume knows inputs by their content, not by paths and times.
+    deep_fingerprint: a resume knows inputs by their content, not by paths and times. reuse: an older result whose parts
+    are taken where they are what this run would make.
     """
 
     resume: bool = False
@@ -55,6 +58,7 @@ class Share:
     finish: bool = False
     deep_fingerprint: bool = False
     replace: bool = False
+    reuse: str | None = None
 
 
 def write(
@@ -73,15 +77,20 @@ def write(
     job: dict[str, Any] | None = None,
     planned: Plan | None = None,
     stop: threading.Event | None = None,
+    reuse: str | os.PathLike[str] | None = None,
 ) -> RunReport:
     """Write a composite as an OME-Zarr pyramid at a new path; a reader sees it when it is complete, or nothing.
+
+    A path that ends in .ozx is one file (zip without compression, OME-NGFF's RFC-9); until it is complete, `path` +
+    ".unfinished/" holds its parts.
 
     client: a dask client to use (else `cluster` says which); within a task of a cluster that of
     `distributed.worker_client()`, since it frees the task's own thread. resume: continue an unfinished run of the same
     job. replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the
     tiles, made here without dask; finish: the upper levels and the commit after all parts. deep_fingerprint: a resume
     knows inputs by their content, not by paths and times. job: the job's description, plain JSON values, kept in the
-    result. planned: a plan made before. stop: set to interrupt.
+    result. planned: a plan made before. stop: set to interrupt. reuse: an older result of tiledblend; parts that this
+    run would make byte for byte are taken from it, checked against its manifest, and only the others are made.
 
     Tiles that are made in this process set OpenCV to one thread there (`cv2.setNumThreads(1)`), and it stays so.
     Raises UsageError, RefusedError, BadInputError, StorageError, ResourceError, and InterruptedRun (the run can be
@@ -96,9 +105,10 @@ def write(
     planned = planned or plan(composite, output, samples=0)
     if planned.scene.asked != composite:
         raise UsageError("planned is the plan of another composite; give plan(composite)")
-    name = uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr").removesuffix(".ome") or "composite"
-    share = Share(resume, part, finish, deep_fingerprint, replace)
-    return run_plan(planned, uri, described(planned.composite, name, job), running, share)
+    name = uri.rstrip("/").rpartition("/")[2].removesuffix(".ozx").removesuffix(".zarr").removesuffix(".ome")
+    planned = planned_for(planned, uri)
+    share = Share(resume, part, finish, deep_fingerprint, replace, None if reuse is None else os.fspath(reuse))
+    return run_plan(planned, uri, described(planned.composite, name or "composite", job), running, share)
 
 
 def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, share: Share) -> RunReport:
@@ -112,6 +122,8 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
     listed = input_fingerprints(composite) if share.deep_fingerprint else None
     identity = identity_of(composite, deep=share.deep_fingerprint)
     inputs = identity["inputs"] if listed is None else listed
+    # Before anything is made: an older result that is to be replaced is still there, and one that is none is told now.
+    reuse = Reuse.of(planned.scene, planned.layout, identity, share.reuse, required=not (share.resume or share.finish))
     opened = begin(
         uri,
         planned.layout,
@@ -120,8 +132,9 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
         resume=share.resume or share.finish,
         replace=share.replace,
         part=part,
+        history=reuse.history(),
     )
-    stages = Stages(planned, opened, tuple(inputs), running.progress, running.stop)
+    stages = Stages(planned, opened, tuple(inputs), running.progress, running.stop, reuse)
     try:
         if not opened.complete:
             stages.make_tiles(running.client, cluster, share.part, share.finish)

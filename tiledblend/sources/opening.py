@@ -9,11 +9,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from tiledblend.bytes.buckets import checked_url
+from tiledblend.bytes.archive import MAGIC, split_member
+from tiledblend.bytes.buckets import checked_url, path_of_file_url
 from tiledblend.bytes.ranges import open_bytes
 from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
 from tiledblend.sources.base import Alpha, RasterSource, SourceSpec
@@ -48,7 +50,8 @@ def open_source(
 ) -> RasterSource:
     """Open an image by its metadata only; the format is known by its first bytes or its zarr metadata.
 
-    path: a local path, a URL (file://, s3://, gs://, az://, https://), or a `SourceSpec` that already says the rest.
+    path: a local path, a URL (file://, s3://, gs://, az://, https://), either with "#1" for its series 1, or a
+    `SourceSpec` that already says the rest.
     series: TIFF series or OME-Zarr image index. level: the pyramid level taken as level 0. channels: indices kept, in
     this order. plane: index along each further axis, `{"z": 3}`. allow_sparse: as of `SourceSpec`. mask: accept every
     dtype that a mask may have (`MASK_DTYPES`).
@@ -75,7 +78,10 @@ def make_spec(
     channels: Iterable[int] | None = None,
     plane: Plane = (),
 ) -> SourceSpec:
-    """The spec of these arguments, with a local path made absolute: it must open in another process too."""
+    """The spec of these arguments, with a local path made absolute: it must open in another process too.
+
+    path: `slide.svs#1` is series 1 of slide.svs, where no file is called so.
+    """
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise UsageError(f"{type(path).__name__} is no path or URL; arrays become sources with tiledblend.from_array")
     name = os.fsdecode(path)
@@ -87,7 +93,18 @@ def make_spec(
         raise UsageError(
             f'{name}: channels {channels!r} and plane {plane!r} must be as [0, 2] and {{"z": 3}}'
         ) from None
-    return SourceSpec(path=_absolute(name), series=series, level=level, channels=kept, plane=at)
+    path, chosen = _selected(_absolute(name))
+    if chosen is not None and series not in (None, chosen):
+        raise UsageError(f"{name}: says series {chosen}, and series {series} is asked for; give one of them")
+    return SourceSpec(path=path, series=chosen if series is None else series, level=level, channels=kept, plane=at)
+
+
+def _selected(path: str) -> tuple[str, int | None]:
+    """The path without `#N` at its end, and N, the series that it selects; a file may be called so itself."""
+    found = re.fullmatch(r"(.+)#(\d{1,6})", path)
+    if found is None or (not is_remote(path) and os.path.exists(path)):
+        return path, None
+    return found[1], int(found[2])
 
 
 def reopen(spec: SourceSpec, mask: bool = False) -> RasterSource:
@@ -129,7 +146,7 @@ def _absolute(path: str) -> str:
     if mistake:
         raise BadInputError(f"{path}: {mistake}")
     if path.lower().startswith("file:/"):  # RFC 8089 has it with one slash, too
-        path = unquote(urlsplit(path).path)
+        path = path_of_file_url(path)
         require_possible(path)
     return os.path.abspath(os.path.expanduser(path))
 
@@ -188,6 +205,8 @@ _CACHE = _SourceCache(CACHED_SOURCES)
 
 def _stored_state(path: str) -> Any:
     """Something that changes when the file or object (or a directory's metadata) does; None for what is not there."""
+    if (inside := split_member(path)) is not None:
+        path = inside[0]
     if is_remote(path):
         from tiledblend.bytes.remote import readable_state
 
@@ -207,11 +226,13 @@ def _stored_state(path: str) -> Any:
 
 
 def recognise(path: str) -> str:
-    """What a path or URL holds: "tiff", "slide" (what OpenSlide reads), "image" (PNG, JPEG, WebP), "zarr" or "polygons"
-    (outlines: JSON or XML text, gzip, Parquet).
+    """What a path or URL holds: "tiff", "slide" (what OpenSlide reads), "image" (PNG, JPEG, WebP), "zarr", "archive" (a
+    zarr in a zip, or a folder in one) or "polygons" (outlines: JSON or XML text, gzip, Parquet).
 
     Raises BadInputError for anything else, StorageError when an object store does not answer.
     """
+    if split_member(path) is not None:
+        return _archived(path)
     if is_remote(path):
         return _recognise_remote(path)
     if os.path.isdir(path):
@@ -220,7 +241,15 @@ def recognise(path: str) -> str:
         if slide_vendor(path) is not None:
             return "slide"
         raise BadInputError(f"{path}: {why_no_folder(path)}")
+    return _recognise_file(path, _stored_state(path))
+
+
+@lru_cache(maxsize=CACHED_SOURCES)
+def _recognise_file(path: str, state: Any) -> str:
+    """As `recognise`, of a local file. state: changes when the file does; a file is asked for several times."""
     head = _first_bytes(path)
+    if head.startswith(MAGIC):
+        return _archived(path)
     kind = "slide" if slide_vendor(path, head) is not None else _kind_of(head, path)
     why_not = why_not_the_slide(path)
     if why_not:
@@ -269,6 +298,8 @@ def _recognise_remote(path: str) -> str:
             head = reader.pread(0, min(HEAD_BYTES, reader.size))
     except StorageError as error:
         failure = error
+    if head.startswith(MAGIC):
+        return _archived(path)
     kind = _kind_of(head, path)
     _require_no_remote_slide(path, head)
     if kind in ("tiff", "image"):
@@ -283,6 +314,16 @@ def _recognise_remote(path: str) -> str:
     if kind is None:
         raise BadInputError(f"{path}: {why_no_image(Path(path), head)}")
     return kind
+
+
+def _archived(path: str) -> str:
+    """ "archive" where a zarr is in the zip, at its root or in its one folder, or in the folder that is named."""
+    from tiledblend.sources.zarr.root import root_of
+
+    if root_of(path) is None:
+        where = "there" if split_member(path) else "at its root"
+        raise BadInputError(f"{path}: a zip archive without zarr metadata {where}; unpack it first")
+    return "archive"
 
 
 def _require_no_remote_slide(path: str, head: bytes) -> None:
@@ -334,6 +375,11 @@ def _open_whole(spec: SourceSpec, mask: bool) -> RasterSource:
         from tiledblend.sources.zarr.source import open_zarr
 
         return open_zarr(spec, mask=mask)
+    if kind == "archive":
+        from tiledblend.sources.zarr.root import root_of
+        from tiledblend.sources.zarr.source import open_zarr
+
+        return open_zarr(spec, mask=mask, root=root_of(spec.path))
     if kind == "image":
         from tiledblend.sources.pictures.source import open_image
 

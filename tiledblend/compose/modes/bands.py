@@ -68,6 +68,10 @@ class Banded:
             region = region.grow(layer.bands.reach_px) & self.canvas
         return ChunkClass(tuple(needed), covers and len(needed) == 1)
 
+    def of_layer(self, index: int) -> str:
+        """Its bands, operator and place."""
+        return repr(self.layers[index])
+
     def combine(self, laid: Laid) -> Blended:
         """As `BlendMode.combine`."""
         ground = laid.ground

@@ -88,6 +88,11 @@ class BlendMode(Protocol):
         """The pixels of `laid.region` in the ground's dtype. The same bits however a canvas is cut into regions."""
         ...
 
+    def of_layer(self, index: int) -> str:
+        """What of the mode decides how one layer is combined with others, for a tile's key (`compose.keys`); "" where
+        nothing does."""
+        ...
+
 
 def classified(needed: Sequence[int], fields: Sequence[LayerField], region: Region, ground: Ground) -> ChunkClass:
     """The class of a region that needs these layers, in a mode where a layer of full weight alone is the result."""

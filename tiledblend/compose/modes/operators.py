@@ -42,3 +42,7 @@ class Operating:
         if laid.ground.has_alpha and 0 not in laid.layers:
             operators.insert(0, "normal")  # of the empty bottom that `blended` puts there
         return blended(laid, operating(operators, full_of(laid.ground.dtype)))
+
+    def of_layer(self, index: int) -> str:
+        """Its operator."""
+        return self.operators[index]

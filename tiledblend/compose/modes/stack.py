@@ -28,6 +28,10 @@ class Stacked:
         """The layers with weight."""
         return ChunkClass(tuple(i for i, field in enumerate(fields) if field.bounds(region)[1] != 0), False)
 
+    def of_layer(self, index: int) -> str:
+        """Which channels are its own."""
+        return f"{sum(self.colours[:index])}+{self.colours[index]}"
+
     def combine(self, laid: Laid) -> Blended:
         """As `BlendMode.combine`."""
         ground, shape = laid.ground, laid.region.shape

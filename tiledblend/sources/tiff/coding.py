@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tiledblend.sources.tiff.jpeg import JpegStream
 from tiledblend.sources.tiff.jpeg2000 import JPEG_2000
-from tiledblend.sources.tiff.segments import GROUP_4_FAX, WEBP, JpegFrames, SegmentError, check_segment
+from tiledblend.sources.tiff.segments import GROUP_4_FAX, WEBP, JpegFrames, SegmentError, check_segment, has_end, no_end
 
 Pixels = NDArray[Any]
 Convert = Callable[[Pixels], Pixels]
@@ -92,6 +92,8 @@ class Coding:
             if self.jpeg is not None:
                 pixels = self.jpeg.decode(data, tables, frame)
             if pixels is None:
+                if frame is not None and not has_end(data, frame):
+                    raise no_end(data)
                 pixels = self.decode(data, index, jpegtables=tables, jpegheader=self.jpegheader)[0][0]
         if pixels.shape[0] < needed[0] or pixels.shape[1] < needed[1] or pixels.shape[2] != self.contiguous:
             raise SegmentError(f"decodes to {pixels.shape}, {needed} pixels are needed")

@@ -9,7 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from tiledblend.sources.pictures.jpeg import decode_jpeg
-from tiledblend.sources.tiff.segments import JPEG, JpegFrame, jpeg_frame
+from tiledblend.sources.tiff.segments import JPEG, JpegFrame, has_end, jpeg_frame, no_end
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 # An Adobe segment that says "not transformed": the samples are RGB as they are (T.872, 6.5.3).
@@ -35,7 +35,8 @@ class JpegStream:
     def decode(self, data: bytes, tables: bytes | None, frame: JpegFrame | None) -> NDArray[np.uint8] | None:
         """(height, width, samples) of a segment, or None where it is 12-bit, lossless or CMYK.
 
-        Raises ValueError when any of its data is damaged.
+        A stream without an end marker is read where its scan is whole. Raises ValueError when any of its data is
+        damaged or missing.
         """
         if self.header is not None:
             data = self.header + data + _EOI
@@ -45,8 +46,16 @@ class JpegStream:
         colours = self.colours if frame.components == 3 else b""
         if colours is _ADOBE_RGB and any(name in data[: frame.scan] for name in _COLOUR_SEGMENTS):
             return None
-        stream = b"".join((_SOI, tables[2:-2] if tables else b"", colours, data[2:]))
-        pixels: NDArray[np.uint8] = decode_jpeg(stream, frame.components)
+        is_ended = has_end(data, frame)
+        if not is_ended and not frame.is_one_scan:
+            raise no_end(data)  # a later scan may be what is missing
+        stream = b"".join((_SOI, tables[2:-2] if tables else b"", colours, data[2:], b"" if is_ended else _EOI))
+        try:
+            pixels: NDArray[np.uint8] = decode_jpeg(stream, frame.components)
+        except ValueError as error:
+            if is_ended:
+                raise
+            raise no_end(data) from error
         return pixels
 
 

@@ -15,16 +15,19 @@ from tiledblend.geometry import ceil_div
 from tiledblend.sources.tiff.codecs import own_codec
 from tiledblend.sources.tiff.coding import Coding
 from tiledblend.sources.tiff.jpeg import jpeg_stream
+from tiledblend.sources.tiff.lerc import DEFLATE, LERC, NONE, ZSTD, lerc_wrapping
+from tiledblend.sources.tiff.ndpi import level_sides
 from tiledblend.sources.tiff.pages import FoundPage, find_pages, unlike
 from tiledblend.sources.tiff.samples import Samples, interpret
-from tiledblend.sources.tiff.segments import GROUP_4_FAX, LERC
+from tiledblend.sources.tiff.segments import GROUP_4_FAX
 from tiledblend.sources.tiff.structure import Structure
 
 MAX_SEGMENT_BYTES = 1 << 30
 
 # Their streams have no end marker and their decoders make a picture of any bytes: damage would go unseen.
 _UNCHECKED_FAX = frozenset({2, 3})
-_LERC_PARAMETERS, _ORIENTATION, _NODATA = 50674, 274, 42113
+_ORIENTATION, _NODATA = 274, 42113
+_TAIL = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +123,15 @@ def store_level(
     found = find_pages(series, numbers, name, structure)
     first = found[0]
     samples = interpret(first.tags, name, mask=mask)
-    codings = {id(first.tags): _coding(first.tags, samples, name, base)}
+    height, width = level_sides(first.tags, structure)
+    codings = {id(first.tags): _coding(first.tags, samples, name, base, (height, width))}
     for page in found[1:]:
         if id(page.tags) not in codings:
             codings[id(page.tags)] = _coding_beside(first, page, samples, codings[id(first.tags)], name, mask, base)
-    height, width = int(first.tags.imagelength), int(first.tags.imagewidth)
     tables = [_table(page, codings[id(page.tags)], height) for page in found]
-    notes = _unlike_note(tables)
+    notes = (*_unlike_note(tables), *_sides_note(first.tags, (height, width)))
+    if base is None:
+        notes += _end_note(tables[0], structure)
     if len({coding.separate for coding in codings.values()}) > 1:
         tables = [_with(table, is_joined=table.coding.separate > 1) for table in tables]
     tables = [_as_rows(table, height, width) for table in tables]
@@ -146,16 +151,17 @@ def _coding_beside(
     base: tifffile.TiffPage | None,
 ) -> Coding:
     """Of a page with tags of its own beside the first one's, whose coding it is where it comes to the same."""
-    sides = (first.tags.imagelength, first.tags.imagewidth) == (page.tags.imagelength, page.tags.imagewidth)
-    own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if sides else samples
-    if not sides or own.meaning != samples.meaning:
+    alike = (first.tags.imagelength, first.tags.imagewidth) == (page.tags.imagelength, page.tags.imagewidth)
+    own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if alike else samples
+    if not alike or own.meaning != samples.meaning:
         raise unlike(first, page, name)
     turned, said = (tags.valueof(_ORIENTATION, 1) for tags in (page.tags.tags, first.tags.tags))
     if turned != said:
         raise BadInputError(
             f"{name}: {page.label} has Orientation {turned} where {first.label} has {said}: select one of them"
         )
-    beside = _coding(page.tags, own, f"{name}, {page.label}", base)
+    sides = int(page.tags.imagelength), int(page.tags.imagewidth)
+    beside = _coding(page.tags, own, f"{name}, {page.label}", base, sides)
     return coding if page.tags.hash == first.tags.hash and _same(beside, coding) else beside
 
 
@@ -177,10 +183,33 @@ def _unlike_note(tables: list[PageTable]) -> tuple[str, ...]:
     return (f"stored unlike {tables[0].label}, each is read by its own tags: {shown}",)
 
 
-def _coding(page: tifffile.TiffPage, samples: Samples, name: str, base: tifffile.TiffPage | None) -> Coding:
+def _sides_note(page: tifffile.TiffPage, sides: tuple[int, int]) -> tuple[str, ...]:
+    said = int(page.imagelength), int(page.imagewidth)
+    if said == sides:
+        return ()
+    return (f"its JPEG is of {sides[0]} x {sides[1]} pixels, which is read; the tags say {said[0]} x {said[1]}",)
+
+
+def _end_note(table: PageTable, structure: Structure) -> tuple[str, ...]:
+    """Of JPEGs without an end marker, by the first of them."""
+    stored = np.flatnonzero(~table.absent)
+    if table.coding.jpeg is None or table.coding.jpegheader is not None or not len(stored):
+        return ()
+    count = int(table.counts[stored[0]])
+    tail = min(count, _TAIL)
+    if b"\xff\xd9" in structure.bytes_at(int(table.offsets[stored[0]]) + count - tail, tail):
+        return ()
+    return ("JPEGs without an end marker: those are read whose data is whole",)
+
+
+def _coding(
+    page: tifffile.TiffPage, samples: Samples, name: str, base: tifffile.TiffPage | None, sides: tuple[int, int]
+) -> Coding:
+    """How a page of these (y, x) sides is cut and coded."""
     _check_compression(page, name)
-    separate, _, height, width, contiguous = page.shaped
-    tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
+    separate, _, _, _, contiguous = page.shaped
+    height, width = sides
+    tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, int(page.imagewidth))
     if min(height, width, *tile) < 1 or page.tiledepth > 1:
         raise BadInputError(
             f"{name}: image of {height} x {width} pixels in tiles of {tile[0]} x {tile[1]}; it is damaged"
@@ -230,9 +259,8 @@ def _check_compression(page: tifffile.TiffPage, name: str) -> None:
     if code in _UNCHECKED_FAX | GROUP_4_FAX and page.bitspersample != 1:
         # One flipped bit of this tag (7 to 3) gave zeros for a JPEG.
         raise BadInputError(f"{name}: compression {code} (fax) of {page.bitspersample}-bit samples; it is damaged")
-    parameters = page.tags.valueof(_LERC_PARAMETERS) if code in LERC else None
-    if isinstance(parameters, tuple) and len(parameters) > 1 and parameters[1] != 0:
-        raise BadInputError(f"{name}: LERC inside deflate or zstd is not read; convert it, to deflate for example")
+    if code in LERC and lerc_wrapping(page) not in (NONE, DEFLATE, ZSTD):
+        raise BadInputError(f"{name}: LERC inside codec {lerc_wrapping(page)} is not read; convert it, to deflate")
     if code in _UNCHECKED_FAX or code not in tifffile.TIFF.DECOMPRESSORS:
         kind = getattr(page.compression, "name", None)
         said = f"compression {code}" + (f" ({kind.lower()})" if kind else "")
@@ -261,20 +289,20 @@ def _table(page: FoundPage, coding: Coding, height: int) -> PageTable:
         np.minimum(np.asarray(values, np.uint64), np.uint64(2**62)).astype(np.int64)
         for values in (page.offsets, page.counts)
     )
-    if coding.compression == 1 and len(counts) == len(offsets) and bool(((counts == 0) & (offsets > 0)).any()):
-        # Some writers leave the counts of what is stored as it is to be worked out.
+    uncounted = coding.compression == 1 and not coding.is_tiled and len(counts) == len(offsets)
+    if uncounted and bool(((counts == 0) & (offsets > 0)).any()):
+        # Some writers leave the counts of rows to be worked out; a tile without bytes is absent to all readers.
         counts = np.where((counts == 0) & (offsets > 0), _plain_sizes(page.tags, coding, height, len(counts)), counts)
     return PageTable(coding, offsets, counts, page.jpegtables, page.label)
 
 
 def _plain_sizes(page: tifffile.TiffPage, coding: Coding, height: int, number: int) -> NDArray[np.int64]:
-    """Bytes of each uncompressed segment."""
+    """Bytes of each uncompressed strip."""
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 8 * coding.dtype.itemsize
     row = ceil_div(coding.tile[1] * coding.contiguous * bits, 8)
     rows = np.full(number, coding.tile[0], np.int64)
-    if not coding.is_tiled:
-        strips = coding.grid[0]
-        rows[strips - 1 :: strips] = height - coding.tile[0] * (strips - 1)
+    strips = coding.grid[0]
+    rows[strips - 1 :: strips] = height - coding.tile[0] * (strips - 1)
     return rows * row
 
 

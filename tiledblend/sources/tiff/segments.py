@@ -2,8 +2,8 @@
 
 A tile's own header may claim 65,500 x 65,500 pixels, and a JPEG cut off in the middle decodes to grey without an
 error: both must be found in the bytes. Markers: ITU-T T.81 annex B (JPEG), T.832 clause 8.3 (JPEG XR), T.6 clause
-2.4.1 (group 4 fax), ISO/IEC 18181-1 annex D (JPEG XL), Lerc2.h of Esri's lerc, PNG and WebP container specifications.
-JPEG 2000 is in `jpeg2000`.
+2.4.1 (group 4 fax), ISO/IEC 18181-1 annex D (JPEG XL), PNG and WebP container specifications. JPEG 2000 and LERC have
+modules of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from tiledblend.sources.pictures.png import check_png
 JPEG = frozenset({6, 7, 33007, 34892})
 PNG = frozenset({34933})
 WEBP = frozenset({34927, 50001})
-LERC = frozenset({34887})
 JPEG_XR = frozenset({22610, 34934})
 JPEG_XL = frozenset({50002, 52546})
 GROUP_4_FAX = frozenset({4})
@@ -24,22 +23,32 @@ GROUP_4_FAX = frozenset({4})
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS_SOF = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _FAX_TAIL = 16
+_EOI = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
 class JpegFrame:
-    """A JPEG stream's frame header. marker: SOF0 to SOF15. shape: (y, x). scan: where the first scan's data begins."""
+    """A JPEG stream's frame header. marker: SOF0 to SOF15. shape: (y, x). scan: where the first scan's data begins.
+
+    scanned: number of components in the first scan.
+    """
 
     marker: int
     bits: int
     shape: tuple[int, int]
     components: int
     scan: int
+    scanned: int
 
     @property
     def is_plain(self) -> bool:
         """8-bit Huffman-coded DCT, sequential or progressive, of one component or three."""
         return self.marker in (0xC0, 0xC1, 0xC2) and self.bits == 8 and self.components in (1, 3)
+
+    @property
+    def is_one_scan(self) -> bool:
+        """True when nothing can follow the first scan's data."""
+        return self.marker in (0xC0, 0xC1) and self.scanned == self.components
 
 
 class SegmentError(ValueError):
@@ -57,7 +66,7 @@ def check_segment(
 
     stored: (height, width, samples) of a whole tile or strip. needed: (height, width) of its part inside the image,
     which is all that some writers encode at the edges. frames: of the image's JPEG segments; None where
-    their header is kept elsewhere (NDPI). Returns a JPEG's frame.
+    their header is kept elsewhere (NDPI). Returns a JPEG's frame; whether its end is there, `has_end` tells.
     """
     if compression in JPEG:
         return None if frames is None else _check_jpeg(data, stored, needed, frames)
@@ -68,8 +77,6 @@ def check_segment(
         own = _png_shape(data)
     elif compression in WEBP:
         own = _webp_shape(data)
-    elif compression in LERC:
-        own = _lerc_shape(data, stored[2])
     elif compression in JPEG_XR:
         own = _jpegxr_shape(data)
     elif compression in JPEG_XL:
@@ -111,9 +118,17 @@ def _check_jpeg(data: bytes, stored: tuple[int, int, int], needed: tuple[int, in
         compare_sides((height, width), stored, needed)
         if components != stored[2]:
             raise SegmentError(f"its own header says {components} samples per pixel, the TIFF says {stored[2]}")
-    if data.rfind(b"\xff\xd9") < frame.scan:
-        raise SegmentError(f"truncated JPEG: no end marker in its {len(data)} bytes")
     return frame
+
+
+def has_end(data: bytes, frame: JpegFrame) -> bool:
+    """True when a JPEG stream has its end marker."""
+    return data.endswith(_EOI) or data.rfind(_EOI) >= frame.scan
+
+
+def no_end(data: bytes) -> SegmentError:
+    """The error of a JPEG stream without one."""
+    return SegmentError(f"truncated JPEG: no end marker in its {len(data)} bytes")
 
 
 def compare_sides(own: tuple[int, int], stored: tuple[int, int, int], needed: tuple[int, int]) -> None:
@@ -131,7 +146,7 @@ def jpeg_frame(data: bytes) -> JpegFrame:
     """The frame header of a JPEG stream. Raises SegmentError when it has none, or two.
 
     >>> jpeg_frame(bytes.fromhex("ffd8 ffc0000b 08 0010 0020 01 012200 ffda0008 01 0100 003f00 ffd9"))
-    JpegFrame(marker=192, bits=8, shape=(16, 32), components=1, scan=25)
+    JpegFrame(marker=192, bits=8, shape=(16, 32), components=1, scan=25, scanned=1)
     """
     if data[:2] != b"\xff\xd8":
         raise SegmentError(f"not a JPEG (first bytes {data[:4].hex(' ')})")
@@ -155,6 +170,7 @@ def jpeg_frame(data: bytes) -> JpegFrame:
             if found is not None:
                 raise SegmentError("damaged JPEG: two frame headers")
             found = marker, bits, (height, width), components
+        scanned = data[at + 4]
         at += 2 + length
         if marker == 0xDA:
             break
@@ -162,7 +178,7 @@ def jpeg_frame(data: bytes) -> JpegFrame:
         raise SegmentError("truncated JPEG: its header does not end")
     if found is None:
         raise SegmentError("damaged JPEG: no frame header")
-    return JpegFrame(*found, at)
+    return JpegFrame(*found, at, scanned)
 
 
 def _png_shape(data: bytes) -> tuple[int, int]:
@@ -186,20 +202,6 @@ def _webp_shape(data: bytes) -> tuple[int, int]:
         return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
     width, height = struct.unpack("<HH", data[26:30])
     return height & 0x3FFF, width & 0x3FFF
-
-
-def _lerc_shape(data: bytes, samples: int) -> tuple[int, int]:
-    """Of the first blob; there may be one for each sample, one after the other."""
-    version = int.from_bytes(data[6:10], "little")
-    if data[:6] != b"Lerc2 " or len(data) < 40 or not 1 <= version <= 6:
-        raise SegmentError("not a Lerc2 blob (Lerc1, and LERC inside deflate or zstd, are not read)")
-    at = 14 if version >= 3 else 10  # a checksum stands before the sizes from version 3 on
-    height, width, depth = struct.unpack("<iii", data[at : at + 12])
-    inside = depth if version >= 4 else 1
-    blobs = data.count(b"Lerc2 ")
-    if not 1 <= inside * blobs <= samples:
-        raise SegmentError(f"its own header says {inside * blobs} samples per pixel, the TIFF says {samples}")
-    return height, width
 
 
 def _jpegxr_shape(data: bytes) -> tuple[int, int]:
