@@ -301,6 +301,14 @@ def room_text(folder: str, planned: Plan) -> str:
     )
 
 
+def ozx_room_text(folder: str, planned: Plan) -> str:
+    """The line of a plan that says how much room an .ozx and its parts need."""
+    return (
+        f"room     up to {amount(2 * planned.raw_bytes)} until it is done, before compression: the file, and its parts "
+        f"in {folder}"
+    )
+
+
 def four_digits(value: float) -> str:
     """Four digits, or all of a larger number's whole ones.
 
@@ -324,7 +332,11 @@ def _seam_text(seam: Seam) -> str:
     how = f"a sample, {counted(seam.windows, 'window', 'windows')}" if seam.sampled else "all"
     rows: list[tuple[str, Step]] = [("hard edge", seam.before), (f"feather {seam.feather}", seam.after)]
     rows += [(f"feather {name}", step) for name, step in seam.widths]
+    for match in seam.matches:
+        if match.hard is not None and match.feathered is not None:
+            rows += [(f"{match.by}, hard edge", match.hard), (f"{match.by}, {seam.feather}", match.feathered)]
     rows.append(("images alone", seam.images))
     lines = [f"  {name:<18}{four_digits(step.mean):>10}{four_digits(step.p99):>10}" for name, step in rows]
     head = f"  {'step across edge':<18}{'mean':>10}{'99 %':>10}"
-    return "\n".join([title, f"  {seam.pairs:,} pairs of pixels across the edge ({how})", head, *lines])
+    left_out = [f"  match {match.by} is left out: {match.reason}" for match in seam.matches if match.tone is None]
+    return "\n".join([title, f"  {seam.pairs:,} pairs of pixels across the edge ({how})", head, *lines, *left_out])

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tiledblend.bytes.archive_objects import open_result
 from tiledblend.bytes.buckets import path_of_file_url, scheme_of
-from tiledblend.bytes.objects import open_store
 from tiledblend.containers.omezarr.documents import read_attributes, result_layout
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import input_fingerprints
@@ -36,7 +36,7 @@ def origin_of(uri: str, *, inputs: bool = False) -> Origin | None:
     """
     if uri.lower().startswith(("http://", "https://")):
         return None  # results are not written there
-    attributes = read_attributes(open_store(uri))
+    attributes = read_attributes(open_result(uri))
     layout = result_layout(attributes)
     if attributes is None or layout is None:
         return None
