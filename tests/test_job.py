@@ -252,7 +252,7 @@ def test_output_flag_wins_over_the_jobs_path(slides: Slides, tmp_path: Path, mon
         (["--feather", "3", "--layer", "{image: a.tif}"], "--feather belongs to an image; give BASE"),
         (["b.tif", "--offset", "3"], "--offset '3' is not of the form Y,X"),
         (["b.tif", "--mask-values", "some"], "--mask-values 'some' is not understood"),
-        (["b.tif", "--levels", "many"], "--levels 'many' must be auto or a number"),
+        (["b.tif", "--levels", "many"], "--levels 'many' must be auto, keep or a number"),
         (["b.tif", "--background", "red"], "--background 'red' is not of the form numbers"),
         (["b.tif", "--layer", "[1]"], "--layer 1: holds a list"),
         ([], "nothing to blend"),

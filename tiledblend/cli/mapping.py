@@ -22,6 +22,7 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
+    from tiledblend.run.ometiff import Storing
     from tiledblend.run.options import ClusterOptions
     from tiledblend.run.origin import Origin
 
@@ -205,3 +206,11 @@ def is_image(path: str) -> bool:
     from tiledblend.look.pictures import is_image_path
 
     return is_image_path(path)
+
+
+def storing_of(job: Job) -> Storing:
+    """How the job's OME-TIFF is to be stored."""
+    from tiledblend.run.ometiff import Storing
+
+    said = job.mapping.get("output", {})
+    return Storing(job.compression, job.keep_levels, said.get("chunk"), said.get("shard"))

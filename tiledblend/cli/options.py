@@ -12,7 +12,7 @@ import click
 from tiledblend.cli.sections import Option
 
 OPERATORS = ("normal", "multiply", "screen", "darken", "lighten", "difference")
-COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
+COMPRESSIONS = "keep|deflate|zstd|jpeg[:Q]|jpeg2000|none"
 
 Decorator = Callable[[Any], Any]
 
@@ -116,9 +116,13 @@ output_options = _stacked(
     output("-o", "--output", metavar="OUT", help="New OME-Zarr or .ome.tif, or a small .png, .jpg or .tif."),
     output("--chunk", type=int, metavar="PX", help="Side of what is compressed at once. [512]"),
     output("--shard", type=int, metavar="PX", help="Side of one stored object. [4096]"),
-    output("--levels", metavar="auto|N", help="Pyramid levels. [auto]"),
+    output("--levels", metavar="auto|keep|N", help="Pyramid levels; keep: the base's own. [auto]"),
     output("--codec", metavar="NAME:LEVEL", help="Lossless compression. [zstd:1]"),
-    output("--compression", metavar=COMPRESSIONS, help="Of a .ome.tif; jpeg loses detail. [deflate]"),
+    output(
+        "--compression",
+        metavar=COMPRESSIONS,
+        help="Of a .ome.tif; keep: as the base is. [keep over JPEG tiles, else deflate]",
+    ),
     output("--ome-zarr", type=click.Choice(["0.6", "0.5", "0.4"]), help="Version of the format. [0.5]"),
     output("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
 )
