@@ -24,7 +24,7 @@ from tiledblend.compose.composed import canvas_views
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of, stored_paths
-from tiledblend.describe.job import Job
+from tiledblend.describe.job import Job, with_matches
 from tiledblend.describe.publishing import text_without_folders
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 from tiledblend.look.lines import amount, four_digits
@@ -52,6 +52,13 @@ _DEFAULTS: dict[str, Any] = {
     "channels": None,
     "plane": [],
     "allow_sparse": False,
+}
+
+
+_MODES = {
+    "over": "From the bottom: out = w · layer + (1 − w) · out.",
+    "average": "Σ w · layer / Σ w.",
+    "stack": "The channels of all layers, each layer alone: w · layer + (1 − w) · background.",
 }
 
 
@@ -86,8 +93,9 @@ def write_report(
 def _rendered(job: Job, made: Made, threads: int) -> str:
     from jinja2 import Environment
 
-    composite = job.composite
-    scene, known = decide(composite), fingerprint(composite)
+    scene = decide(job.composite)
+    composite = scene.composite
+    known = fingerprint(composite)
     template = files("tiledblend.look").joinpath("record.html").read_text("utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     return page.render(
@@ -97,9 +105,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
         methods=without_secrets(methods_text(scene, made)),
         pictures=list(_pictures(scene, made)),
         inputs=[_input(s, f) for s, f in zip(sources_of(composite), known["inputs"], strict=True)],
-        mode={"over": "From the bottom: out = w · layer + (1 − w) · out.", "average": "Σ w · layer / Σ w."}[
-            composite.mode
-        ],
+        mode=_MODES[composite.mode],
         layers=[_layer(layer) for layer in known["layers"]],
         seams=[_seam(seam) for seam in measure_seams(scene, threads=threads) if seam.pairs],
         tables=[
@@ -107,8 +113,13 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
             ("Run", list(_run_rows(made))),
             ("Software", list(_software_rows())),
         ],
-        job=without_secrets(yaml.safe_dump(job.mapping, sort_keys=False, allow_unicode=True, width=math.inf)),
+        job=without_secrets(_yaml(with_matches(job.mapping, composite))),
     )
+
+
+def _yaml(mapping: dict[str, Any]) -> str:
+    """One line a value, however long."""
+    return str(yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=math.inf))
 
 
 def without_secrets(text: str) -> str:
