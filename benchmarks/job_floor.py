@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from tiledblend.bytes.objects import DirectoryStore
-from tiledblend.containers.omezarr.layout import ArrayLayout, TileWriter
+from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.omezarr.writer import TileWriter
 from tiledblend.guard.process import prepare_process
 from tiledblend.kernels.halve import halve_tile
 from tiledblend.sources import open_source

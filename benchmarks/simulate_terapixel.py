@@ -24,15 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.compose.pyramid import TileStats
-from tiledblend.containers.commit import begin
-from tiledblend.containers.omezarr.layout import Receipt
+from tiledblend.containers.output import begin
+from tiledblend.containers.receipts import Receipt
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Layer
 from tiledblend.geometry import Region, Tile
 from tiledblend.run.cluster import open_client
-from tiledblend.run.driver import TASKS_PER_THREAD, ProgressEvent, TileJob, TileResult, _Run
+from tiledblend.run.connection import TASKS_PER_THREAD
 from tiledblend.run.options import ClusterOptions
 from tiledblend.run.plan import plan
+from tiledblend.run.report import ProgressEvent
+from tiledblend.run.stages import Stages
+from tiledblend.run.tasks import TileJob, TileResult
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 
 
@@ -110,7 +113,7 @@ def simulate(side: int, threads: int, folder: Path) -> Simulation:
         def progress(event: ProgressEvent) -> None:
             found.watch(event, client, started, before)
 
-        run = _Run(planned, output, (composite.layers[0].image.fingerprint(),), progress, threading.Event())
+        run = Stages(planned, output, (composite.layers[0].image.fingerprint(),), progress, threading.Event())
         run.job = FreeJob(planned.scene, planned.layout, output.store, run.job.inputs)
         running = time.monotonic()
         run.make_tiles(client, ClusterOptions(), None, False)

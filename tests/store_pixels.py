@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.containers.commit import Output, begin, commit
-from tiledblend.containers.omezarr.documents import ImageMetadata
-from tiledblend.containers.omezarr.layout import ArrayLayout, TileWriter
+from tiledblend.containers.commit import commit
+from tiledblend.containers.image import ImageMetadata
+from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.omezarr.writer import TileWriter
+from tiledblend.containers.output import Output, begin
 
 Array = NDArray[Any]
 JOB = {"feather": {"sigma": 16}, "inputs": ["a.svs"]}

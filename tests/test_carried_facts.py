@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from tiledblend.run.tiff_export import export_ometiff
+from tiledblend.run.ometiff import export_ometiff
 from tiledblend.sources import from_array, open_source
 
 PIXELS = np.random.default_rng(5).integers(0, 256, (48, 64, 3), dtype=np.uint8)

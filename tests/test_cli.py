@@ -29,7 +29,7 @@ from tiledblend.cli.main import VERBS
 from tiledblend.cli.sections import SECTIONS
 from tiledblend.demo.tissue import Slides
 from tiledblend.look.lines import _bar
-from tiledblend.run.driver import ProgressEvent
+from tiledblend.run.report import ProgressEvent
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha
 
@@ -130,7 +130,7 @@ def test_plan_does_not_wait_for_an_output_that_does_not_answer(
     def silent(*_: object) -> None:
         time.sleep(20)
 
-    monkeypatch.setattr("tiledblend.containers.commit.refuse_taken", silent)
+    monkeypatch.setattr("tiledblend.containers.output.refuse_taken", silent)
     monkeypatch.setattr("tiledblend.run.waiting.ANSWER_SECONDS", 0.5)
     planned = command("plan", slides.base, "-o", "s3://bucket/out.ome.zarr", "--json")
     assert (planned.code, json.loads(planned.out)["refused"]) == (0, "s3://bucket/out.ome.zarr: no answer in 0.5 s")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema.exceptions import ValidationError
 
 from tiledblend.cli.main import cli
 from tiledblend.cli.mapping import job_mapping
@@ -138,6 +139,24 @@ def test_alias_bomb_is_refused_quickly(tmp_path: Path) -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     with pytest.raises(UsageError, match="aliases expand to more than"):
         jobs.load_job(write_job(tmp_path, "\n".join(lines)))
+
+
+def test_json_has_yamls_bound(tmp_path: Path) -> None:
+    many = {"layers": [{"image": "a.tif", "wrong": index} for index in range(60_000)]}
+    with pytest.raises(UsageError, match=r"a\.json: has more than 100,000 entries"):
+        jobs.load_job(write_job(tmp_path, json.dumps(many), "a.json"))
+    with pytest.raises(UsageError, match="has more than 100,000 entries"):
+        jobs.build(many, where="a description")
+
+
+def test_the_schema_stops_at_its_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {"layers": [{"image": "a.tif", "wrong": index} for index in range(9_000)]}
+    made = list[object]()
+    init = ValidationError.__init__
+    monkeypatch.setattr(ValidationError, "__init__", lambda self, *a, **k: (made.append(self), init(self, *a, **k))[1])
+    with pytest.raises(UsageError, match=r"unknown key 'wrong' in layers\[0\]"):
+        jobs.load_job(write_job(tmp_path, json.dumps(many), "a.json"))
+    assert 0 < len(made) < 10
 
 
 def test_too_large_missing_and_binary_files(tmp_path: Path) -> None:

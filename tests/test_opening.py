@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from PIL import Image
 
@@ -68,9 +69,13 @@ def test_format_is_known_by_content_not_by_name(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (
-            b"%PDF-1.7 not an image",
-            "not an image that tiledblend reads (first bytes 25 50 44 46 2d 31 2e 37); it reads TIFF",
+            b"%!PS-1.7 not an image",
+            "not an image that tiledblend reads (first bytes 25 21 50 53 2d 31 2e 37); it reads TIFF",
         ),
+        (b"%PDF-1.7", "is a PDF, which is not read; export the picture as TIFF"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(60), "is an HDF5 file (Imaris, BigDataViewer and others), which is not read"),
+        (b"\xda\xce\xbe\x0a" + bytes(60), "is a Nikon ND2 file, which is not read; export it as OME-TIFF"),
+        (b"\x93NUMPY\1\0", "is a numpy array, which is not read; give it from Python"),
         (b"", "the file is empty"),
         (b"PK\x03\x04 zip", "is a zip archive; unpack it first"),
     ],
@@ -81,6 +86,35 @@ def test_not_an_image(tmp_path: Path, content: bytes, reason: str) -> None:
     with pytest.raises(BadInputError) as caught:
         open_source(path)
     assert f"{path}: {reason}" in one_line(caught)
+
+
+@pytest.mark.parametrize("address", ["http:/host/a.tif", "https:/host/a.zarr", "s3:/bucket/a.zarr", "GS:/bucket/a"])
+def test_an_address_that_lost_a_slash(address: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        open_source(Path(address.replace(":/", "://")) if "host" in address else address)
+    assert f"{address}: is an address with one slash: give {address.replace(':/', '://')} as text" in one_line(caught)
+
+
+def test_a_file_address_has_one_slash_or_three(tmp_path: Path) -> None:
+    Image.fromarray(RGBA).save(tmp_path / "a.png")
+    for address in (f"file:{tmp_path}/a.png", f"file://{tmp_path}/a.png"):
+        assert open_source(address).shape == RGBA.shape[:2]
+
+
+def test_a_vsi_is_not_taken_for_its_overview(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.vsi", RGBA)
+    with pytest.raises(BadInputError) as caught:
+        open_source(tmp_path / "a.vsi")
+    assert "is an Olympus VSI, whose slide is in .ets files" in one_line(caught)
+
+
+def test_parts_of_a_mirax_slide_name_the_file_to_give(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "Slidedat.ini").write_text("[GENERAL]")
+    for path in (tmp_path / "s", tmp_path / "s" / "Slidedat.ini"):
+        with pytest.raises(BadInputError) as caught:
+            open_source(path)
+        assert f"is part of a MIRAX slide; give {tmp_path / 's'}.mrxs" in one_line(caught)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.compose import weights
 from tiledblend.containers.omezarr.codecs import encoder, stated_size
 from tiledblend.containers.omezarr.documents import array_documents
-from tiledblend.containers.omezarr.layout import TileWriter
 from tiledblend.containers.omezarr.spec import Codec, OutputSpec
+from tiledblend.containers.omezarr.writer import TileWriter
 from tiledblend.containers.verify import verify
 from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.composite import Composite
@@ -31,8 +31,9 @@ from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
 from tiledblend.errors import BadInputError
 from tiledblend.kernels.feather import FeatheredMask
-from tiledblend.run.driver import TileJob, write
+from tiledblend.run.driver import write
 from tiledblend.run.plan import plan
+from tiledblend.run.tasks import TileJob
 from tiledblend.sources import Alpha, from_array
 from tiledblend.sources.zarr import encoded
 

@@ -115,7 +115,7 @@ def window(start: float, end: float) -> dict[str, Any]:
     return {"window": {"start": start, "end": end, "min": 0, "max": 65535}, "color": "00FF00", "label": "x"}
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("version", ["0.4", "0.5", "0.6"])
 def test_windows_are_carried_and_made_from_the_data_where_there_are_none(tmp_path: Path, version: str) -> None:
     values = RNG.integers(200, 1200, (2, 96, 96)).astype(np.uint16)
     named = image(tmp_path / "a", values, channels=[window(5, 900), window(10, 70)])

@@ -27,8 +27,8 @@ import tiledblend as tb
 from tiledblend.bytes.buckets import forget_clients
 from tiledblend.bytes.objects import DirectoryStore, ObjectStore, open_store
 from tiledblend.demo.tissue import Slides
-from tiledblend.run.driver import TileJob
 from tiledblend.run.plan import plan
+from tiledblend.run.tasks import TileJob
 from tiledblend.sources.opening import forget_sources
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]

@@ -31,7 +31,7 @@ from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, Usage
 from tiledblend.geometry import Region, Tile
 from tiledblend.look.lines import run_text
 from tiledblend.run.cluster import open_client
-from tiledblend.run.driver import TileJob
+from tiledblend.run.tasks import TileJob
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 
 Array = NDArray[Any]
@@ -380,7 +380,7 @@ def test_a_source_without_weight_is_not_read(tmp_path: Path) -> None:
 
 def test_task_arguments_are_small() -> None:
     """What goes to the workers names its sources; only arrays in memory travel."""
-    from tiledblend.run.driver import TileJob
+    from tiledblend.run.tasks import TileJob
 
     planned = tb.plan(Composite([Layer(Breaking((100_000, 100_000)))]))
     job = TileJob(planned.scene, planned.layout, None, ())  # type: ignore[arg-type]

@@ -179,6 +179,20 @@ def test_what_openslide_refuses_is_one_line(tmp_path: Path) -> None:
         open_source(czi)
 
 
+@pytest.mark.parametrize("kind", ["Ventana BIF", "MIRAX (MRXS)", "DICOM WSI"])
+def test_behind_a_web_server_it_says_to_copy_it(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("obstore")
+    from range_server import range_server
+
+    path = made(kind, tmp_path).path
+    path = path / "level0.dcm" if path.is_dir() else path
+    with (
+        range_server(tmp_path) as address,
+        pytest.raises(BadInputError, match="from this machine's disks only; copy it"),
+    ):
+        open_source(f"{address}/{path.relative_to(tmp_path)}")
+
+
 def test_without_openslide_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made("Ventana BIF", tmp_path).path
     monkeypatch.setitem(sys.modules, "openslide", None)

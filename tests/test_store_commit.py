@@ -13,12 +13,14 @@ from store_pixels import JOB, make_layout, random_pyramid, write_missing, write_
 
 from tiledblend.bytes import exchange as exchanges
 from tiledblend.bytes.objects import TEMPORARY_PREFIX
-from tiledblend.containers import commit as commits
 from tiledblend.containers import lock as locks
-from tiledblend.containers.commit import begin, clean, commit
+from tiledblend.containers.commit import clean, commit
+from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ledger import Ledger, Part
-from tiledblend.containers.omezarr.documents import ImageMetadata
-from tiledblend.containers.omezarr.layout import Receipt, TileWriter
+from tiledblend.containers.omezarr.place import ZarrPlace
+from tiledblend.containers.omezarr.writer import TileWriter
+from tiledblend.containers.output import begin
+from tiledblend.containers.receipts import Receipt
 from tiledblend.containers.verify import verify
 from tiledblend.errors import RefusedError, StorageError, VerificationError
 from tiledblend.geometry import Tile
@@ -196,7 +198,7 @@ def test_resume_of_an_unfinished_run_reads_what_is_there(tmp_path: Path, undistu
     assert tree(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("dies_in", ["record", "flush", "_hide"])
+@pytest.mark.parametrize("dies_in", ["record", "flush", "hide"])
 def test_a_death_at_the_start_of_a_repair(
     tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, dies_in: str
 ) -> None:
@@ -207,7 +209,7 @@ def test_a_death_at_the_start_of_a_repair(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(*((commits, dies_in) if dies_in == "_hide" else (Ledger, dies_in)), die)
+        patched.setattr(*((ZarrPlace, dies_in) if dies_in == "hide" else (Ledger, dies_in)), die)
         patched.setattr(Ledger, "close", die)
         with pytest.raises(KeyboardInterrupt):
             begin(str(tmp_path / "o"), LAYOUT, job=JOB, resume=True)
@@ -401,7 +403,7 @@ def test_clean_keeps_a_complete_result(tmp_path: Path, monkeypatch: pytest.Monke
     output = begin(str(tmp_path / "o"), LAYOUT, job=JOB)
     write_missing(output, LEVELS)
     with monkeypatch.context() as patched:
-        patched.setattr(commits, "_finish", lambda output: None)
+        patched.setattr(Ledger, "remove", Ledger.close)
         commit(output, IMAGE)
     output.close()
     assert clean(str(tmp_path / "o")).finished

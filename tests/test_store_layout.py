@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from store_pixels import make_layout, random_pyramid, write_result, write_tile
 
 from tiledblend.bytes.objects import DirectoryStore
-from tiledblend.containers.omezarr.layout import ArrayLayout, ShardIndex, TileWriter
+from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import Codec, OutputSpec
+from tiledblend.containers.omezarr.stored import ShardIndex
+from tiledblend.containers.omezarr.writer import TileWriter
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Tile
 
@@ -150,7 +152,7 @@ def test_tiles_own_every_planned_object_once(layout: ArrayLayout) -> None:
 
 
 def test_inner_chunks_outside_the_level_are_absent(tmp_path: Path) -> None:
-    from tiledblend.containers.omezarr.layout import ShardIndex
+    from tiledblend.containers.omezarr.stored import ShardIndex
 
     layout = make_layout((20, 40), levels=1, shard=64)
     write_tile(DirectoryStore(tmp_path), layout, Tile(0, 0, 0), [np.zeros((20, 40, 3), "uint8")])

@@ -17,8 +17,9 @@ from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.containers import ledger as ledgers
 from tiledblend.containers.ledger import Ledger, Part, differences
 from tiledblend.containers.lock import Holder, Lock
-from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
+from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.receipts import Receipt
 from tiledblend.errors import RefusedError, StorageError
 from tiledblend.geometry import Tile
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_pixels import make_layout, write_result
+from store_pixels import make_layout, random_pyramid, write_missing, write_result
 
-from tiledblend.containers.omezarr.documents import ImageMetadata, root_attributes
+from tiledblend.containers.commit import commit
+from tiledblend.containers.image import ImageMetadata
+from tiledblend.containers.omezarr.documents import root_attributes
+from tiledblend.containers.output import begin
 from tiledblend.errors import UsageError
 
 KINDS: list[dict[str, Any]] = [
@@ -44,6 +47,30 @@ def test_attributes_validate(kind: dict[str, Any], version: str, size: tuple[flo
     attributes = root_attributes(make_layout((70, 50), ome_zarr=version, **kind), ImageMetadata("x", size))
     own = attributes if version == "0.5" else {key: attributes[key] for key in ("multiscales", "omero")}
     yaozarrs.validate_ome_object(own["ome"] if version == "0.5" else own)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [None, (0.5, 0.25)])
+def test_0_6_is_what_its_readers_take(tmp_path: Path, kind: dict[str, Any], size: tuple[float, float] | None) -> None:
+    layout = make_layout((70, 50), levels=2, ome_zarr="0.6", **kind)
+    path = tmp_path / "out.ome.zarr"
+    output = begin(str(path), layout, job={"by": "test"})
+    write_missing(output, random_pyramid(layout))
+    commit(output, ImageMetadata("x", size, origin_um=(10.0, 20.0) if size else None))
+    attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+    assert attributes["ome"]["version"] == "0.6"
+    ngff_zarr = pytest.importorskip("ngff_zarr")
+    ngff_zarr.validate(attributes, version="0.6", strict=False)
+    images = ngff_zarr.from_ngff_zarr(str(path), validate=True).images
+    y, x = size or (1.0, 1.0)
+    assert [(i.scale["y"], i.scale["x"]) for i in images] == [(y, x), (2 * y, 2 * x)]
+    if size is not None:
+        places = [(i.translation["y"], i.translation["x"]) for i in images]
+        assert places == [(10, 20), (10 + y / 2, 20 + x / 2)]
+    models = pytest.importorskip("ome_zarr_models.v06")
+    import zarr
+
+    models.Image.from_zarr(zarr.open_group(str(path), mode="r"))
 
 
 def test_scale_translation_and_units() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiledblend.containers import receipts as receipt_tables
-from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
+from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
-from tiledblend.containers.receipts import OBJECT_BYTES, Receipts, ReceiptTable
+from tiledblend.containers.receipts import OBJECT_BYTES, Receipt, Receipts, ReceiptTable
 from tiledblend.errors import ResourceError
 from tiledblend.geometry import Tile
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_pixels import JOB, make_layout, write_result
 
-from tiledblend.containers.commit import begin
+from tiledblend.containers.output import begin
 from tiledblend.containers.verify import verify
 from tiledblend.errors import BadInputError, UsageError, VerificationError
 

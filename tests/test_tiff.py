@@ -33,7 +33,7 @@ from tiledblend.sources.tiff.colours import ycbcr_to_rgb
 from tiledblend.sources.tiff.jpeg2000 import JPEG_2000, Jpeg2000
 from tiledblend.sources.tiff.kept import PartlyUsed
 from tiledblend.sources.tiff.large import LargeTiles
-from tiledblend.sources.tiff.metadata import ome_facts, resolution_facts, svs_facts
+from tiledblend.sources.tiff.metadata import resolution_facts, scanner_facts
 from tiledblend.sources.tiff.reading import LevelReader
 from tiledblend.sources.tiff.samples import interpret
 from tiledblend.sources.tiff.segments import JpegFrames, SegmentError, check_segment, jpeg_frame
@@ -476,15 +476,13 @@ def test_series_are_chosen_and_listed(tmp_path: Path) -> None:
 
 
 def test_pixel_sizes() -> None:
-    assert svs_facts("Aperio Image Library |MPP = 0.2521|AppMag = 40").pixel_size_um == (0.2521, 0.2521)
-    assert svs_facts("Aperio Image Library |MPP = nothing").pixel_size_um is None
+    assert scanner_facts("Aperio Image Library |MPP = 0.2521|AppMag = 40").pixel_size_um == (0.2521, 0.2521)
+    assert scanner_facts("Aperio Image Library |MPP = nothing").pixel_size_um is None
     for dpi in (72, 96, 300, 600, 1200, 2400):
         assert resolution_facts(2, (dpi, 1), (dpi, 1)).pixel_size_um is None
     assert resolution_facts(3, (2834, 100), (2834, 100)).pixel_size_um is None
     assert resolution_facts(1, (20000, 1), (20000, 1)).pixel_size_um is None
     assert resolution_facts(3, (1, 0), (0, 0)).pixel_size_um is None
-    assert ome_facts("<not xml", 0).pixel_size_um is None
-    assert ome_facts("<OME><Image><Pixels PhysicalSizeX='1' PhysicalSizeXUnit='pixel'/></Image></OME>", 0).names == ()
 
 
 def test_imagej_pixel_size_and_icc(tmp_path: Path) -> None:

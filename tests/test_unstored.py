@@ -17,9 +17,9 @@ import tiledblend as tb
 from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region, Tile
-from tiledblend.run.driver import TileJob
+from tiledblend.run.tasks import TileJob
 from tiledblend.sources import open_source
-from tiledblend.sources.zarr import stored as zarr_stored
+from tiledblend.sources.zarr import grid as zarr_grid
 
 IMAGE = np.random.default_rng(3).integers(1, 256, (3, 300, 400), dtype=np.uint8)
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -136,7 +136,7 @@ def test_chunks_that_a_shard_lacks_are_counted(
 ) -> None:
     """By the plan where the shards are few files, else as they are read; in each case once."""
     if not ahead:
-        monkeypatch.setattr(zarr_stored, "MOST_INDICES", 34)
+        monkeypatch.setattr(zarr_grid, "MOST_INDICES", 34)
     values = IMAGE.copy()
     values[:, 32:64, 64:128] = 0  # zarr-python leaves them out
     path = store(tmp_path / "a.zarr", values, **LAYOUTS["sharded"])
@@ -194,7 +194,7 @@ def test_a_chunk_that_a_shard_of_a_result_lacks_is_refused(
         assert "level 0: 1 of 105 chunks are not stored" in refused.error
         assert "the first at [192:256, 128:192]" in refused.error
     assert not list(tmp_path.glob("out*"))
-    monkeypatch.setattr(zarr_stored, "MOST_INDICES", 0)
+    monkeypatch.setattr(zarr_grid, "MOST_INDICES", 0)
     refused = command(*again)
     assert refused.code == 4
     assert f"{result}" in refused.error
@@ -255,7 +255,7 @@ def test_a_shape_raised_by_a_bit_is_not_silent(tmp_path: Path, layout: str) -> N
 
 
 def test_what_another_run_left_in_this_thread_is_not_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zarr_stored, "MOST_INDICES", 0)
+    monkeypatch.setattr(zarr_grid, "MOST_INDICES", 0)
     values = IMAGE.copy()
     values[:, 32:64, 64:128] = 0
     source = open_source(store(tmp_path / "a.zarr", values, **LAYOUTS["sharded"]))

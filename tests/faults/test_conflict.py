@@ -12,8 +12,8 @@ import pytest
 import tiledblend as tb
 from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.containers.ledger import Ledger, Part
-from tiledblend.containers.omezarr.layout import Receipt
 from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.receipts import Receipt
 from tiledblend.containers.verify import verify
 from tiledblend.errors import RefusedError, VerificationError
 from tiledblend.geometry import Tile

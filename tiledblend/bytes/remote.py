@@ -57,6 +57,14 @@ class StoredState:
         return self.etag or self.modified
 
 
+class LargerError(BadInputError):
+    """An object that has more bytes than one of its kind. state: what it is."""
+
+    def __init__(self, uri: str, state: StoredState, limit: int) -> None:
+        super().__init__(f"{uri}: has {state.size:,} bytes, more than an object of its kind ({limit:,})")
+        self.state = state
+
+
 class Expected:
     """Requests under way for bytes that will be read once, until they were. Thread-safe; at most `EXPECTED_BYTES`."""
 
@@ -408,7 +416,7 @@ def whole(uri: str, limit: int) -> tuple[StoredState, bytes]:
     root, key = _split(uri)
     answer = obstore.get(client_of(root), key)
     if answer.meta["size"] > limit:
-        raise BadInputError(f"{uri}: has {answer.meta['size']:,} bytes, more than an object of its kind ({limit:,})")
+        raise LargerError(uri, _state_of(answer.meta), limit)
     return _state_of(answer.meta), bytes(answer.bytes())
 
 

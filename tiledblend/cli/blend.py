@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
-    from tiledblend.run.driver import RunReport
+    from tiledblend.run.ometiff import ExportReport
     from tiledblend.run.options import ClusterOptions
-    from tiledblend.run.tiff_export import ExportReport
+    from tiledblend.run.plan import Plan
+    from tiledblend.run.report import RunReport
     from tiledblend.sources.base import Unstored
 
 
@@ -83,9 +84,8 @@ def command(
     if job.compression is not None and not is_ometiff_path(path):
         raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
     if is_ometiff_path(path):
-        run, file = _blend_to_ometiff(job, path, cluster, how)
-        for warning in run.warnings:
-            report.say(f"note: {warning}")
+        planned, (run, file) = _blend_to_ometiff(job, path, cluster, how)
+        _tell_new(run.warnings, planned)
         whole = run.as_dict() | {"file": file.as_dict() if file else None}
         if file:
             compression = job.compression or "deflate"
@@ -94,21 +94,18 @@ def command(
         return
     if is_image(path):
         if resume or replace or share or finish:
-            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr output")
+            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr or .ome.tif")
         if ignored := [name for name in SCHEDULER_KEYS if flags[name]]:
             raise UsageError(
                 f"{path}: one image is made in this process, on no cluster; leave out {flag_of(ignored[0])}"
             )
         cannot_resume()
         result = _blend_to_image(job, path)
-        for warning in result["warnings"]:
-            report.say(f"note: {warning}")
         _write_report(report_path, job, path, f"a {Path(path).suffix[1:].upper()} image", result)
         show(json.dumps(result) if as_json else report.image_text(result))
         return
-    done = _blend_to_zarr(job, path, cluster, how)
-    for warning in done.warnings:
-        report.say(f"note: {warning}")
+    planned, done = _blend_to_zarr(job, path, cluster, how)
+    _tell_new(done.warnings, planned)
     if done.complete:
         output = job.output
         levels = report.counted(done.levels, "level", "levels")
@@ -147,18 +144,24 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     from tiledblend.compose.lazy import to_array_of
     from tiledblend.compose.scene import decide
     from tiledblend.describe.fingerprint import sources_of
+    from tiledblend.look.lines import say
     from tiledblend.look.pictures import check_image_output, write_image
+    from tiledblend.run.notes import notes_of
     from tiledblend.run.plan import find_unstored, unstored_found
 
     composite = job.composite
     has_alpha = composite.has_alpha
     check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
     scene = decide(composite)
-    lacking = find_unstored(scene)
+    lacking, notes = find_unstored(scene), list(notes_of(scene))
+    _tell(notes, lacking)
     started = time.perf_counter()
     size = write_image(to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
     sources = enumerate(sources_of(composite))
     missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
+    found = unstored_found(composite, lacking, missed)
+    for one in found:
+        say(f"warning: {one}")
     height, width = composite.shape
     return {
         "uri": path,
@@ -168,27 +171,38 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
         "bytes_written": size,
         "pixels": height * width,
         "seconds": round(time.perf_counter() - started, 3),
-        "warnings": [str(found) for found in unstored_found(composite, lacking, missed)],
+        "warnings": [*notes, *map(str, found)],
     }
 
 
-def _warn_of_unstored(unstored: Mapping[tuple[int, int], Unstored]) -> None:
-    """At the start, when something can still be done; the end says it again."""
+def _tell(notes: Iterable[str], unstored: Mapping[tuple[int, int], Unstored]) -> None:
+    """At the start, when something can still be done."""
     from tiledblend.look.lines import say
 
+    for note in notes:
+        say(f"note: {note}")
     for found in unstored.values():
         say(f"warning: {found}")
 
 
-def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]) -> RunReport:
+def _tell_new(warnings: Iterable[str], planned: Plan) -> None:
+    """At the end: what was not noted at the start, and once more what was lost."""
+    from tiledblend.look.lines import say
+
+    for warning in warnings:
+        if warning not in planned.notes:
+            say(f"warning: {warning}")
+
+
+def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]) -> tuple[Plan, RunReport]:
     from tiledblend.look import lines as report
     from tiledblend.run.driver import write
     from tiledblend.run.plan import plan
 
     planned = plan(job.composite, job.output, samples=0)
-    _warn_of_unstored(planned.unstored)
+    _tell(planned.notes, planned.unstored)
     with stoppable() as stop, report.progress() as progress, told_interruption(path):
-        return write(
+        return planned, write(
             job.composite,
             path,
             output=job.output,
@@ -203,18 +217,16 @@ def _blend_to_zarr(job: Job, path: str, cluster: ClusterOptions, how: dict[str, 
 
 def _blend_to_ometiff(
     job: Job, path: str, cluster: ClusterOptions, how: dict[str, Any]
-) -> tuple[RunReport, ExportReport | None]:
+) -> tuple[Plan, tuple[RunReport, ExportReport | None]]:
     from tiledblend.look import lines as report
+    from tiledblend.run.driver import Running, Share
+    from tiledblend.run.ometiff import blend_ometiff
     from tiledblend.run.plan import plan
-    from tiledblend.run.tiff_blend import Share, blend_ometiff
-    from tiledblend.run.tiff_export import Running
 
-    if how.pop("replace"):
-        raise UsageError(f"{path}: --replace is for an OME-Zarr output; move the old file away or name another")
     planned = plan(job.composite, job.output, samples=0)
-    _warn_of_unstored(planned.unstored)
+    _tell(planned.notes, planned.unstored)
     with stoppable() as stop, report.progress() as progress, told_interruption(path):
         running = Running(cluster, progress, stop)
-        return blend_ometiff(
+        return planned, blend_ometiff(
             planned, path, job.compression or "deflate", running=running, share=Share(**how), job=job.mapping
         )

@@ -19,11 +19,9 @@ def command(result: str, as_json: bool) -> None:
     """Remove what an unfinished run left behind. A complete result stays."""
     from dataclasses import asdict
 
-    from tiledblend.containers.commit import clean as clean_zarr
-    from tiledblend.containers.ometiff.options import is_ometiff_path
-    from tiledblend.containers.ometiff.work import clean_ometiff
+    from tiledblend.containers.commit import clean
 
-    done = clean_ometiff(result) if is_ometiff_path(result) else clean_zarr(result)
+    done = clean(result)
     if as_json:
         show(json.dumps(asdict(done)))
     elif done.finished:

@@ -27,7 +27,8 @@ def command(result: str, out: str, compression: str, tile: int, resume: bool, as
     """Write a result as one OME-TIFF with its pyramid, for QuPath and others."""
     from tiledblend.containers.ometiff.options import TiffOptions
     from tiledblend.look import lines as report
-    from tiledblend.run.tiff_export import Running, export_ometiff
+    from tiledblend.run.driver import Running
+    from tiledblend.run.ometiff import export_ometiff
 
     report.start_logging(debug=is_debugging())
     options = TiffOptions.parse(compression, tile)

@@ -63,7 +63,11 @@ layer_flags = _stacked(
     _mask("--mask-frame", type=click.Choice(["layer", "canvas"]), help="What the mask covers."),
     _mask("--invert-mask", is_flag=True, default=None, help="Swap inside and outside of the mask."),
     _mask("--grow", metavar="8px|-3um", help="Grow the mask (negative: shrink) before it is feathered."),
-    _mask("--feather", metavar="16px|8um|ksize:5", help="Width of the mask's soft edge (a Gaussian's sigma)."),
+    _mask(
+        "--feather",
+        metavar="16px|8um|ksize:5",
+        help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %).",
+    ),
     _mask("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
     _place(
@@ -89,7 +93,7 @@ output_options = _stacked(
     output("--levels", metavar="auto|N", help="Pyramid levels. [auto]"),
     output("--codec", metavar="NAME:LEVEL", help="Lossless compression. [zstd:1]"),
     output("--compression", metavar=COMPRESSIONS, help="Of a .ome.tif; jpeg loses detail. [deflate]"),
-    output("--ome-zarr", type=click.Choice(["0.5", "0.4"]), help="Version of the format. [0.5]"),
+    output("--ome-zarr", type=click.Choice(["0.6", "0.5", "0.4"]), help="Version of the format. [0.5]"),
     output("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
 )
 cluster_options = _stacked(

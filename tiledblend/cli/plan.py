@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 def command(exact: bool, as_json: bool, **flags: Any) -> None:
     """What blend would do: tiles, chunk classes, bytes, memory; or why it would refuse. Writes nothing."""
     from tiledblend.containers.ometiff.options import is_ometiff_path
-    from tiledblend.containers.ometiff.work import SUFFIX
+    from tiledblend.containers.ometiff.place import SUFFIX
     from tiledblend.look import lines as report
+    from tiledblend.run.ometiff import checked_target, planned_ometiff
     from tiledblend.run.plan import plan
-    from tiledblend.run.tiff_blend import planned_layout
 
     cannot_resume()
     report.start_logging(debug=is_debugging())
@@ -43,12 +43,14 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
     if job.path is not None:
         checked_output(job.path)
     planned = plan(job.composite, job.output, exact=exact)
+    is_tiff = job.path is not None and is_ometiff_path(job.path)
+    if is_tiff:
+        planned = planned_ometiff(planned, checked_target(job.path or ""), job.compression or "deflate")
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)
-    if job.path is not None and is_ometiff_path(job.path):
-        layout = planned_layout(planned, job.path, job.compression or "deflate")
-        document["work_bytes"] = planned.raw_bytes + layout.raw_bytes
-        text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned, layout)}"
+    if is_tiff:
+        document["work_bytes"] = planned.work_bytes
+        text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned)}"
     if not as_json:
         # Before the output is looked at: a bucket may take its time.
         show(text)
@@ -62,28 +64,20 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
 
 def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
     """Why blend, with the same flags, would not begin; None where it would."""
-    from tiledblend.bytes.objects import DirectoryStore
-    from tiledblend.containers.commit import refuse_overlap, refuse_taken
-    from tiledblend.containers.ometiff.options import is_ometiff_path
-    from tiledblend.containers.ometiff.work import WorkFolder
+    from tiledblend.containers.output import refuse_taken
     from tiledblend.describe.fingerprint import stored_paths
     from tiledblend.look.pictures import check_image_output
     from tiledblend.run.options import threads_of
-    from tiledblend.run.tiff_export import checked_target
     from tiledblend.run.waiting import ANSWER_SECONDS, asked
 
     composite, path = job.composite, job.path
 
     def look(path: str) -> None:
-        if is_ometiff_path(path):
-            target = checked_target(path)
-            refuse_overlap(DirectoryStore(target), stored_paths(composite))
-            WorkFolder(target).refuse_taken()
-        elif is_image(path):
+        if is_image(path):
             has_alpha = composite.has_alpha
             check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
         else:
-            refuse_taken(path, stored_paths(composite))
+            refuse_taken(path, planned.layout, stored_paths(composite))
 
     try:
         if path is not None:

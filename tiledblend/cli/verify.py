@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 def command(result: str, fast: bool, against_inputs: str | None, as_json: bool) -> None:
     """Check every stored object of a result against its run's manifest, or an OME-TIFF against its own checksums."""
     from tiledblend.containers.ometiff.options import is_ometiff_path
-    from tiledblend.containers.ometiff.seal import verify_ometiff
-    from tiledblend.containers.verify import verify as verify_zarr
+    from tiledblend.containers.verify import verify
 
     count = _tile_count(against_inputs)
     is_file = is_ometiff_path(result)
@@ -36,7 +35,7 @@ def command(result: str, fast: bool, against_inputs: str | None, as_json: bool) 
         raise UsageError(
             f"{result}: --against-inputs is for an OME-Zarr; an OME-TIFF does not say from what it was made"
         )
-    found = (verify_ometiff if is_file else verify_zarr)(result, "fast" if fast else "full")
+    found = verify(result, "fast" if fast else "full")
     document = found.as_dict()
     again = _recomputed(result, count) if found.ok and against_inputs is not None else None
     if again is not None:

@@ -61,7 +61,7 @@ class StoredLayer:
 def stored_layer(reader: LayerReader, layout: ArrayLayout, scene: Scene) -> StoredLayer | None:
     """The layer as one whose chunks may be passed on; None if they never can."""
     image, pixels = reader.layer.image, reader.pixels
-    if pixels.sampling is not None or image.channels != layout.channels or not _keeps_alpha(reader, scene):
+    if pixels.sampling is not None or image.channels != layout.channels or not keeps_alpha(reader, scene):
         return None
     encoded = image.encoded()
     if encoded is None:
@@ -72,7 +72,7 @@ def stored_layer(reader: LayerReader, layout: ArrayLayout, scene: Scene) -> Stor
     return StoredLayer(reader, origin, end, levels, encoded.halving is not None) if levels else None
 
 
-def _keeps_alpha(reader: LayerReader, scene: Scene) -> bool:
+def keeps_alpha(reader: LayerReader, scene: Scene) -> bool:
     """True when the copied pixels are the image's own, its alpha included."""
     if not scene.has_alpha:
         return not reader.has_alpha
@@ -242,7 +242,7 @@ class _PassingTile:
         tile, channels = self.layout.grid.tile_region(self.tile, level), self.layout.channels
         whole = self._region(level, row, 0, len(needed))
         out = np.moveaxis(np.empty((channels, *whole.shape), self.layout.dtype), 0, 2)
-        for start, stop in _runs(needed & (deciders == NOBODY)):
+        for start, stop in runs(needed & (deciders == NOBODY)):
             part = self._region(level, row, start, stop - start)
             if level == 0:
                 out[:, _columns(part, tile)] = self.renderer.chunk_row(part, self.layout.grid.chunk)
@@ -267,7 +267,7 @@ class _PassingTile:
                 continue
             finer = self._make_row(level - 1, 2 * row + half)
             assert finer is not None
-            for start, stop in _runs(halved):
+            for start, stop in runs(halved):
                 pixels = halve_tile(finer[:, start * side : stop * side], has_alpha=has_alpha)
                 y, x = half * side // 2, start * side // 2
                 out[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
@@ -319,10 +319,10 @@ def _columns(part: Region, tile: Region) -> slice:
     return slice(part.x0 - tile.x0, part.x1 - tile.x0)
 
 
-def _runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def runs(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """[start, stop) of neighbours that are True.
 
-    >>> list(_runs(np.array([True, False, True, True])))
+    >>> list(runs(np.array([True, False, True, True])))
     [(0, 1), (2, 4)]
     """
     edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))

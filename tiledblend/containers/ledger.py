@@ -29,9 +29,10 @@ from tiledblend.bytes.objects import (
     sync_folder,
     write_fully,
 )
+from tiledblend.containers.container import Container
+from tiledblend.containers.known import container_of
 from tiledblend.containers.lock import Lock, refuse_living
-from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
-from tiledblend.containers.receipts import Receipts, ReceiptTable
+from tiledblend.containers.receipts import Receipt, Receipts, ReceiptTable
 from tiledblend.errors import RefusedError, StorageError, UsageError
 from tiledblend.geometry import Tile
 
@@ -92,7 +93,7 @@ class Ledger:
     def create(cls, output: ObjectStore, job: dict[str, Any], part: Part | None = None) -> Ledger:
         """A new ledger beside `output`. With a part, an equal job's ledger is joined.
 
-        job: plain JSON values that decide the result, under "layout" that of its array. Raises RefusedError if there is
+        job: plain JSON values that decide the result, under "layout" its container. Raises RefusedError if there is
         a ledger, or another job's.
         """
         store, prefix = beside(output, SUFFIX), part.prefix if part else ""
@@ -136,8 +137,8 @@ class Ledger:
             return cls(store, job, lock, receipts, prefix)
 
     @property
-    def layout(self) -> ArrayLayout:
-        """Of the result's array."""
+    def layout(self) -> Container:
+        """How the result is stored."""
         return self.receipts.layout
 
     def __enter__(self) -> Ledger:
@@ -263,9 +264,9 @@ def stored_job(output: ObjectStore) -> dict[str, Any] | None:
     return document
 
 
-def _layout_of(job: dict[str, Any], output: ObjectStore) -> ArrayLayout:
+def _layout_of(job: dict[str, Any], output: ObjectStore) -> Container:
     try:
-        return ArrayLayout.from_dict(job["layout"])
+        return container_of(job["layout"])
     except (UsageError, KeyError, TypeError, ValueError) as error:
         raise _damaged(output) from error
 

@@ -6,7 +6,6 @@ metadata last. Its own SHA-256 is in the root attributes: each proves the other,
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from io import BytesIO
 from itertools import chain
 from typing import Any
 
-from tiledblend.containers.omezarr.layout import Receipt
+from tiledblend.containers.receipts import Receipt
 
 SUFFIX = ".manifest"
 
@@ -47,8 +46,3 @@ def parse_manifest(data: bytes) -> Manifest | None:
         return Manifest(dict(parsed["attributes"]), {receipt.key: receipt for receipt in receipts})
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def digest(data: bytes) -> str:
-    """SHA-256 as 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()

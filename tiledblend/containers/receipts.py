@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tiledblend.containers.omezarr.layout import ArrayLayout, Receipt
+from tiledblend.containers.container import Container
 from tiledblend.errors import ResourceError
 from tiledblend.geometry import Tile
 
 DIGEST_BYTES = 32
 OBJECT_BYTES = DIGEST_BYTES + 8
+
+
+class Receipt(NamedTuple):
+    """Proof of one stored object. size: bytes. sha256: of its content, 64 hexadecimal digits."""
+
+    key: str
+    size: int
+    sha256: str
+
+
 Receipts = tuple[Receipt, ...]
 
 
@@ -23,7 +34,7 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
     Raises ResourceError when there is no memory for a plan's table.
     """
 
-    def __init__(self, layout: ArrayLayout) -> None:
+    def __init__(self, layout: Container) -> None:
         self.layout, count = layout, layout.object_count()
         try:
             # Written to, so that these pages are taken now: a run that begins can note what it makes.
@@ -47,7 +58,7 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
         return None if number is None or self.sizes[number] < 0 else self._receipt(key, number)
 
     def planned(self) -> Iterator[Receipt]:
-        """Receipts in the order of `ArrayLayout.planned_objects`, without those that are missing."""
+        """Receipts in the order of `Container.planned_objects`, without those that are missing."""
         for number, key in enumerate(self.layout.planned_objects()):
             if self.sizes[number] >= 0:
                 yield self._receipt(key, number)

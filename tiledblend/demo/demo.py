@@ -13,8 +13,9 @@ from tiledblend.demo.tissue import make_slides
 from tiledblend.describe.job import build
 from tiledblend.errors import RefusedError, UsageError
 from tiledblend.look.preview import panel
-from tiledblend.run.driver import ProgressEvent, RunReport, write
+from tiledblend.run.driver import write
 from tiledblend.run.options import ClusterOptions
+from tiledblend.run.report import ProgressEvent, RunReport
 
 FEATHER_PX = 16
 MIN_SIZE, MAX_SIZE = 256, 100_000

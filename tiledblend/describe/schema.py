@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.describe.text import require_bounded
 from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,21 +25,22 @@ def schema() -> dict[str, Any]:
 
 def check(mapping: Mapping[str, Any], *, where: str = "job") -> None:
     """Raises UsageError, one line, naming the first key that the schema does not allow and its place."""
-    from jsonschema import Draft202012Validator
-
-    errors = sorted(Draft202012Validator(schema()).iter_errors(dict(mapping)), key=_unknown_keys_first)
-    if errors:
-        raise UsageError(f"{where}: {_reason(errors[0])}")
+    _check(mapping, schema(), where)
 
 
 def check_layer(mapping: Mapping[str, Any], *, where: str) -> None:
     """As `check`, for one entry of `layers`."""
+    _check(mapping, {"$ref": "#/$defs/layer", "$defs": schema()["$defs"]}, where)
+
+
+def _check(mapping: Mapping[str, Any], definition: Mapping[str, Any], where: str) -> None:
     from jsonschema import Draft202012Validator
 
-    definition = {"$ref": "#/$defs/layer", "$defs": schema()["$defs"]}
-    errors = sorted(Draft202012Validator(definition).iter_errors(dict(mapping)), key=_unknown_keys_first)
-    if errors:
-        raise UsageError(f"{where}: {_reason(errors[0])}")
+    require_bounded(mapping, where=where)
+    # The first alone: a thousand wrong layers would make a thousand errors.
+    error = next(Draft202012Validator(definition).iter_errors(dict(mapping)), None)
+    if error is not None:
+        raise UsageError(f"{where}: {_reason(error)}")
 
 
 def _unknown_keys_first(error: ValidationError) -> tuple[bool, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -26,6 +26,18 @@ def parse_mapping(text: str, *, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: holds a {type(value).__name__}, not a mapping of keys")
     return value
+
+
+def require_bounded(value: Any, *, where: str) -> None:
+    """Raises UsageError for more than `MAX_NODES` keys and values in all: a schema would look at each."""
+    waiting, count = [value], 0
+    while waiting:
+        one = waiting.pop()
+        inner = [*one.keys(), *one.values()] if isinstance(one, Mapping) else one if isinstance(one, list) else ()
+        count += 1
+        if count + len(waiting) + len(inner) > MAX_NODES:
+            raise UsageError(f"{where}: has more than {MAX_NODES:,} entries")
+        waiting += inner
 
 
 def _parse(text: str, where: str) -> Any:

@@ -11,11 +11,16 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 128 << 20
 LARGEST_KEPT = 32 << 20
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Python's variable: the folder that a process starts in is not on its import path."""
+
 
 def process_environment() -> dict[str, str]:
     """The same choices for processes that are still to be started: there they hold from their first thread on."""
     return {
         "OPENBLAS_NUM_THREADS": "1",
+        # A folder of data may hold a file that is called as a module of the standard library.
+        SAFE_PATH: "1",
         "MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT),
         "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
         "MALLOC_ARENA_MAX": "1",

@@ -35,7 +35,7 @@ def death_by_tile(job: Any, tiles: Iterable[Any]) -> tuple[Any, Death] | None:
 
 
 def _death(what: tuple[Any, ...]) -> Death | None:
-    command = [sys.executable, "-m", "tiledblend.guard.suspect"]
+    command = [sys.executable, "-P", "-m", "tiledblend.guard.suspect"]
     try:
         done = subprocess.run(
             command, input=pickle.dumps(what), capture_output=True, timeout=PROBE_SECONDS, check=False

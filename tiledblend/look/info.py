@@ -107,7 +107,7 @@ def _facts(source: RasterSource) -> dict[str, Any]:
         "compression": info["compression"],
         "channel_names": list(info["channel_names"]),
         "icc": source.icc_digest,
-        "notes": list(info["notes"]),
+        "notes": [*info["notes"], *info["asides"]],
         "metadata": info["metadata"] | ({"magnification": source.magnification} if source.magnification else {}),
         "stated_problem": info["problem"],
     }

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiledblend.errors import one_line
+from tiledblend.look.layer_lines import layers_text
 
 if TYPE_CHECKING:
-    from tiledblend.containers.ometiff.layout import TiffLayout
     from tiledblend.demo.demo import DemoReport
     from tiledblend.look.seams import Seam, Step
-    from tiledblend.run.driver import ProgressEvent, RunReport
+    from tiledblend.run.ometiff import ExportReport
     from tiledblend.run.options import ClusterOptions
     from tiledblend.run.plan import Plan
-    from tiledblend.run.tiff_export import ExportReport
+    from tiledblend.run.report import ProgressEvent, RunReport
     from tiledblend.sources.base import Unstored
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -42,6 +42,8 @@ class _StderrLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = " ".join(record.getMessage().split())
+        if record.levelno == logging.INFO:
+            line = f"note: {line}"
         if record.levelno > logging.INFO or line not in self._said:
             self._said.add(line)
             say(line)
@@ -200,11 +202,12 @@ def export_text(done: ExportReport) -> str:
 
 
 def ometiff_text(run: RunReport, file: ExportReport | None) -> str:
-    """What a blend into an OME-TIFF did, in its two steps."""
-    if file is not None and file.resumed_blocks == file.blocks:
+    """What a blend into an OME-TIFF did."""
+    if file is None:
+        return run_text(run)
+    if file.resumed_blocks == file.blocks:
         return export_text(file)
-    lines = run_text(run).replace("\n  stored ", "\n  through")
-    return lines if file is None else f"{lines}\n  file     {export_text(file).partition(': ')[2]}"
+    return f"{run_text(run)}\n  file     {export_text(file).partition(': ')[2]}"
 
 
 def demo_text(done: DemoReport) -> str:
@@ -243,6 +246,7 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
         f"writes   {amount(facts['raw_bytes'])} before compression",
         f"memory   up to {amount(planned.process_bytes(threads, out))} in {where}",
     ]
+    lines[1:1] = layers_text(planned.layers)
     requests = planned.requests(out)
     if any(requests.values()):
         lines.append(f"requests about {requests['get']:,} GET and {requests['put']:,} PUT")
@@ -254,12 +258,11 @@ def _unstored_text(found: Unstored) -> str:
     return f"{found}{'; a tile that needs one is refused without --allow-sparse' if found.refused else ''}"
 
 
-def room_text(folder: str, planned: Plan, layout: TiffLayout) -> str:
-    """The line of a plan that says how much room an OME-TIFF's work folder needs."""
-    pixels, file = planned.raw_bytes, layout.raw_bytes
+def room_text(folder: str, planned: Plan) -> str:
+    """The line of a plan that says how much room an OME-TIFF and its parts need."""
     return (
-        f"room     up to {amount(pixels + file)} in {folder} until it is done, before compression: "
-        f"{amount(pixels)} of pixels without loss, {amount(file)} of the file itself"
+        f"room     up to {amount(planned.work_bytes)} until it is done, before compression: the file, whose parts are "
+        f"in {folder} first, and the pixels of one small level"
     )
 
 

@@ -14,7 +14,7 @@ from tiledblend.errors import UsageError
 from tiledblend.look.lines import amount, counted
 from tiledblend.look.preview import picture_png, preview_level
 from tiledblend.look.seams import feather_text
-from tiledblend.run.driver import RunReport
+from tiledblend.run.report import RunReport
 from tiledblend.sources import open_source
 from tiledblend.sources.base import RasterSource
 

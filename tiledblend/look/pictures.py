@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.bytes.new_file import refuse_existing, write_new
+from tiledblend.containers.ometiff.options import is_ometiff_path
 from tiledblend.errors import UsageError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -19,12 +20,12 @@ _JPEG_SIDE = 65_500
 
 
 def is_image_path(path: str | os.PathLike[str]) -> bool:
-    """True when the ending asks for one image file and not for an OME-Zarr.
+    """True when the ending asks for one image file, not for an OME-Zarr or an OME-TIFF.
 
-    >>> is_image_path("a.PNG"), is_image_path("a.ome.zarr")
-    (True, False)
+    >>> is_image_path("a.PNG"), is_image_path("a.ome.zarr"), is_image_path("a.ome.tif")
+    (True, False, False)
     """
-    return _ending(path) in IMAGE_ENDINGS
+    return _ending(path) in IMAGE_ENDINGS and not is_ometiff_path(path)
 
 
 def _ending(path: str | os.PathLike[str]) -> str:

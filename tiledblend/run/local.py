@@ -3,117 +3,120 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 from tiledblend.errors import ResourceError
-from tiledblend.guard.process import prepare_process
+from tiledblend.guard.process import SAFE_PATH, prepare_process
 from tiledblend.run.options import ClusterOptions, threads_of
-from tiledblend.run.scheduler import dask_reason
+from tiledblend.run.scheduler import dask_reason, given_security
+from tiledblend.run.scratch import forget_imports, private_folder
 
-LOOPBACK = "127.0.0.1:0"
 DASHBOARD_PORT = 8787
-
-IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-"""Run by dask in each worker process."""
 
 
 @contextmanager
 def local_cluster(options: ClusterOptions, check: Callable[[], None]) -> Iterator[Any]:
-    import dask.config
-    from distributed import LocalCluster, Worker
-    from distributed.scheduler import DEFAULT_EXTENSIONS
-    from distributed.security import Security
-    from distributed.spans import SpansSchedulerExtension
+    """A started cluster with files in a private folder; ended at the end.
 
+    Threads of this process open no port. Worker processes and their scheduler take connections on 127.0.0.1 from whom
+    has the certificate that was made for this run, or the options' own. Web pages are there with `dashboard` only.
+    """
     prepare_process()
+    with private_folder(options.local_directory) as folder:
+        with _deaf_children() if options.workers else nullcontext():
+            started = _started(partial(_cluster, options, folder), check)
+        # Nothing of ours is imported from there.
+        forget_imports(folder)
+        with started as cluster:
+            yield cluster
 
-    class LoopbackWorker(Worker):  # type: ignore[misc, unused-ignore]
-        """A thread of this process has no host, and dask would open its web pages to every network."""
 
-        def start_http_server(
-            self, routes: Any, dashboard_address: Any, default_port: Any = 0, ssl_options: Any = None
-        ) -> None:
-            super().start_http_server(routes, LOOPBACK, default_port, ssl_options)
+def _cluster(options: ClusterOptions, folder: Path) -> Any:
+    import dask.config
+    from distributed import Nanny
+    from distributed.deploy.spec import SpecCluster
+    from distributed.security import Security
 
-    class ForgetfulSpans(SpansSchedulerExtension):  # type: ignore[misc, unused-ignore]
-        """dask notes for ever how each task was submitted, and nobody asks for it."""
+    from tiledblend.run.nodes import ProcessWorker, QuietScheduler, QuietWorker, extensions, local_hosts
 
-        def observe_tasks(self, tss: Any, code: Any, span_metadata: Any) -> Any:
-            return super().observe_tasks(tss, code, {"collections": []})
-
-    threads = threads_of(options)
-    steals = dask.config.get("distributed.scheduler.work-stealing")
-    extensions = {name: made for name, made in DEFAULT_EXTENSIONS.items() if steals or name != "stealing"}
-    how: dict[str, Any] = {
-        "threads_per_worker": threads,
-        "dashboard_address": _dashboard_address() if options.dashboard else None,
-        # Health and metrics pages without the dashboard.
-        "scheduler_kwargs": {
-            "extensions": {**extensions, "spans": ForgetfulSpans},
-            **({} if options.dashboard else {"dashboard_address": LOOPBACK}),
-        },
-        "local_directory": options.local_directory,
-        "silence_logs": logging.CRITICAL,
-    }
+    port = _dashboard_port() if options.dashboard else None
+    settings: dict[str, Any] = {"temporary-directory": str(folder), "distributed.worker.http.routes": []}
+    if port is None:
+        settings["distributed.scheduler.http.routes"] = []
+    else:
+        # dask would take a web socket from any page that the user's browser shows.
+        origins = "distributed.scheduler.dashboard.bokeh-application.allow_websocket_origin"
+        settings[origins] = list(local_hosts(port))
+    common: dict[str, Any] = {"protocol": "inproc://", "security": Security(require_encryption=False)}
+    node: dict[str, Any] = {"local_directory": str(folder), "nthreads": threads_of(options)}
     if options.workers is None:
         # Nothing leaves the process, whatever dask's configuration says of encryption between hosts. And dask would
         # measure and kill the user's own program: the plan bounds the memory instead.
-        inside = Security(require_encryption=False)
-        how |= {"processes": False, "n_workers": 1, "worker_class": LoopbackWorker, "memory_limit": 0}
-        how |= {"protocol": "inproc://", "security": inside}
+        made: type[Any] = QuietWorker
+        node |= {"memory_limit": 0}
     else:
-        # The driver takes Ctrl-C and tells the workers.
-        how |= {"processes": True, "n_workers": options.workers, "host": "127.0.0.1", "preload": IGNORE_CTRL_C}
-        how |= {"memory_limit": options.memory_limit or 0}
-    folders = set[str]()
-    try:
-        with _deaf_children() if options.workers else nullcontext():
-            started = _started(partial(LocalCluster, **how), check)
-        with started as cluster:
-            if options.workers:
-                folders |= {worker.local_directory for worker in cluster.workers.values()}
-            yield cluster
-    finally:
-        _purge_scratch(folders)
+        made = Nanny
+        common = {
+            "protocol": "tls://",
+            "security": given_security(options) or Security.temporary(),
+            "host": "127.0.0.1",
+        }
+        node |= {"memory_limit": options.memory_limit or 0, "worker_class": ProcessWorker}
+    node |= {**common, "silence_logs": logging.CRITICAL, "dashboard": False}
+    scheduler = {
+        **common,
+        "port": 0,
+        "dashboard": port is not None,
+        "dashboard_address": None if port is None else f"127.0.0.1:{port}",
+        "extensions": extensions(steals=dask.config.get("distributed.scheduler.work-stealing")),
+    }
+    with dask.config.set(settings):
+        return SpecCluster(
+            scheduler={"cls": QuietScheduler, "options": scheduler},
+            workers={number: {"cls": made, "options": node} for number in range(options.workers or 1)},
+            security=common["security"],
+            silence_logs=logging.CRITICAL,
+        )
 
 
-def _purge_scratch(folders: Iterable[str]) -> None:
-    """Remove what workers that were killed left in dask's folders: dask looks only when it starts another one there."""
-    from distributed.diskutils import WorkSpace
-
-    for folder in folders:
-        with suppress(OSError):
-            WorkSpace(folder).new_work_dir(prefix="purge-").release()
-
-
-def _dashboard_address() -> str:
+def _dashboard_port() -> int:
     """dask's usual port of 127.0.0.1, or any free one when that is taken (dask would warn)."""
     import socket
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", DASHBOARD_PORT))
-        except OSError:
-            return LOOPBACK
-    return f"127.0.0.1:{DASHBOARD_PORT}"
+    for wanted in (DASHBOARD_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    raise ResourceError("no port of 127.0.0.1 is free for --dashboard")
 
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes that threads of this block start do not hear Ctrl-C, not even before their preload is run."""
+    """Processes that threads of this block start do not hear Ctrl-C, not even before they import anything."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
     # It would unblock the signal in the thread that starts it.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.environ.pop(SAFE_PATH)
+        if before is not None:
+            os.environ[SAFE_PATH] = before
 
 
 def _started(start: Callable[[], Any], check: Callable[[], None]) -> Any:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,18 @@ from tiledblend.compose.pyramid import chunk_rows
 from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.render import TileRenderer, block_side
 from tiledblend.compose.scene import Scene, decide
+from tiledblend.containers.container import Container
+from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import sources_of
-from tiledblend.describe.places import stated_corner
 from tiledblend.errors import BadInputError, ResourceError, UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.kernels.affine import Warped
 from tiledblend.kernels.morphology import STRIP_ROWS
+from tiledblend.run.layers import LayerPlan, alone_in, layer_plans
+from tiledblend.run.notes import notes_of
 from tiledblend.run.options import LARGER_LIMIT
 from tiledblend.sources.base import Missed, RasterSource, Unstored
 from tiledblend.sources.outlines.source import PolygonSource
@@ -52,11 +54,12 @@ class Plan:
     raw_bytes: the result's, uncompressed.
     tile_bytes: most memory that one tile's task holds besides what it has compressed.
     tile_requests: GETs of inputs for one tile, on average.
-    unstored: chunks that are missing in an input, by (index in `sources_of`, level).
+    unstored: chunks that are missing in an input, by (index in `sources_of`, level). layers: each one's place, mask and
+    edge, bottom first.
     """
 
     scene: Scene
-    layout: ArrayLayout
+    layout: Container
     classes: dict[str, float]
     layer_share: tuple[float, ...]
     sampled_tiles: int
@@ -64,6 +67,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     tile_requests: float = 0.0
     unstored: Mapping[tuple[int, int], Unstored] = field(default_factory=dict)
+    layers: tuple[LayerPlan, ...] = ()
 
     @property
     def composite(self) -> Composite:
@@ -93,6 +97,16 @@ class Plan:
         return sum(height * width for height, width in levels) * sample
 
     @property
+    def work_bytes(self) -> int:
+        """Of an OME-TIFF while it is made, uncompressed: its tiles and the last level of each stage that another one
+        follows."""
+        assert isinstance(self.layout, TiffLayout)
+        grid = self.grid
+        sample = self.layout.channels * self.composite.dtype.itemsize
+        kept = (grid.level_shape(stage * grid.stage - 1) for stage in range(1, grid.stages))
+        return self.layout.raw_bytes + sum(height * width for height, width in kept) * sample
+
+    @property
     def read_bytes(self) -> int:
         """Decoded bytes that the images must yield."""
         layers = zip(self.composite.layers, self.layer_share, strict=True)
@@ -111,12 +125,8 @@ class Plan:
         get = round(self.tile_requests * rows * columns)
         if uri is None or scheme_of(uri) not in BUCKET_SCHEMES:
             return {"get": get, "put": 0}
-        groups = 1 if self.layout.sharded else self.layout.channel_groups
-        for stage in range(1, self.grid.stages):
-            rows, columns = self.layout.object_counts(stage * self.grid.stage - 1)
-            get += rows * columns * groups
-        documents = self.grid.levels + (1 if self.layout.sharded else 2) + 1
-        return {"get": get, "put": self.layout.object_count() + documents + 2}
+        layout = self.layout
+        return {"get": get + layout.object_reads(), "put": layout.object_count() + layout.documents + 2}
 
     def process_bytes(self, threads: int, uri: str | None = None) -> int:
         """Projected peak of one worker process with `threads` threads. uri: of the result (None: a local path).
@@ -126,7 +136,7 @@ class Plan:
         rows, columns = self.grid.tile_counts()
         rendered = min(threads, rows * columns)
         stored = min(MOST_STORING, rows * columns - rendered)
-        in_files = self.layout.sharded and (uri is None or scheme_of(uri) not in BUCKET_SCHEMES)
+        in_files = self.layout.is_drafted and (uri is None or scheme_of(uri) not in BUCKET_SCHEMES)
         compressed = 0 if in_files else (rendered + stored) * _encoded_bytes(self.layout)
         return PROCESS_BYTES + rendered * self.tile_bytes + compressed + _whole_images(self.composite)
 
@@ -165,6 +175,7 @@ class Plan:
             "raw_bytes": self.raw_bytes,
             "tile_bytes": self.tile_bytes,
             "memory_bytes": {f"{threads}_threads": self.process_bytes(threads, uri) for threads in (1, 2, 4, 8)},
+            "layers": [layer.as_dict() for layer in self.layers],
             "notes": list(self.notes),
             "unstored": [found.as_dict() for found in self.unstored.values()],
         }
@@ -210,6 +221,8 @@ def plan(
     kinds = {name: sum(count[0][name] for count in counts) for name in ("copied", "blended", "empty")}
     total = max(1, sum(kinds.values()))
     shares = tuple(sum(count[1][i] for count in counts) / total for i in range(len(composite.layers)))
+    looked_at = sum(grid.tile_region(tile).size for tile in chosen)
+    alone = [sum(count[3][i] for count in counts) / looked_at if looked_at else None for i in range(len(shares))]
     return Plan(
         scene,
         layout,
@@ -217,9 +230,10 @@ def plan(
         shares,
         len(chosen),
         _tile_bytes(scene, layout),
-        tuple(_notes(scene)),
+        tuple(notes_of(scene)),
         sum(count[2] for count in counts) / max(1, len(counts)),
         find_unstored(scene),
+        layer_plans(scene, alone),
     )
 
 
@@ -269,7 +283,7 @@ def _sample(grid: Grid, samples: int) -> Iterator[Tile]:
     yield from (Tile(0, place // columns, place % columns) for place in sorted(places))
 
 
-def _classify_tile(scene: Scene, grid: Grid, tile: Tile) -> tuple[dict[str, int], list[int], int]:
+def _classify_tile(scene: Scene, grid: Grid, tile: Tile) -> tuple[dict[str, int], list[int], int, list[int]]:
     region = grid.tile_region(tile)
     renderer = TileRenderer(scene, region)
     requests = sum(renderer.expect(row, grid.chunk, fetch=False) for row, _ in chunk_rows(region, grid.chunk))
@@ -281,7 +295,7 @@ def _classify_tile(scene: Scene, grid: Grid, tile: Tile) -> tuple[dict[str, int]
         kinds[kind.kind] += 1
         for layer in kind.layers:
             needed[layer] += 1
-    return kinds, needed, requests
+    return kinds, needed, requests, alone_in(scene, fields, _chunks(region, grid.chunk))
 
 
 def _chunks(region: Region, chunk: int) -> Iterator[Region]:
@@ -290,14 +304,14 @@ def _chunks(region: Region, chunk: int) -> Iterator[Region]:
             yield Region(y, x, min(y + chunk, region.y1), min(x + chunk, region.x1))
 
 
-def _encoded_bytes(layout: ArrayLayout) -> int:
+def _encoded_bytes(layout: Container) -> int:
     """A tile compressed, at worst not at all, with its part of the further levels."""
     grid = layout.grid
     height, width = min(grid.shard, grid.shape[0]), min(grid.shard, grid.shape[1])
     return height * width * layout.channels * np.dtype(layout.dtype).itemsize * 4 // 3
 
 
-def _tile_bytes(scene: Scene, layout: ArrayLayout) -> int:
+def _tile_bytes(scene: Scene, layout: Container) -> int:
     """Most that one task holds at once besides compressed chunks: first its masks are made ready, then a row of chunks
     at a time is read, blended and halved, band by band."""
     grid, item, readers, halo = layout.grid, scene.dtype.itemsize, scene.readers, scene.mode.halo_px
@@ -415,65 +429,3 @@ def _whole_images(composite: Composite) -> int:
     whole = (s for s in sources.values() if s.levels[0].tile == s.shape and not s.levels[0].decoding)
     outlines = {s.spec.path: s.opening_bytes for s in sources.values() if isinstance(s, PolygonSource)}
     return sum(outlines.values()) + sum(s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize for s in whole)
-
-
-def _notes(scene: Scene) -> Iterator[str]:
-    composite = scene.composite
-    icc = {layer.image.icc_digest for layer in composite.layers}
-    if len(icc) > 1:
-        yield "the layers' ICC profiles are unlike each other; colours are not converted"
-    for layer in composite.layers:
-        for source in (layer.image, layer.mask):
-            if source is not None and not isinstance(source, str):
-                yield from (f"{source.name}: {note}" for note in source.info.notes)
-                yield from _decoding_notes(source)
-    yield from _placement_notes(composite)
-    for reader in islice(scene.readers, 1, None):
-        if reader.frame & reader.visible != reader.frame:
-            yield (
-                f"{reader.layer.image.name}: only {reader.visible} of the canvas is covered; the rest "
-                "of the layer lies outside"
-            )
-
-
-def _decoding_notes(source: RasterSource) -> Iterator[str]:
-    """What is decoded several times by the way it is stored."""
-    (tile_y, tile_x), kind = source.levels[0].tile, source.info.format.lower()
-    size = tile_y * tile_x * source.channels * source.dtype.itemsize
-    if kind.startswith("tif") and tile_x >= source.shape[1] and (source.shape[1] > 4096 or size > LARGE_TILE):
-        yield (
-            f"{source.name}: stored in strips of {tile_y} rows, each decoded again by every tile "
-            "that it crosses; a tiled copy reads faster"
-        )
-    if "zarr" in kind and size > LARGE_TILE:
-        yield (
-            f"{source.name}: stored in chunks of {tile_y} x {tile_x} px, each decoded again by every row of the "
-            "result's chunks that it crosses; a copy in smaller chunks reads faster"
-        )
-
-
-def _placement_notes(composite: Composite) -> Iterator[str]:
-    """What micrometres became in pixels, and pixel sizes that the placement does not follow."""
-    canvas = composite.full.pixel_size_um
-    for layer in composite.layers:
-        own, exact, whole = layer.known_pixel_size_um, composite.exact_offset(layer), composite.offset(layer)
-        if layer.fit == "physical" and layer.offset is None and stated_corner(layer, composite.full) is not None:
-            is_rounded = composite.layer_pixels(layer) == (1.0, 1.0) and exact != whole
-            taken = f", rounded to {whole[0]}, {whole[1]}" if is_rounded else ""
-            yield (
-                f"{layer.image.name}: lies at {exact[0]:.3f}, {exact[1]:.3f} px (y, x){taken} "
-                "by the translations that it and the canvas state"
-            )
-        if layer.fit is None and exact != whole:
-            places = f"{exact[0]:.3f}, {exact[1]:.3f} px (y, x) is rounded to {whole[0]}, {whole[1]}"
-            yield f"{layer.image.name}: offset {places}"
-        if (
-            layer.fit is None
-            and own
-            and canvas
-            and any(abs(a / b - 1) > 0.01 for a, b in zip(own, canvas, strict=True))
-        ):
-            yield (
-                f"{layer.image.name}: its pixels are {own[0]:g} x {own[1]:g} um, the canvas's {canvas[0]:g} x "
-                f"{canvas[1]:g} um, but it is placed pixel on pixel; --fit physical places it by micrometres"
-            )

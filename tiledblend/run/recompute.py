@@ -19,7 +19,7 @@ from tiledblend.containers.omezarr.stored import read_region
 from tiledblend.describe.composite import Composite
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Tile
-from tiledblend.run.driver import TileJob
+from tiledblend.run.tasks import TileJob
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ def recompute(
     if count is not None and count < len(tiles):
         tiles = sorted(random.Random(0).sample(tiles, count))
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        found = pool.map(lambda tile: list(_differing(job, tile)), tiles)
+        found = pool.map(lambda tile: list(_differing(layout, job, tile)), tiles)
         differing = tuple(key for keys in found for key in keys)
     return RecomputeReport(len(tiles), differing)
 
 
-def _differing(job: TileJob, tile: Tile) -> Iterator[str]:
+def _differing(layout: ArrayLayout, job: TileJob, tile: Tile) -> Iterator[str]:
     store, made = job.store, _WithoutWriting(job.store)
     again = replace(job, store=made).run(tile)
     for receipt in again.receipts:
         data = store.get(receipt.key)
         if data is None or hashlib.sha256(data).hexdigest() != receipt.sha256:
-            level, region = job.layout.key_region(receipt.key)
+            level, region = layout.key_region(receipt.key)
             if data is None or not np.array_equal(
-                read_region(job.layout, store, level, region), read_region(job.layout, made, level, region)
+                read_region(layout, store, level, region), read_region(layout, made, level, region)
             ):
                 yield receipt.key
 

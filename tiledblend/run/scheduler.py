@@ -119,19 +119,26 @@ def _stated_address(document: Any, path: str) -> str:
     return address
 
 
+def given_security(options: ClusterOptions) -> Any:
+    """The certificate that the options name, for whatever part we have in a cluster; None without."""
+    if not options.tls_ca_file:
+        return None
+    from distributed.security import Security
+
+    files = {
+        f"tls_{role}_{what}": path
+        for role in ("client", "scheduler", "worker")
+        for what, path in (("cert", options.tls_cert), ("key", options.tls_key))
+    }
+    return Security(tls_ca_file=options.tls_ca_file, require_encryption=True, **files)
+
+
 def _security(options: ClusterOptions, address: str) -> Any:
     """Certificates: those given, else dask's own configuration (None)."""
     import dask.config
 
-    if options.tls_ca_file:
-        from distributed.security import Security
-
-        return Security(
-            tls_ca_file=options.tls_ca_file,
-            tls_client_cert=options.tls_cert,
-            tls_client_key=options.tls_key,
-            require_encryption=True,
-        )
+    if (given := given_security(options)) is not None:
+        return given
     configured = ("distributed.comm.tls.ca-file", "distributed.client.security-loader")
     if address.startswith("tls://") and not any(dask.config.get(name, None) for name in configured):
         raise UsageError(

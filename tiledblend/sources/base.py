@@ -90,6 +90,7 @@ class SourceInfo:
 
     axes: as stored, such as "YXS" or "tczyx". channel_windows: the display range (low, high) of each channel, None
     where it states none; empty: no channel does. problem: why this cannot be a layer's image (None: it can).
+    notes: what a plan and a run say too; asides: what only `tiledblend info` says.
     """
 
     format: str
@@ -100,6 +101,7 @@ class SourceInfo:
     channel_windows: tuple[tuple[float, float] | None, ...] = ()
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    asides: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
 

@@ -19,14 +19,16 @@ from tiledblend.errors import BadInputError, StorageError, TiledblendError, Usag
 from tiledblend.sources.base import Alpha, RasterSource, SourceSpec
 from tiledblend.sources.colour import rgb_doubt
 from tiledblend.sources.outlines.magic import could_be_outlines
+from tiledblend.sources.unread import (
+    ZARR_METADATA,
+    mistaken_address,
+    why_no_folder,
+    why_no_image,
+    why_not_the_slide,
+)
 from tiledblend.sources.views import select
 
-READS = (
-    "TIFF/SVS/NDPI, OME-TIFF, slides through OpenSlide (MRXS, BIF, SCN, CZI, DICOM), zarr, OME-Zarr, PNG, JPEG, WebP, "
-    "outlines in GeoJSON, XML (ASAP, ImageScope), HALO or GeoParquet"
-)
 HEAD_BYTES = 132
-ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHED_SOURCES = 32
 MAX_ZARR_BYTES = 64 << 20
@@ -123,7 +125,10 @@ def _absolute(path: str) -> str:
             return checked_url(path)
         except UsageError as error:
             raise BadInputError(str(error)) from None
-    if path.lower().startswith("file://"):
+    mistake = mistaken_address(path)
+    if mistake:
+        raise BadInputError(f"{path}: {mistake}")
+    if path.lower().startswith("file:/"):  # RFC 8089 has it with one slash, too
         path = unquote(urlsplit(path).path)
         require_possible(path)
     return os.path.abspath(os.path.expanduser(path))
@@ -214,11 +219,14 @@ def recognise(path: str) -> str:
             return "zarr"
         if slide_vendor(path) is not None:
             return "slide"
-        raise BadInputError(f"{path}: {_why_no_zarr(path)}")
+        raise BadInputError(f"{path}: {why_no_folder(path)}")
     head = _first_bytes(path)
     kind = "slide" if slide_vendor(path, head) is not None else _kind_of(head, path)
+    why_not = why_not_the_slide(path)
+    if why_not:
+        raise BadInputError(f"{path}: {why_not}")
     if kind is None:
-        raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
+        raise BadInputError(f"{path}: {why_no_image(Path(path), head)}")
     return kind
 
 
@@ -262,6 +270,7 @@ def _recognise_remote(path: str) -> str:
     except StorageError as error:
         failure = error
     kind = _kind_of(head, path)
+    _require_no_remote_slide(path, head)
     if kind in ("tiff", "image"):
         return kind
     folder = path.rstrip("/")
@@ -272,8 +281,17 @@ def _recognise_remote(path: str) -> str:
     if not found:
         raise BadInputError(f"{path}: no such object, and no zarr metadata below it")
     if kind is None:
-        raise BadInputError(f"{path}: {_why_no_image(Path(path), head)}")
+        raise BadInputError(f"{path}: {why_no_image(Path(path), head)}")
     return kind
+
+
+def _require_no_remote_slide(path: str, head: bytes) -> None:
+    """Raise BadInputError for an object that only OpenSlide reads; a TIFF's tags are looked at when it is opened."""
+    from tiledblend.sources.slides.vendors import by_first_bytes, on_disks_only
+
+    vendor = by_first_bytes(urlsplit(path).path, head)
+    if vendor is not None:
+        raise on_disks_only(path, vendor)
 
 
 def _is_document(data: bytes | None) -> bool:
@@ -331,28 +349,6 @@ def _open_whole(spec: SourceSpec, mask: bool) -> RasterSource:
     from tiledblend.sources.tiff.source import open_tiff
 
     return open_tiff(spec, mask=mask)
-
-
-def _why_no_zarr(path: str) -> str:
-    try:
-        names = sorted(os.listdir(path))
-    except OSError as error:
-        return f"cannot be listed: {error.strerror}"
-    if "0" in names and os.path.isdir(os.path.join(path, "0")):
-        return "not a complete zarr: it has data but no zarr.json; its writer has not finished (or use its --resume)"
-    inside = [name for name in names if name.endswith((".zarr", ".tif", ".tiff", ".svs", ".ndpi"))]
-    hint = f"; give one of its files, such as {os.path.join(path, inside[0])}" if inside else ""
-    return f"a directory without zarr metadata (zarr.json, .zarray or .zgroup){hint}"
-
-
-def _why_no_image(path: Path, head: bytes) -> str:
-    if not head:
-        return "the file is empty"
-    if path.name in ZARR_METADATA:
-        return f"is the metadata of a zarr; give its directory {path.parent}"
-    if head.startswith(b"PK\x03\x04"):
-        return f"is a zip archive; unpack it first (a zipped zarr is not read in place); tiledblend reads {READS}"
-    return f"not an image that tiledblend reads (first bytes {head[:8].hex(' ')}); it reads {READS}"
 
 
 def _first_bytes(path: str) -> bytes:

@@ -16,9 +16,10 @@ import numpy as np
 HEADER_BYTES = 16
 FIRST_POINTER = 8
 """Where in the header the first directory's offset stands; 0 there is a file without an image."""
-Kind = Literal["ascii", "short", "long", "rational", "long8", "ifd8"]
+Kind = Literal["ascii", "undefined", "short", "long", "rational", "long8", "ifd8"]
 _KINDS = {
     "ascii": (2, "<u1"),
+    "undefined": (7, "<u1"),
     "short": (3, "<u2"),
     "long": (4, "<u4"),
     "rational": (5, "<u4"),

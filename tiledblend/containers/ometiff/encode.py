@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,11 @@ def has_predictor(options: TiffOptions, dtype: np.dtype[Any]) -> bool:
 def chroma_subsampling(options: TiffOptions) -> tuple[int, int]:
     """(x, y) pixels that share one colour in JPEG."""
     return (2, 1) if options.quality >= FINE_CHROMA_QUALITY else (2, 2)
+
+
+def encoder(options: TiffOptions) -> Callable[[NDArray[Any]], bytes | bytearray]:
+    """Function from a tile's pixels, as of `encode_tile`, to its stored bytes. For one thread."""
+    return partial(encode_tile, options=options)
 
 
 def encode_tile(pixels: NDArray[Any], options: TiffOptions) -> bytes | bytearray:

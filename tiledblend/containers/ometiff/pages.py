@@ -13,39 +13,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.containers.ometiff.bigtiff import HEADER_BYTES, Tail, Value, rational
+from tiledblend.containers.image import ImageMetadata
+from tiledblend.containers.ometiff.bigtiff import Tail, Value, rational
 from tiledblend.containers.ometiff.encode import chroma_subsampling, has_predictor
 from tiledblend.containers.ometiff.layout import TiffLayout
+from tiledblend.geometry import Tile
 from tiledblend.sources.base import Alpha
 
 CODES = {"none": 1, "jpeg": 7, "deflate": 8, "jpeg2000": 34712, "zstd": 50000}
 GREY, RGB, YCBCR = 1, 2, 6
 EXTRA_SAMPLES = {Alpha.PREMULTIPLIED: 1, Alpha.STRAIGHT: 2}
 CENTIMETRE = 3
-_DESCRIPTION, _SUB_IFDS, _OFFSETS, _BYTE_COUNTS = 270, 330, 324, 325
+_DESCRIPTION, _SUB_IFDS, _OFFSETS, _BYTE_COUNTS, _ICC = 270, 330, 324, 325, 34675
 
 
 def directories(
-    layout: TiffLayout, counts: NDArray[np.uint32], description: bytes, pixel_size_um: tuple[float, float] | None
+    layout: TiffLayout, tiles: TileTables, end: int, image: ImageMetadata, text: bytes
 ) -> tuple[bytes, int]:
-    """(what follows the tiles, offset of the first directory). counts: bytes of every tile in the order of writing.
+    """(what follows the tiles, offset of the first directory). end: of the tiles. text: OME-XML."""
+    tail = Tail(end)
+    description = tail.value("ascii", text)
+    profile = tail.value("undefined", np.frombuffer(image.icc_profile, np.uint8)) if image.icc_profile else None
 
-    description: OME-XML. pixel_size_um: (y, x) of level 0.
-    """
-    ends = HEADER_BYTES + np.cumsum(counts, dtype=np.uint64)
-    tail = Tail(int(ends[-1]))
-    offsets, sizes = layout.by_plane(ends - counts), layout.by_plane(counts)
-    text = tail.value("ascii", description)
-
-    def tags(level: int, plane: int) -> dict[int, Value]:
-        return _tags(tail, layout, level, pixel_size_um) | {
-            _OFFSETS: tail.value("long8", offsets[level][plane]),
-            _BYTE_COUNTS: tail.value("long", sizes[level][plane]),
+    def tags(number: int, plane: int) -> dict[int, Value]:
+        own = _tags(tail, layout, number, image.pixel_size_um) | {
+            _OFFSETS: tail.value("long8", tiles.offsets[number][plane]),
+            _BYTE_COUNTS: tail.value("long", tiles.sizes[number][plane]),
         }
+        return own if profile is None else own | {_ICC: profile}
 
     following = 0
     for plane in reversed(range(layout.planes)):
-        reduced = [tags(level, plane) for level in range(1, len(layout.shapes))]
+        reduced = [tags(number, plane) for number in range(1, len(layout.shapes))]
         levels = [tail.directory(level) for level in reduced]
         if layout.planes == 1:
             for level in reversed(reduced):
@@ -54,18 +53,51 @@ def directories(
         if levels:
             full[_SUB_IFDS] = tail.value("ifd8", levels)
         if plane == 0:
-            full[_DESCRIPTION] = text
+            full[_DESCRIPTION] = description
         following = tail.directory(full, following)
     return tail.data(), following
 
 
-def _tags(tail: Tail, layout: TiffLayout, level: int, pixel_size_um: tuple[float, float] | None) -> dict[int, Value]:
+class TileTables:
+    """Where every tile of a file is. offsets, sizes: for each level (plane, tile in row order); passed: as stored."""
+
+    def __init__(self, layout: TiffLayout) -> None:
+        self._layout = layout
+        self._grids = [(layout.planes, *layout.counts(number)) for number in range(len(layout.shapes))]
+        self._offsets = [np.zeros(shape, np.uint64) for shape in self._grids]
+        self._sizes = [np.zeros(shape, np.uint32) for shape in self._grids]
+        self._passed = [np.zeros(shape, bool) for shape in self._grids]
+
+    def add(self, tile: Tile, places: NDArray[Any], start: int) -> None:
+        """Note the TIFF tiles of a part that begins at byte `start`."""
+        planes = self._layout.planes
+        for number, first, (rows, columns), (top, left) in self._layout.blocks(tile):
+            block = places[first : first + planes * rows * columns].reshape(planes, rows, columns)
+            at = slice(None), slice(top, top + rows), slice(left, left + columns)
+            self._offsets[number][at] = block["offset"] + np.uint64(start)
+            self._sizes[number][at] = block["count"]
+            self._passed[number][at] = block["passed"]
+
+    @property
+    def offsets(self) -> list[NDArray[np.uint64]]:
+        return [level.reshape(len(level), -1) for level in self._offsets]
+
+    @property
+    def sizes(self) -> list[NDArray[np.uint32]]:
+        return [level.reshape(len(level), -1) for level in self._sizes]
+
+    @property
+    def passed(self) -> list[NDArray[np.bool_]]:
+        return [level.reshape(len(level), -1) for level in self._passed]
+
+
+def _tags(tail: Tail, layout: TiffLayout, number: int, pixel_size_um: tuple[float, float] | None) -> dict[int, Value]:
     """All tags of a page but those that say where its tiles are."""
     options, dtype = layout.options, np.dtype(layout.dtype)
-    height, width = layout.shapes[level]
-    is_color = layout.interleaved
+    height, width = layout.shapes[number]
+    is_color = layout.is_rgb
     tags: dict[int, tuple[Any, Any]] = {
-        254: ("long", 1 if level else 0),
+        254: ("long", 1 if number else 0),
         256: ("long", width),
         257: ("long", height),
         258: ("short", [dtype.itemsize * 8] * layout.samples),

@@ -2,7 +2,7 @@
 
 In order: byte length (8 bytes) and CRC-32C (4 bytes) of each part of the file, then the footer: a digest of the job
 that made it, how many parts there are, and a checksum of both. The parts cover every byte before: the header, each
-block of tiles, the directories.
+tile's part, the directories.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 
 from tiledblend.containers.verify import Mode, VerifyReport
-from tiledblend.errors import BadInputError, RefusedError, StorageError, VerificationError
+from tiledblend.errors import BadInputError, StorageError, VerificationError
 
 _FOOTER = struct.Struct("<32sQI8s")
 _MAGIC = b"tblend-2"
@@ -78,19 +78,8 @@ def verify_ometiff(path: str | os.PathLike[str], mode: Mode = "full") -> VerifyR
     return VerifyReport(str(path), mode, len(parts), size, 0, True, (), (), damaged, (), (), ())
 
 
-def require_finished(path: str | os.PathLike[str], job: bytes) -> None:
-    """Raise unless the file is what the job of this digest makes, every byte looked at.
-
-    RefusedError when another job or program made it, VerificationError when it is damaged, StorageError.
-    """
-    path = Path(path)
-    if not path.is_file() or _stored_job(path) != job:
-        raise RefusedError(f"{path}: exists and is not this job's result; name another output or remove it first")
-    if damaged := verify_ometiff(path).damaged:
-        raise VerificationError(f"{path}: is this job's result, but damaged ({damaged[0]}); remove it and run again")
-
-
-def _stored_job(path: Path) -> bytes | None:
+def stored_job(path: Path) -> bytes | None:
+    """The digest of the job that made a file; None where tiledblend made none. Raises StorageError."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _FOOTER.size))

@@ -6,16 +6,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import tiledblend
+from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ometiff.layout import PIXEL_TYPES, TiffLayout
-from tiledblend.sources.base import RasterSource
 
 OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _SCHEMA = f"{OME} {OME}/ome.xsd"
 _INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
 
 
-def ome_xml(source: RasterSource, layout: TiffLayout, name: str) -> bytes:
-    """OME-XML (schema 2016-06) of `source` as stored by `layout`. name: of the image. UTF-8.
+def ome_xml(image: ImageMetadata, layout: TiffLayout) -> bytes:
+    """OME-XML (schema 2016-06) of an image as stored by `layout`. UTF-8.
 
     Level-0 pages are the IFDs 0, 1, …: SubIFDs are not counted, and those behind them are not named.
     """
@@ -23,33 +23,33 @@ def ome_xml(source: RasterSource, layout: TiffLayout, name: str) -> bytes:
     ElementTree.register_namespace("xsi", _INSTANCE)
     root = _element(None, "OME", Creator=f"tiledblend {tiledblend.__version__}")
     root.set(f"{{{_INSTANCE}}}schemaLocation", _SCHEMA)
-    if source.magnification is not None:
+    if image.magnification is not None:
         instrument = _element(root, "Instrument", ID="Instrument:0")
-        _element(instrument, "Objective", ID="Objective:0:0", NominalMagnification=repr(float(source.magnification)))
-    image = _element(root, "Image", ID="Image:0", Name=printable(name))
-    if source.magnification is not None:
-        _element(image, "InstrumentRef", ID="Instrument:0")
-        _element(image, "ObjectiveSettings", ID="Objective:0:0")
+        _element(instrument, "Objective", ID="Objective:0:0", NominalMagnification=repr(float(image.magnification)))
+    described = _element(root, "Image", ID="Image:0", Name=printable(image.name))
+    if image.magnification is not None:
+        _element(described, "InstrumentRef", ID="Instrument:0")
+        _element(described, "ObjectiveSettings", ID="Objective:0:0")
     height, width = layout.shapes[0]
     attributes = {
         "ID": "Pixels:0",
         "DimensionOrder": "XYCZT",
         "Type": PIXEL_TYPES[layout.dtype],
         "BigEndian": "false",
-        "Interleaved": "true" if layout.interleaved else "false",
+        "Interleaved": "true" if layout.is_rgb else "false",
         "SizeX": width,
         "SizeY": height,
         "SizeC": layout.channels,
         "SizeZ": 1,
         "SizeT": 1,
     }
-    if source.pixel_size_um is not None:
-        y, x = source.pixel_size_um
+    if image.pixel_size_um is not None:
+        y, x = image.pixel_size_um
         # In µm, the schema's default unit.
         attributes |= {"PhysicalSizeX": repr(float(x)), "PhysicalSizeY": repr(float(y))}
-    pixels = _element(image, "Pixels", **attributes)
+    pixels = _element(described, "Pixels", **attributes)
     for plane in range(layout.planes):
-        own = _channel_attributes(source, plane) if not layout.interleaved else {}
+        own = _channel_attributes(image, plane) if not layout.is_rgb else {}
         _element(pixels, "Channel", ID=f"Channel:0:{plane}", SamplesPerPixel=layout.samples, **own)
     for plane in range(layout.planes):
         _element(pixels, "TiffData", IFD=plane, FirstC=plane, FirstZ=0, FirstT=0, PlaneCount=1)
@@ -64,12 +64,12 @@ def _element(parent: Any, tag: str, **attributes: Any) -> Any:
     return ElementTree.Element(name, values) if parent is None else ElementTree.SubElement(parent, name, values)
 
 
-def _channel_attributes(source: RasterSource, channel: int) -> dict[str, Any]:
-    names, colors = source.info.channel_names, source.info.channel_colors
+def _channel_attributes(image: ImageMetadata, channel: int) -> dict[str, Any]:
+    names, colors = image.channel_names, image.channel_colors
     attributes: dict[str, Any] = {}
-    if len(names) == source.channels and names[channel]:
+    if channel < len(names) and names[channel]:
         attributes["Name"] = printable(names[channel])
-    if len(colors) == source.channels and (color := ome_color(colors[channel])) is not None:
+    if channel < len(colors) and (color := ome_color(colors[channel])) is not None:
         attributes["Color"] = color
     return attributes
 

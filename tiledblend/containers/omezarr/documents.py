@@ -1,13 +1,13 @@
-"""OME-Zarr metadata of a result: versions 0.5 (zarr v3) and 0.4 (zarr v2)."""
+"""OME-Zarr metadata of a result: versions 0.6 and 0.5 (zarr v3), and 0.4 (zarr v2)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore
+from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.windows import dtype_window
 from tiledblend.errors import UsageError
@@ -16,24 +16,8 @@ _RGB = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("alpha", "F
 # Colour-blind-safe and distinct when added up; further channels start again.
 PALETTE = ("FFFFFF", "00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF", "FF8000")
 
-
-@dataclass(frozen=True)
-class ImageMetadata:
-    """What a result says of itself besides its pixels.
-
-    name: shown by viewers. pixel_size_um: (y, x) in micrometres of level 0, None when unknown. channel_names,
-    channel_colors ("RRGGBB"): one each per channel, or empty for defaults. windows: (low, high) display range per
-    channel, None or empty for the dtype's range (0 to 1 for float32). origin_um: (y, x) of the centre of level 0's
-    first pixel. tiledblend: further values of the root attribute of that name, such as version and job.
-    """
-
-    name: str
-    pixel_size_um: tuple[float, float] | None = None
-    channel_names: tuple[str, ...] = ()
-    channel_colors: tuple[str, ...] = ()
-    windows: tuple[tuple[float, float] | None, ...] = ()
-    origin_um: tuple[float, float] | None = None
-    tiledblend: dict[str, Any] | None = None
+SYSTEM = "physical"
+"""What the coordinate system of an 0.6 image is called, which all levels lie in."""
 
 
 def dump(document: dict[str, Any]) -> bytes:
@@ -90,12 +74,16 @@ ROOT_KEYS = ("zarr.json", ".zattrs", ".zgroup")
 
 
 def root_attributes(layout: ArrayLayout, image: ImageMetadata) -> dict[str, Any]:
-    """The group's attributes: OME-NGFF 0.5 https://ngff.openmicroscopy.org/0.5/ or 0.4, and our own."""
+    """The group's attributes: OME-NGFF 0.6 https://ngff.openmicroscopy.org/0.6/, 0.5 or 0.4, and our own."""
     own = {**(image.tiledblend or {}), "layout": layout.as_dict(), "manifest_sha256": None}
+    version = layout.output.ome_zarr
+    axes: dict[str, Any] = {"axes": _axes(image.pixel_size_um)}
+    if version == "0.6":
+        axes = {"coordinateSystems": [{"name": SYSTEM, **axes}]}
     multiscale = {
         "name": image.name,
-        "axes": _axes(image.pixel_size_um),
-        "datasets": [_dataset(level, image.pixel_size_um, image.origin_um) for level in range(layout.grid.levels)],
+        **axes,
+        "datasets": [_dataset(level, image, version) for level in range(layout.grid.levels)],
         "type": "mean",
         "metadata": {"description": "each pixel is the mean of 2 x 2 pixels of the level above, rounded half up"},
     }
@@ -104,8 +92,8 @@ def root_attributes(layout: ArrayLayout, image: ImageMetadata) -> dict[str, Any]
         "channels": _channels(layout, image),
         "rdefs": {"model": "color", "defaultT": 0, "defaultZ": 0},
     }
-    if layout.output.ome_zarr == "0.5":
-        return {"ome": {"version": "0.5", "multiscales": [multiscale], "omero": omero}, "tiledblend": own}
+    if version != "0.4":
+        return {"ome": {"version": version, "multiscales": [multiscale], "omero": omero}, "tiledblend": own}
     return {
         "multiscales": [{"version": "0.4", **multiscale}],
         "omero": {"id": 1, "version": "0.4", **omero},
@@ -122,19 +110,19 @@ def _axes(pixel_size_um: tuple[float, float] | None) -> list[dict[str, str]]:
     ]
 
 
-def _dataset(
-    level: int, pixel_size_um: tuple[float, float] | None, origin_um: tuple[float, float] | None
-) -> dict[str, Any]:
-    size_y, size_x = pixel_size_um or (1.0, 1.0)
-    y, x = origin_um or (0.0, 0.0)
+def _dataset(level: int, image: ImageMetadata, version: str) -> dict[str, Any]:
+    size_y, size_x = image.pixel_size_um or (1.0, 1.0)
+    y, x = image.origin_um or (0.0, 0.0)
     factor, shift = float(2**level), (2**level - 1) / 2
-    return {
-        "path": str(level),
-        "coordinateTransformations": [
-            {"type": "scale", "scale": [1.0, size_y * factor, size_x * factor]},
-            {"type": "translation", "translation": [0.0, y + size_y * shift, x + size_x * shift]},
-        ],
-    }
+    steps = [
+        {"type": "scale", "scale": [1.0, size_y * factor, size_x * factor]},
+        {"type": "translation", "translation": [0.0, y + size_y * shift, x + size_x * shift]},
+    ]
+    path = str(level)
+    if version == "0.6":
+        ends = {"input": {"path": path}, "output": {"name": SYSTEM}}
+        return {"path": path, "coordinateTransformations": [{"type": "sequence", "transformations": steps, **ends}]}
+    return {"path": path, "coordinateTransformations": steps}
 
 
 def _channels(layout: ArrayLayout, image: ImageMetadata) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from tiledblend.geometry import Grid
 
 CODEC_LEVELS = {"zstd": (1, 22), "gzip": (1, 9), "blosc-lz4": (1, 9), "blosc-zstd": (1, 9), "none": (0, 0)}
 _DEFAULT_LEVELS = {"zstd": 1, "gzip": 1, "blosc-lz4": 5, "blosc-zstd": 1, "none": 0}
-_DEFAULT_CODECS = {"0.5": "zstd:1", "0.4": "blosc-lz4:5"}
+_DEFAULT_CODECS = {"0.5": "zstd:1", "0.6": "zstd:1", "0.4": "blosc-lz4:5"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class OutputSpec:
             if type(getattr(self, name)) is not int:
                 raise UsageError(f"{name} {getattr(self, name)!r} is not a whole number of pixels")
         if self.ome_zarr not in _DEFAULT_CODECS:
-            raise UsageError(f"OME-Zarr version {self.ome_zarr!r} cannot be written; use 0.5 or 0.4")
+            raise UsageError(f"OME-Zarr version {self.ome_zarr!r} cannot be written; use 0.6, 0.5 or 0.4")
         if self.layout not in ("planar", "interleaved"):
             raise UsageError(f"layout {self.layout!r} is not known; use planar or interleaved")
         if self.layout == "interleaved" and self.ome_zarr == "0.4":

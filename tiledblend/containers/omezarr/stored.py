@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,28 @@ from numpy.typing import NDArray
 from tiledblend.bytes.encoding import CRC_BYTES
 from tiledblend.bytes.objects import ObjectStore
 from tiledblend.containers.omezarr.codecs import crc32c, decode
-from tiledblend.containers.omezarr.layout import ArrayLayout, ShardIndex
+from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.errors import StorageError, VerificationError
 from tiledblend.geometry import Region
+
+
+class ShardIndex:
+    """Where the chunks of a stored shard are; the inverse of what `TileWriter` writes."""
+
+    def __init__(self, layout: ArrayLayout, level: int) -> None:
+        self.side = layout.grid.level_shard(level) // layout.grid.chunk
+        self.shape = layout.channel_groups, self.side, self.side, 2
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Length of the stored index with its checksum."""
+        return int(np.prod(self.shape)) * 8 + 4
+
+    def parse(self, tail: bytes) -> NDArray[np.uint64] | None:
+        """(group, row, column, [offset, length]) of the shard's last `nbytes` bytes; None if they are damaged."""
+        if len(tail) != self.nbytes or crc32c(tail[:-CRC_BYTES]) != tail[-CRC_BYTES:]:
+            return None
+        return np.frombuffer(tail[:-CRC_BYTES], "<u8").astype(np.uint64).reshape(self.shape)
 
 
 def read_region(layout: ArrayLayout, store: ObjectStore, level: int, region: Region) -> NDArray[Any]:
@@ -81,3 +102,45 @@ def _paste_chunk(
     inside = part.shift(-place[0], -place[1]).slices
     at = part.shift(-region.y0, -region.x0).slices
     planes[group * channels : (group + 1) * channels, at[0], at[1]] = pixels[:, inside[0], inside[1]]
+
+
+def object_problem(layout: ArrayLayout, key: str, data: bytes) -> str | None:
+    """What is wrong with the content of a pixel object, by its own checksums and by decoding it; None if nothing."""
+    try:
+        if layout.sharded:
+            _check_shard(layout, key, data)
+        else:
+            decode(layout.output.compressor, data, layout.chunk_bytes)
+    except VerificationError as error:
+        return str(error)
+    return None
+
+
+def _check_shard(layout: ArrayLayout, key: str, data: bytes) -> None:
+    level, region = layout.key_region(key)
+    index = ShardIndex(layout, level)
+    table = index.parse(data[-index.nbytes :])
+    if table is None:
+        raise VerificationError(f"{key}: shard index is damaged")
+    height, width = region.shape
+    side = layout.grid.chunk
+    end = len(data) - index.nbytes
+    used = 0
+    for group, row, column in _places(table.shape[:3]):
+        offset, length = map(int, table[group, row, column])
+        inside = row * side < height and column * side < width
+        if (offset + length <= end and length > CRC_BYTES) != inside:
+            raise VerificationError(f"{key}: chunk {group}/{row}/{column} is {'missing' if inside else 'not planned'}")
+        if inside:
+            used += length
+            stored = data[offset : offset + length]
+            if crc32c(stored[:-CRC_BYTES]) != stored[-CRC_BYTES:]:
+                raise VerificationError(f"{key}: chunk {group}/{row}/{column} has a wrong checksum")
+            decode(layout.output.compressor, stored[:-CRC_BYTES], layout.chunk_bytes)
+    if used != end:
+        raise VerificationError(f"{key}: {end - used} bytes belong to no chunk")
+
+
+def _places(shape: tuple[int, ...]) -> Iterable[tuple[int, int, int]]:
+    groups, rows, columns = shape
+    return ((group, row, column) for group in range(groups) for row in range(rows) for column in range(columns))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from tiledblend.bytes.ranges import ByteReader
@@ -30,7 +31,8 @@ NAMES = {
 }
 """What people call each vendor's slides."""
 
-_DESCRIPTION, _MAKE, _SOFTWARE, _XMP, _ARGOS = 270, 271, 305, 700, 65000
+TAGS = _DESCRIPTION, _MAKE, _SOFTWARE, _XMP, _ARGOS = 270, 271, 305, 700, 65000
+"""Those of a TIFF's first directory that tell its vendor."""
 _LEICA = b"http://www.leica-microsystems.com/scn/"
 _MOST_LISTED = 4096
 
@@ -40,6 +42,17 @@ def vendor_of(path: str, head: bytes) -> str | None:
 
     Raises BadInputError for a .mrxs file without its folder: what is in the file is a thumbnail.
     """
+    vendor = by_first_bytes(path, head)
+    folder = os.path.splitext(path)[0]
+    if vendor == "mirax" and not os.path.isfile(os.path.join(folder, "Slidedat.ini")):
+        raise BadInputError(
+            f"{path}: a MIRAX slide is this file and the folder {folder} with Slidedat.ini; copy the folder, too"
+        )
+    return vendor
+
+
+def by_first_bytes(path: str, head: bytes) -> str | None:
+    """As `vendor_of`, of any path; nothing beside it is looked at."""
     suffix = Path(path).suffix.lower()
     if head[128:132] == b"DICM":
         return "dicom"
@@ -49,22 +62,27 @@ def vendor_of(path: str, head: bytes) -> str | None:
         return "sakura"
     if suffix in (".vms", ".vmu") or b"Virtual Microscope Specimen]" in head:
         return "hamamatsu"
-    if suffix == ".mrxs":
-        folder = os.path.splitext(path)[0]
-        if not os.path.isfile(os.path.join(folder, "Slidedat.ini")):
-            raise BadInputError(
-                f"{path}: a MIRAX slide is this file and the folder {folder} with Slidedat.ini; copy the folder, too"
-            )
-        return "mirax"
-    return None
+    return "mirax" if suffix == ".mrxs" else None
+
+
+def on_disks_only(path: str, vendor: str) -> BadInputError:
+    """The error of a slide behind a network that only OpenSlide reads."""
+    return BadInputError(
+        f"{path}: {NAMES[vendor]}: OpenSlide reads it, from this machine's disks only; copy it first, with the files "
+        "beside it"
+    )
 
 
 def tiff_vendor(reader: ByteReader) -> str | None:
-    """The vendor of a TIFF whose tiles only OpenSlide lays out right, by the tags of its first directory; else None.
+    """The vendor of a TIFF whose tiles only OpenSlide lays out right, by the tags of its first directory; else None."""
+    return vendor_by_tags(first_tags(reader, TAGS))
+
+
+def vendor_by_tags(tags: Mapping[int, bytes]) -> str | None:
+    """As `tiff_vendor`, by the values of `TAGS`.
 
     Leica's fluorescence slides are not among them: OpenSlide does not read those.
     """
-    tags = first_tags(reader, (_DESCRIPTION, _MAKE, _SOFTWARE, _XMP, _ARGOS))
     description, software = tags.get(_DESCRIPTION, b""), tags.get(_SOFTWARE, b"")
     if b"iScan" in tags.get(_XMP, b""):
         return "ventana"

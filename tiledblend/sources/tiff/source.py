@@ -8,39 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tifffile
 from numpy.typing import NDArray
 
-from tiledblend.bytes.ranges import ByteReader, SeekableBytes, open_bytes
-from tiledblend.errors import BadInputError, TiledblendError, one_line
+from tiledblend.bytes.ranges import ByteReader, open_bytes
+from tiledblend.errors import BadInputError, one_line
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.tiff.coding import Coding
+from tiledblend.sources.tiff.images import AUXILIARY, Images, open_images
 from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
 from tiledblend.sources.tiff.large import LARGE_TILE
 from tiledblend.sources.tiff.layout import StoredLevel, store_level
-from tiledblend.sources.tiff.metadata import (
-    ImageFacts,
-    imagej_facts,
-    ome_facts,
-    resolution_facts,
-    svs_facts,
-)
+from tiledblend.sources.tiff.metadata import ImageFacts, imagej_facts, resolution_facts, scanner_facts
 from tiledblend.sources.tiff.pages import dimensions, page_numbers
 from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
-from tiledblend.sources.tiff.series import images_of
-from tiledblend.sources.tiff.structure import Structure, walk
 from tiledblend.sources.views import downsampling
 
-Images = Sequence[tifffile.TiffPageSeries]
-
-AUXILIARY = frozenset({"thumbnail", "label", "macro", "map"})
 _ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
+_INCH = 2
 
 # tifffile logs what it repairs; a file that cannot be used is an error of ours, in one line. Handlers that an
 # application installs still get the messages.
@@ -211,15 +201,15 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
     Raises BadInputError in one line for what is damaged, or not one 2-D image of 8 or 16-bit or float32 samples.
     """
     reader = open_bytes(spec.path)
-    with _parsed(reader) as (tiff, images, structure):
-        index, series = _choose(images, spec)
-        stored, notes = _store_levels(images, index, spec, structure, mask=mask)
+    with open_images(reader) as images:
+        index = images.choose(spec)
+        stored, notes = _store_levels(images, index, spec, mask=mask)
         if spec.level >= len(stored) or spec.level < 0:
             raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
-        facts = _facts(tiff, series, index, _channel_count(stored[0]))
-        info = _describe(images, series, index, stored, structure, facts, notes)
-        orientation = series.keyframe.tags.valueof(_ORIENTATION, 1)
-        profile = series.keyframe.tags.valueof(_ICC)
+        facts = _facts(images, index, _channel_count(stored[0]))
+        info = _describe(images, index, stored, facts, notes)
+        tags = images.series[index].keyframe.tags
+        orientation, profile = tags.valueof(_ORIENTATION, 1), tags.valueof(_ICC)
     return TiffSource(
         spec,
         reader,
@@ -235,15 +225,15 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
 def list_series(path: str) -> list[SeriesSummary]:
     """Every image in a TIFF file, and for each why it cannot be a layer's image, if it cannot."""
     reader = open_bytes(path)
-    with _parsed(reader) as (_, images, structure):
-        return [_summarise(images, index, path, structure) for index in range(len(images))]
+    with open_images(reader) as images:
+        return [_summarise(images, index, path) for index in range(len(images.series))]
 
 
-def _summarise(images: Images, index: int, path: str, structure: Structure) -> SeriesSummary:
-    series = images[index]
+def _summarise(images: Images, index: int, path: str) -> SeriesSummary:
+    series = images.series[index]
     problem, levels = None, len(series.levels)
     try:
-        levels = len(_store_levels(images, index, SourceSpec(path, series=index), structure, mask=False)[0])
+        levels = len(_store_levels(images, index, SourceSpec(path, series=index), mask=False)[0])
     except BadInputError as error:
         problem = str(error)
     return SeriesSummary(
@@ -251,56 +241,17 @@ def _summarise(images: Images, index: int, path: str, structure: Structure) -> S
     )
 
 
-@contextmanager
-def _parsed(reader: ByteReader) -> Iterator[tuple[tifffile.TiffFile, Images, Structure]]:
-    """The file as tifffile sees it, and its images. Whatever goes wrong inside is one BadInputError naming the file."""
-    structure = walk(reader)
-    flags: dict[str, Any] = {"is_ndpi": True} if structure.is_ndpi else {}
-    try:
-        # A multi-file OME-TIFF would make tifffile open other paths, named by the file.
-        with tifffile.TiffFile(SeekableBytes(reader), _multifile=False, **flags) as tiff:  # type: ignore[arg-type]
-            if tiff.is_ome and "<!DOCTYPE" in tiff.pages.first.description:
-                # No OME-XML has one, and what its entities stand for is a parser's to expand.
-                raise BadInputError(f"{reader.uri}: its OME-XML declares a document type; remove it from the file")
-            yield tiff, images_of(tiff, structure), structure
-    except TiledblendError:
-        raise
-    except MemoryError as error:
-        raise BadInputError(f"{reader.uri}: cannot be opened: its metadata does not fit into memory") from error
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInputError(f"{reader.uri}: cannot be opened as TIFF: {reason}") from error
-
-
-def _choose(all_images: Images, spec: SourceSpec) -> tuple[int, tifffile.TiffPageSeries]:
-    number = len(all_images)
-    if spec.series is not None:
-        if not 0 <= spec.series < number:
-            raise BadInputError(f"{spec}: has no series {spec.series}; it has {number}")
-        return spec.series, all_images[spec.series]
-    images = [i for i in range(number) if all_images[i].name.lower() not in AUXILIARY] or list(range(number))
-    if not images:
-        raise BadInputError(f"{spec}: no image in this TIFF file")
-    first = images[0]
-    if all_images[first].kind in ("generic", "uniform", "scn"):
-        # max takes the first of equals
-        first = max(images, key=lambda i: all_images[i].keyframe.imagelength * all_images[i].keyframe.imagewidth)
-    return first, all_images[first]
-
-
-def _store_levels(
-    all_series: Images, index: int, spec: SourceSpec, structure: Structure, *, mask: bool
-) -> tuple[list[StoredLevel], list[str]]:
-    series = all_series[index]
+def _store_levels(images: Images, index: int, spec: SourceSpec, *, mask: bool) -> tuple[list[StoredLevel], list[str]]:
+    series = images.series[index]
     name = str(spec)
     numbers = page_numbers(series, spec)
-    stored = [store_level(series, numbers, name, structure, mask=mask)]
+    stored = [store_level(series, numbers, name, images.structure, mask=mask)]
     notes = list(stored[0].notes)
-    for candidate in [*series.levels[1:], *_reduced(all_series, index)]:
+    for candidate in images.levels(index):
         try:
             if page_numbers(candidate, spec) != numbers:
                 raise BadInputError("its axes differ")
-            level = store_level(candidate, numbers, name, structure, mask=mask, base=series.keyframe)
+            level = store_level(candidate, numbers, name, images.structure, mask=mask, base=series.keyframe)
             _check_alike(stored, level)
         except BadInputError as error:
             notes.append(f"pyramid ends at level {len(stored) - 1}: the next is not used: {error}")
@@ -316,46 +267,24 @@ def _check_alike(stored: list[StoredLevel], level: StoredLevel) -> None:
         raise BadInputError(f"its shape {level.shape} is not smaller than {stored[-1].shape}")
 
 
-def _reduced(all_series: Sequence[tifffile.TiffPageSeries], index: int) -> list[tifffile.TiffPageSeries]:
-    """Later series that are lower resolutions of this one: marked as reduced, one whole factor smaller both ways."""
-    base = all_series[index]
-    found: list[tifffile.TiffPageSeries] = []
-    page = base.keyframe
-    if page.is_reduced or base.kind in ("svs", "ome"):
-        return found
-    smallest = base.levels[-1].keyframe
-    for series in all_series[index + 1 :]:
-        other = series.keyframe
-        if not other.is_reduced:
-            break
-        fits = other.is_tiled == page.is_tiled and series.name.lower() not in AUXILIARY
-        if fits and other.imagelength < smallest.imagelength and _is_factor(page, other):
-            found += series.levels
-            smallest = series.levels[-1].keyframe
-    return found
-
-
-def _is_factor(page: tifffile.TiffPage, other: tifffile.TiffPage) -> bool:
-    factor = round(page.imagelength / max(1, other.imagelength))
-    pairs = ((page.imagelength, other.imagelength), (page.imagewidth, other.imagewidth))
-    return factor > 1 and all(abs(factor * small - large) < factor for large, small in pairs)
-
-
-def _facts(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, index: int, channels: int) -> ImageFacts:
+def _facts(images: Images, index: int, channels: int) -> ImageFacts:
     """Pixel size and channels from the most specific place that has them."""
-    tags = series.keyframe.tags
-    x, y = tags.valueof(_X_RESOLUTION), tags.valueof(_Y_RESOLUTION)
-    unit = tags.valueof(_RESOLUTION_UNIT, 2)
+    series = images.series[index]
+    page = series.keyframe
+    tags, description = page.tags, page.description
+    x, y, unit = (tags.valueof(tag) for tag in (_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT))
     facts = ImageFacts()
-    if series.kind == "svs" and series.name.lower() not in AUXILIARY:
-        facts = svs_facts(series.keyframe.description)
-    elif series.kind == "ome" and tiff.ome_metadata:
-        facts = ome_facts(tiff.ome_metadata, index)
-    elif tiff.imagej_metadata is not None:
-        facts = imagej_facts(tiff.imagej_metadata, x, y, channels)
-    if facts.pixel_size_um is None and tiff.imagej_metadata is None:
-        trusted = series.kind == "ndpi"
-        facts = replace(facts, pixel_size_um=resolution_facts(unit, x, y, trusted=trusted).pixel_size_um)
+    if index in images.ome:
+        facts = images.ome[index].facts
+    elif description.startswith("ImageJ="):
+        metadata = images.tiff.imagej_metadata if series.kind == "imagej" else None
+        facts = imagej_facts(description, metadata or {}, unit, x, y, channels)
+    elif series.name.lower() not in AUXILIARY:
+        facts = scanner_facts(description)
+    if facts.pixel_size_um is None and not description.startswith("ImageJ="):
+        known = _INCH if unit is None else unit
+        size = resolution_facts(known, x, y, trusted=series.kind == "ndpi").pixel_size_um
+        facts = replace(facts, pixel_size_um=size)
     names = tuple(one_line(name) for name in facts.names) if len(facts.names) == channels else ()
     colors = facts.colors if len(facts.colors) == channels else ()
     return replace(facts, names=names, colors=colors)
@@ -371,20 +300,24 @@ def _level_pixel_size(
 
 
 def _describe(
-    images: Images,
-    series: tifffile.TiffPageSeries,
-    index: int,
-    stored: Sequence[StoredLevel],
-    structure: Structure,
-    facts: ImageFacts,
-    notes: Sequence[str],
+    images: Images, index: int, stored: Sequence[StoredLevel], facts: ImageFacts, notes: Sequence[str]
 ) -> SourceInfo:
+    series, structure = images.series[index], images.structure
     page, first = series.keyframe, stored[0]
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    others = [f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images) if i != index]
-    all_notes = [*first.samples.notes, *notes, *_strip_notes(first)]
+    others = [
+        f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images.series) if i != index
+    ]
+    all_notes = [
+        *images.notes,
+        *facts.notes,
+        *(images.ome[index].notes if index in images.ome else ()),
+        *first.samples.notes,
+        *notes,
+        *_strip_notes(first),
+    ]
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
-    all_notes += [f"series {index} is read; others: {', '.join(others[:8])}"] if others else []
+    asides = (f"series {index} is read; others: {', '.join(others[:8])}",) if others else ()
     metadata: dict[str, Any] = {
         "reader": "tiledblend (TIFF)",
         "series": index,
@@ -401,6 +334,7 @@ def _describe(
         channel_names=facts.names,
         channel_colors=facts.colors,
         notes=tuple(all_notes),
+        asides=asides,
         metadata=metadata,
     )
 

@@ -179,6 +179,8 @@ class _UnusualError(ValueError):
 
 def _v3(node: ZarrNode, facts: ArrayFacts, axes: PlaneAxes, name: str, number: int) -> EncodedLevel:
     document = node.document
+    if facts.edges is not None:
+        raise _UnusualError("rectilinear chunks")
     if document.get("storage_transformers"):
         raise _UnusualError("storage transformers")
     codecs, shards = _codecs(document["codecs"]), None

@@ -9,7 +9,8 @@ import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from tiledblend.errors import BadInputError
@@ -19,6 +20,8 @@ MAX_CHUNK_BYTES = 2 << 30
 MAX_SHARD_CHUNKS = 1 << 24
 MAX_DOCUMENT_BYTES = 16 << 20
 MAX_MULTISCALES = 64
+MAX_UNEVEN = 1 << 16
+"""Chunks along an axis of a rectilinear grid."""
 NOT_OF_PIXELS = ("pickle", "json", "msgpack", "vlen", "categorize", "string")
 """Codecs, by the beginning of their names, of Python objects and texts. Decoding a pickle runs what it says."""
 
@@ -37,7 +40,10 @@ class ZarrNode:
 
 @dataclass(frozen=True, slots=True)
 class ArrayFacts:
-    """What an array's document says. chunk: what one decode yields (inside a shard: the inner chunk)."""
+    """What an array's document says. chunk: what one decode yields (inside a shard: the inner chunk).
+
+    edges: of a rectilinear grid, where chunks (or shards) end along each axis; chunk is the largest then, shard None.
+    """
 
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
@@ -45,6 +51,7 @@ class ArrayFacts:
     dtype: str
     compression: str
     names: tuple[str | None, ...] | None
+    edges: tuple[tuple[int, ...], ...] | None = None
 
 
 def read_node(path: str, *, called: str) -> ZarrNode:
@@ -87,18 +94,13 @@ def read_array_facts(node: ZarrNode, *, called: str) -> ArrayFacts:
     dimensions = node.attributes.get("_ARRAY_DIMENSIONS")
     if facts.names is None and isinstance(dimensions, list) and len(dimensions) == len(facts.shape):
         names = tuple(str(name) for name in dimensions)
-        facts = ArrayFacts(facts.shape, facts.chunk, facts.shard, facts.dtype, facts.compression, names)
+        facts = replace(facts, names=names)
     _check_sizes(facts, f"{called}: array {node.path}")
     return facts
 
 
 def _facts_v3(document: Mapping[str, Any]) -> ArrayFacts:
-    grid = document["chunk_grid"]
-    if grid["name"] != "regular":
-        raise _UnreadError(
-            f"its chunk grid is {grid['name']}, only regular ones are read; store it again with equal chunks"
-        )
-    outer = _sizes(grid["configuration"]["chunk_shape"])
+    outer, edges = _grid(document["chunk_grid"], _sizes(document["shape"]))
     codecs = [_codec(entry) for entry in document["codecs"]]
     shard = None
     chunk = outer
@@ -117,7 +119,45 @@ def _facts_v3(document: Mapping[str, Any]) -> ArrayFacts:
     names = document.get("dimension_names")
     compression = "+".join(name for name, _ in codecs if name not in ("bytes", "transpose")) or "none"
     _require_pixel_codecs([name for name, _ in codecs])
-    return ArrayFacts(_sizes(document["shape"]), chunk, shard, dtype, compression, _names(names))
+    if edges is not None and shard is not None:
+        _require_whole_chunks(edges, chunk)
+        shard = None
+    return ArrayFacts(_sizes(document["shape"]), chunk, shard, dtype, compression, _names(names), edges)
+
+
+def _grid(grid: Mapping[str, Any], shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None]:
+    """(the largest chunk, where chunks end along each axis of a rectilinear grid)."""
+    if grid["name"] == "regular":
+        return _sizes(grid["configuration"]["chunk_shape"]), None
+    if grid["name"] != "rectilinear" or grid["configuration"].get("kind", "inline") != "inline":
+        raise _UnreadError(
+            f"its chunk grid is {grid['name']}, only regular and inline rectilinear ones are read; store it again with "
+            "equal chunks"
+        )
+    sizes = [
+        _chunk_sizes(given, size) for given, size in zip(grid["configuration"]["chunk_shapes"], shape, strict=True)
+    ]
+    return tuple(map(max, sizes)), tuple(tuple(accumulate(one)) for one in sizes)
+
+
+def _chunk_sizes(given: Any, size: int) -> list[int]:
+    """Of one axis: a number (each but the last is so long), or a list of numbers and [number, how often]."""
+    if isinstance(given, int):
+        given = [[given, -(-size // given)]] if given > 0 else []
+    sizes: list[int] = []
+    for entry in given:
+        length, count = (entry, 1) if isinstance(entry, int) else _sizes(entry)
+        if length < 1 or count < 1 or len(sizes) + count > MAX_UNEVEN:
+            raise ValueError(f"rectilinear chunks {str(entry)[:40]} are none of an image")
+        sizes += [length] * count
+    if not sizes or sum(sizes) < size:
+        raise ValueError(f"rectilinear chunks of {sum(sizes)} for a side of {size}")
+    return sizes
+
+
+def _require_whole_chunks(edges: Sequence[Sequence[int]], chunk: Sequence[int]) -> None:
+    if len(chunk) != len(edges) or any(edge % size for along, size in zip(edges, chunk, strict=True) for edge in along):
+        raise ValueError(f"rectilinear shards are not whole multiples of chunk {tuple(chunk)}")
 
 
 def _facts_v2(document: Mapping[str, Any]) -> ArrayFacts:

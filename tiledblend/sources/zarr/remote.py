@@ -13,11 +13,24 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import ObjectStore, StorePath
 
 from tiledblend.bytes.buckets import Repeating, client_of, connections, is_beyond, repeated, split_url
-from tiledblend.bytes.remote import EXPECTED_BYTES, Expected, is_absent, merge_ranges, ranged, told, uses_of, whole
+from tiledblend.bytes.remote import (
+    EXPECTED_BYTES,
+    Expected,
+    LargerError,
+    StoredState,
+    is_absent,
+    merge_ranges,
+    ranged,
+    told,
+    uses_of,
+    whole,
+)
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
+from tiledblend.sources.zarr.dense import dense_shard
+from tiledblend.sources.zarr.grid import ENTRY_BYTES, ObjectGrid
 from tiledblend.sources.zarr.inline_loop import run_inline
-from tiledblend.sources.zarr.stored import ENTRY_BYTES, ObjectGrid, note
+from tiledblend.sources.zarr.stored import note
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -136,9 +149,7 @@ class BucketStore(ObjectStore[Any]):
         uri = f"{self._root}/{key}"
         with told(uri, "cannot be read"):
             try:
-                state, data = repeated(
-                    lambda: whole(uri, self._grid.most_bytes) if span is None else ranged(self._root, key, *span)
-                )
+                state, data = repeated(lambda: self._whole(key) if span is None else ranged(self._root, key, *span))
             except Exception as error:
                 if is_absent(error, uri):
                     return None
@@ -151,6 +162,19 @@ class BucketStore(ObjectStore[Any]):
             self.has_changed = True
             raise BadInputError(f"{uri}: the input changed while it was read; run again on settled inputs")
         return data
+
+    def _whole(self, key: str) -> tuple[StoredState, bytes]:
+        """A whole object; of a shard that is larger than its pixels could be, without its dead bytes."""
+        uri = f"{self._root}/{key}"
+        try:
+            return whole(uri, self._grid.most_bytes)
+        except LargerError as error:
+            if not self._grid.has_plain_index:
+                raise
+            state = error.state
+        name = key.removeprefix(self._prefix)
+        data = dense_shard(self._grid, name, state.size, lambda at, size: ranged(self._root, key, at, size)[1])
+        return state, data
 
     def renew(self, listed: str) -> None:
         """Keep nothing of objects that were rewritten since a listing of digest `listed` was last made."""

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,11 @@ from tiledblend.sources.axes import PlaneAxes
 from tiledblend.sources.base import Alpha, Level, Missed, RasterSource, SourceInfo, SourceSpec, Unstored
 from tiledblend.sources.colour import says_rgb
 from tiledblend.sources.zarr.encoded import EncodedImage, encoded_level
+from tiledblend.sources.zarr.grid import Listing, ObjectGrid
 from tiledblend.sources.zarr.inline_loop import run_inline
 from tiledblend.sources.zarr.metadata import ArrayFacts, ZarrNode, read_document
 from tiledblend.sources.zarr.ome import ZarrImage, read_image
-from tiledblend.sources.zarr.stored import SEEN, ImageStore, Listing, ObjectGrid, Seen, store_path
+from tiledblend.sources.zarr.stored import SEEN, ImageStore, Seen, store_path
 
 if TYPE_CHECKING:
     from zarr import AsyncArray
@@ -93,11 +95,11 @@ class ZarrSource(RasterSource):
         self.pixel_size_um, self.origin_um = image.pixel_size_um, image.origin_um
         self.info = _info(image)
         self._opened = [_modified(path) for path in image.documents]
-        self._grids = [ObjectGrid(node, level, axes) for node, level in zip(image.arrays, facts, strict=True)]
+        self._grids = [_grid_of(node, level, axes) for node, level in zip(image.arrays, facts, strict=True)]
         paths = [store_path(node.path, grid) for node, grid in zip(image.arrays, self._grids, strict=True)]
         self._stores: list[ImageStore] = [path.store for path in paths]
         self._arrays = [
-            _open_array(path, node, math.prod(level.chunk) * self.dtype.itemsize, str(spec))
+            _open_array(path, node, level, math.prod(level.chunk) * self.dtype.itemsize, str(spec))
             for path, node, level in zip(paths, image.arrays, facts, strict=True)
         ]
         self._listed_newest: int | None = None
@@ -302,15 +304,29 @@ def _info(image: ZarrImage) -> SourceInfo:
     )
 
 
-def _open_array(store: Any, node: ZarrNode, chunk_bytes: int, called: str) -> AsyncArray[Any]:
+def _grid_of(node: ZarrNode, facts: ArrayFacts, axes: PlaneAxes) -> ObjectGrid:
+    if facts.edges is None:
+        return ObjectGrid(node, facts, axes)
+    from tiledblend.sources.zarr.uneven import UnevenGrid
+
+    return UnevenGrid(node, facts, axes)
+
+
+def _open_array(store: Any, node: ZarrNode, facts: ArrayFacts, chunk_bytes: int, called: str) -> AsyncArray[Any]:
     """The array by the document that was read and judged: the store is not asked for it once more."""
-    from zarr import AsyncArray
+    from zarr import AsyncArray, config
 
     from tiledblend.sources.zarr.bounded import with_bounded_codecs
 
     document = {**node.document, "attributes": {}, "zarr_format": node.zarr_format}
+    setting = nullcontext()
+    if facts.edges is not None:
+        from tiledblend.sources.zarr.uneven import require_support
+
+        setting = config.set(require_support(called))
     try:
-        return with_bounded_codecs(AsyncArray.from_dict(store, document), chunk_bytes)
+        with setting:
+            return with_bounded_codecs(AsyncArray.from_dict(store, document), chunk_bytes)
     except TiledblendError:
         raise
     except Exception as error:

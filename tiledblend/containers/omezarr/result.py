@@ -7,7 +7,8 @@ from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore, split_parent
 from tiledblend.containers import ledger
-from tiledblend.containers.manifest import SUFFIX, Manifest, digest, parse_manifest
+from tiledblend.containers.digests import digest
+from tiledblend.containers.manifest import SUFFIX, Manifest, parse_manifest
 from tiledblend.containers.omezarr.documents import (
     array_documents,
     read_attributes,

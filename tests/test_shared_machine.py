@@ -1,0 +1,215 @@
+"""A machine that several people use: what other accounts have laid out is not run, and nobody is let in by a port."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from tiledblend.demo.tissue import Slides
+from tiledblend.errors import RefusedError
+from tiledblend.run.cluster import open_client
+from tiledblend.run.options import ClusterOptions
+from tiledblend.run.scratch import private_folder
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+TILES = ("--chunk", "128", "--shard", "256", "--feather", "8px")
+LOOKED_FOR = ("pandas", "pyarrow", "cupy", "cudf", "bokeh", "lz4", "snappy", "numba", "sparse", "rmm", "h5py", "zict")
+"""Modules that dask, or a library of it, imports in the middle of its work where they are."""
+STANDARD = ("queue", "signal", "selectors", "json", "struct", "random", "multiprocessing", "pickle", "tempfile", "ssl")
+
+
+def traps(folder: Path, names: Sequence[str], marker: Path) -> None:
+    """Harmless modules that say that they were run."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name + chr(10)!r})\nraise ImportError\n")
+
+
+@contextmanager
+def running(folder: Path, *arguments: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """The command as its installed script starts it: without the current folder on its own import path."""
+    script = folder.parent / "launcher" / "tiledblend"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text("from tiledblend.__main__ import main\nif __name__ == '__main__':\n    main()\n")
+    command = [sys.executable, str(script), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run(folder: Path, *arguments: object, **variables: str) -> str:
+    with running(folder, *arguments, **variables) as process:
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        return str(said)
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["embedded", "workers"])
+@pytest.mark.parametrize("place", ["temporary", "given"])
+def test_dasks_shared_folder_is_not_used(slides: Slides, tmp_path: Path, workers: tuple[str, ...], place: str) -> None:
+    """Another account may have made /tmp/dask-scratch-space first."""
+    data, scratch, marker = tmp_path / "data", tmp_path / "tmp", tmp_path / "marker"
+    data.mkdir()
+    scratch.mkdir()
+    traps(scratch / "dask-scratch-space", LOOKED_FOR, marker)
+    where = ("--local-directory", str(scratch)) if place == "given" else ()
+    variables = {} if where else {"TMPDIR": str(scratch)}
+    flags = ("--mask", slides.mask, *TILES, "-o", data / "out.ome.zarr")
+    run(data, "blend", slides.base, slides.overlay, *flags, *workers, *where, **variables)
+    assert not marker.exists(), marker.read_text()
+    assert [path.name for path in scratch.iterdir()] == ["dask-scratch-space"]
+
+
+def test_the_current_folder_is_not_imported_from(slides: Slides, tmp_path: Path) -> None:
+    data, marker = tmp_path / "data", tmp_path / "marker"
+    traps(data, STANDARD, marker)
+    flags = ("--mask", slides.mask, *TILES, "-o", data / "out.ome.zarr")
+    run(data, "blend", slides.base, slides.overlay, *flags, "--workers", "1")
+    assert not marker.exists(), marker.read_text()
+
+
+def test_a_private_folder_is_ours_alone(tmp_path: Path) -> None:
+    before = list(sys.path)
+    with private_folder(str(tmp_path)) as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        sys.path.insert(0, str(folder / "dask-scratch-space"))
+        with private_folder(str(tmp_path)) as other:
+            # Nobody takes a folder for abandoned whose process lives.
+            assert folder.exists()
+            assert other != folder
+    assert sys.path == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_leaves_nothing_for_long(tmp_path: Path) -> None:
+    code = "import os, sys; from tiledblend.run.scratch import private_folder as made\n"
+    code += "with made(sys.argv[1]): os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    (left,) = tmp_path.iterdir()
+    strange = tmp_path / "tiledblend-mine"
+    strange.mkdir(mode=0o755)
+    with private_folder(str(tmp_path)):
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == [strange]
+
+
+def test_a_folder_that_others_may_exchange_is_refused(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    with pytest.raises(RefusedError, match=r"--local-directory .*open: others may write in it"):
+        open_client(ClusterOptions(threads_per_worker=1, local_directory=str(open_to_all))).__enter__()
+    open_to_all.chmod(0o1777)
+    with private_folder(str(open_to_all)) as folder:
+        assert folder.parent == open_to_all
+    if os.geteuid() == 0:
+        os.chown(open_to_all, 12345, 12345)
+        open_to_all.chmod(0o755)
+        with pytest.raises(RefusedError, match="it belongs to another account"), private_folder(str(open_to_all)):
+            pass
+
+
+# --- ports
+
+
+def listening(root: int) -> set[tuple[str, int]]:
+    """(address, port) of every TCP socket on which a process or a descendant of it listens."""
+    inodes = set[str]()
+    with suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+        for process in family:
+            for link in Path(f"/proc/{process.pid}/fd").glob("*"):
+                with suppress(OSError):
+                    inodes.add(os.readlink(link).removeprefix("socket:[").rstrip("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                address, port = fields[1].split(":")
+                plain = socket.inet_ntoa(bytes.fromhex(address)[::-1]) if table == "tcp" else address
+                found.add((plain, int(port, 16)))
+    return found
+
+
+def test_an_embedded_run_opens_no_port(slides: Slides, tmp_path: Path) -> None:
+    for number, flags in enumerate(((), ("--part", "1/1"))):
+        seen = set[tuple[str, int]]()
+        folder = tmp_path / f"data{number}"
+        folder.mkdir()
+        job = ("--mask", slides.mask, *TILES, "-o", folder / "out.ome.zarr", *flags)
+        with running(folder, "blend", slides.base, slides.overlay, *job) as process:
+            looks = 0
+            while process.poll() is None:
+                seen |= listening(process.pid)
+                looks += 1
+                time.sleep(0.02)
+            assert process.returncode == 0, process.communicate()[0]
+        assert looks > 10
+        assert seen == set()
+
+
+def test_ports_of_worker_processes_take_nobody_without_the_runs_certificate(slides: Slides, tmp_path: Path) -> None:
+    data, seen, answers = tmp_path / "data", set[tuple[str, int]](), []
+    data.mkdir()
+    job = ("--mask", slides.mask, *TILES, "-o", data / "out.ome.zarr", "--workers", "2")
+    with running(data, "blend", slides.base, slides.overlay, *job) as process:
+        while process.poll() is None:
+            for place in listening(process.pid) - seen:
+                seen.add(place)
+                answers += [plain_answer(place), tls_answer(place)]
+            time.sleep(0.05)
+        assert process.returncode == 0, process.communicate()[0]
+    assert {address for address, _ in seen} == {"127.0.0.1"}
+    assert len(seen) == 5  # the scheduler, and two workers with a nanny each
+    assert set(answers) == {b""}
+
+
+def plain_answer(place: tuple[str, int]) -> bytes:
+    """What a stranger hears that asks by HTTP."""
+    with suppress(OSError), socket.create_connection(place, timeout=5) as link:
+        link.sendall(b"GET /info/main/workers.html HTTP/1.1\r\nHost: x\r\n\r\n")
+        return link.recv(100)
+    return b""
+
+
+def tls_answer(place: tuple[str, int]) -> bytes:
+    """What a stranger hears that encrypts, but has no certificate of the run."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with suppress(OSError), socket.create_connection(place, timeout=5) as link, context.wrap_socket(link) as secure:
+        secure.sendall(b"x" * 64)
+        return secure.recv(100)
+    return b""
+
+
+def test_the_dashboard_answers_to_this_machines_name_only() -> None:
+    """A page elsewhere whose name somebody's DNS leads here reads nothing."""
+    pytest.importorskip("bokeh")
+    with open_client(ClusterOptions(threads_per_worker=1, dashboard=True)) as client:
+        port = int(client.dashboard_link.rsplit(":", 1)[1].partition("/")[0])
+        assert listening(os.getpid()) == {("127.0.0.1", port)}
+        for host, code in (
+            (f"127.0.0.1:{port}", b"200"),
+            (f"localhost:{port}", b"200"),
+            (f"evil.example:{port}", b"403"),
+        ):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
+                link.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                assert link.recv(100).split()[1] == code
