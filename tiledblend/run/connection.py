@@ -12,7 +12,17 @@ from tiledblend.errors import InterruptedRun, ResourceError, UsageError
 from tiledblend.run.cluster import open_client
 from tiledblend.run.options import ClusterOptions
 from tiledblend.run.scheduler import RunningScheduler, running_scheduler
-from tiledblend.run.versions import Probed, probed, require_same_versions, require_some_package
+from tiledblend.run.versions import (
+    LACKING_SECONDS,
+    PAUSED_SECONDS,
+    Probed,
+    all_are_paused,
+    lacking,
+    none_is_able,
+    probed,
+    require_same_versions,
+    tell_lacking,
+)
 from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 
 if TYPE_CHECKING:
@@ -24,7 +34,6 @@ RECONNECT_SECONDS = 180.0
 NO_WORKER_SECONDS = 300.0
 WORKERS_SECONDS = 5.0
 LAST_TASKS_SECONDS = 60.0
-PAUSED_SECONDS = 20.0
 TASKS_PER_THREAD = 3
 SILENT_SECONDS = 60.0
 """Until a worker is asked again that did not say what it has."""
@@ -182,15 +191,16 @@ class Workforce:
         silent = {address for address, asked_at in self._silent.items() if now < asked_at + SILENT_SECONDS}
         self._probe([address for address in workers if address not in self._known.keys() | silent], now)
         self._known = {address: found for address, found in self._known.items() if address in workers}
-        require_some_package(self._known)
         able = {address: worker for address, worker in workers.items() if self._is_able(address)}
         if able.keys() - self._able:
             self._require({address: {**worker, "pause": self._pause(address)} for address, worker in able.items()})
         moved = self._look_for_paused(able, now)
         self._able = frozenset(able.keys() - self._set_aside)
         self._threads = sum(workers[address]["nthreads"] for address in self._able)
-        if workers or self._last_seen == float("-inf"):
+        if self._able or self._last_seen == float("-inf"):
             self._last_seen = now
+        if now > self._last_seen + LACKING_SECONDS and lacking(self._known):
+            raise none_is_able(self._known)
         if now > self._last_seen + NO_WORKER_SECONDS:
             raise InterruptedRun(
                 f"the dask cluster has had no worker for {NO_WORKER_SECONDS:g} s; start some and continue with --resume"
@@ -207,9 +217,7 @@ class Workforce:
         if not elsewhere:
             return
         answers = probed(self._client, elsewhere, self._check)
-        for address, found in answers.items():
-            if found.lacks:
-                log.warning("dask worker %s is left out: it has %s", address, found.lacks)
+        tell_lacking(answers, set())
         self._known |= answers
         self._silent = self._silent | dict.fromkeys(elsewhere, now)
 
@@ -232,10 +240,7 @@ class Workforce:
         too_long = {address for address, since in self._paused.items() if now > since + PAUSED_SECONDS}
         new, self._set_aside = too_long - self._set_aside, too_long
         if able and too_long >= able.keys():
-            raise ResourceError(
-                f"every dask worker is paused, {min(too_long)} for {PAUSED_SECONDS:g} s: its memory is at dask's limit;"
-                " give workers more memory or fewer threads and continue with --resume"
-            )
+            raise all_are_paused(too_long)
         for address in sorted(new):
             log.warning(
                 "dask worker %s has been paused for %g s, its memory is at dask's limit: its tiles go to others",

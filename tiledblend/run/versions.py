@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,21 +20,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_WORKER_SECONDS = 300.0
+LACKING_SECONDS = 30.0
+PAUSED_SECONDS = 20.0
 MOST_ASKED = 16
 
 
 def require_same_versions(client: Client, check: Callable[[], None] = never) -> None:
     """Wait for a worker, and raise ResourceError if packages that decide pixels differ between client and workers.
 
-    A worker that lacks one is left out of a run (`Workforce`); ResourceError when there is no other. check: called
-    while a worker is waited for; may raise. InterruptedRun when the scheduler is lost meanwhile.
+    A worker that lacks one is left out of a run (`Workforce`); ResourceError when no other comes for LACKING_SECONDS.
+    check: called while a worker is waited for; may raise. InterruptedRun when the scheduler is lost meanwhile.
     """
+    told: set[str] = set()
     try:
         _wait_for_a_worker(client, check)
-        found = probed(client, None, check)
+        deadline = time.monotonic() + LACKING_SECONDS
+        while lacking(found := probed(client, None, check)):
+            if time.monotonic() > deadline:
+                raise none_is_able(found)
+            if not told:
+                log.warning("waiting up to %g s for a dask worker that has tiledblend", LACKING_SECONDS)
+            tell_lacking(found, told)
+            time.sleep(1)
+            check()
     except OSError as error:
         raise InterruptedRun("the dask scheduler was lost before the first tile; continue with --resume") from error
-    require_some_package(found)
     for address, worker in found.items():
         if worker.lacks is None:
             require_versions(installed_versions(), worker.versions, address)
@@ -98,23 +108,47 @@ def _probe() -> Callable[..., dict[str, Any]]:
     return probe
 
 
-def require_some_package(found: dict[str, Probed]) -> None:
-    """Raise ResourceError when every worker that answered lacks a package of ours."""
-    if found and all(worker.lacks for worker in found.values()):
-        address, worker = next(iter(found.items()))
-        raise ResourceError(
-            f"dask worker {address} has {worker.lacks}{', nor has another' if len(found) > 1 else ''}; install the"
-            " client's versions there"
-        )
+def lacking(found: Mapping[str, Probed]) -> bool:
+    """True when there are workers and each lacks a package of ours."""
+    return bool(found) and all(worker.lacks for worker in found.values())
+
+
+def tell_lacking(found: Mapping[str, Probed], told: set[str]) -> None:
+    """A line for each worker that is left out, once; `told` grows."""
+    for address, worker in found.items():
+        if worker.lacks and address not in told:
+            told.add(address)
+            log.warning("dask worker %s is left out: it has %s", address, worker.lacks)
+
+
+def none_is_able(found: Mapping[str, Probed]) -> ResourceError:
+    """What to say when workers are there and none can do our tasks."""
+    address, worker = next(iter(found.items()))
+    nor = ", nor has another" if len(found) > 1 else ""
+    return ResourceError(f"dask worker {address} has {worker.lacks}{nor}; install the client's versions there")
+
+
+def all_are_paused(addresses: Iterable[str]) -> ResourceError:
+    """What to say when no worker may begin a task, for a while already."""
+    return ResourceError(
+        f"every dask worker is paused, {min(addresses)} for {PAUSED_SECONDS:g} s: its memory is at dask's limit; give"
+        " workers more memory or fewer threads and continue with --resume"
+    )
 
 
 def _wait_for_a_worker(client: Client, check: Callable[[], None]) -> None:
-    deadline, is_told = time.monotonic() + FIRST_WORKER_SECONDS, False
+    started, is_told = time.monotonic(), False
+    deadline, working = started + FIRST_WORKER_SECONDS, started
     while True:
         try:
             asked(lambda: client.wait_for_workers(1, timeout=1), check, FIRST_WORKER_SECONDS)
             return
         except TimeoutError as error:
+            # dask does not count paused ones.
+            there = asked(lambda: client.scheduler_info(n_workers=-1), check)["workers"]
+            working = working if there else time.monotonic()
+            if time.monotonic() > working + PAUSED_SECONDS:
+                raise all_are_paused(there) from None
             if time.monotonic() > deadline:
                 raise ResourceError(
                     f"the dask cluster has no worker after {FIRST_WORKER_SECONDS:g} s; start some and run again with"
