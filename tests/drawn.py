@@ -21,6 +21,7 @@ from tiledblend.sources import Alpha, from_array
 Array = NDArray[Any]
 MASK_KINDS = ("bool", "zero_one", "uint8", "uint16", "uint32", "float32", "float64", "rgb", "labels", "range", "binary")
 PATTERNS = ("noise", "step", "blob", "pixel", "zeros", "ones", "stripes")
+OPERATORS = (*["normal"] * 6, "multiply", "screen", "darken", "lighten", "difference")
 SIGMAS = (0.0, 0.6, 1.5, 4.0, 11.9, 12.0, 19.0, 31.0)
 
 
@@ -189,7 +190,9 @@ def layer_of(picture: Picture, number: int) -> Layer:
     mask: Any = picture.mask
     if isinstance(mask, np.ndarray):
         mask = from_array(mask, axes="yx" if mask.ndim == 2 else "yxc", name=f"mask {number}", mask=True)
-    if picture.ksize is not None:
+    if picture.bands is not None:
+        feather = Feather.bands(picture.bands)
+    elif picture.ksize is not None:
         feather = Feather.ksize(picture.ksize)
     elif isinstance(picture.sigma, tuple):
         # The canvas's rows are a micrometre high.
@@ -203,10 +206,11 @@ def layer_of(picture: Picture, number: int) -> Layer:
         mask_frame=picture.mask_frame,  # type: ignore[arg-type]
         invert=picture.invert,
         feather=feather,
-        feather_side=picture.side,  # type: ignore[arg-type]
+        feather_side=None if picture.bands is not None else picture.side,  # type: ignore[arg-type]
         opacity=picture.opacity,
         offset=None if picture.fit else picture.offset,
         fit="canvas" if picture.fit else None,
+        operator=picture.operator,  # type: ignore[arg-type]
     )
 
 
@@ -215,18 +219,25 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
     """Ragged canvases, 1 to 4 layers of every kind. odd_floats: NaN, infinities and negative zeros in float images."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = (draw(st.integers(1, 100)), draw(st.integers(1, 100)))
-    colours = draw(st.sampled_from([1, 3, 3, 7]))
+    mode = draw(st.sampled_from(["over", "over", "average", "stack"]))
     dtype = draw(st.sampled_from(["uint8", "uint8", "uint16", "float32"]))
-    has_alpha = draw(st.integers(0, 3)) == 0
+    has_alpha = mode != "stack" and draw(st.integers(0, 3)) == 0
     count = draw(st.sampled_from([1, 2, 2, 3, 4]))
     stretch = draw(st.sampled_from([None, None, 0.4, 3.0]))
+    colours = [draw(st.sampled_from([1, 3, 3, 7]))] * count
+    if mode == "stack":
+        colours = [draw(st.sampled_from([1, 1, 3])) for _ in range(count)]
     stack = [
-        draw(pictures(rng, shape, colours, dtype, has_alpha and i == 0, odd_floats, stretch)) for i in range(count)
+        draw(pictures(rng, shape, colours[i], dtype, has_alpha and i == 0, odd_floats, stretch)) for i in range(count)
     ]
     for picture in stack:
         if picture.mask is None:
             picture.invert = False
-    channels = colours + has_alpha
+        if mode == "over":
+            picture.operator = draw(st.sampled_from(OPERATORS))
+            if not has_alpha and draw(st.integers(0, 3)) == 0:
+                picture.bands, picture.sigma, picture.ksize, picture.side = draw(st.integers(1, 6)), 0.0, None, "both"
+    channels = sum(colours) if mode == "stack" else colours[0] + has_alpha
     background: Any = 0
     if draw(st.booleans()):
         background = [float(v) for v in np.rint(rng.random(channels) * 200)]
@@ -234,7 +245,7 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
             background[-1] = full_scale(dtype) * draw(st.sampled_from([0.0, 0.4, 1.0]))
     composite = Composite(
         [layer_of(picture, i) for i, picture in enumerate(stack)],
-        draw(st.sampled_from(["over", "average"])),
+        mode,
         background,
         Canvas(shape, channels, pixel_size_um=None if stretch is None else (1.0, stretch)),
     )

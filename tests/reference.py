@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import reference_modes
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import erf
@@ -43,6 +44,8 @@ class Picture:
     opacity: float = 1.0
     offset: tuple[int, int] = (0, 0)
     fit: bool = False
+    operator: str = "normal"
+    bands: int | None = None
 
     @property
     def feathered(self) -> bool:
@@ -173,6 +176,11 @@ class Placed:
     weight: Weights
     alpha: Weights
     error: float
+    full: float = 255
+    operator: str = "normal"
+    bands: int = 1
+    offset: tuple[int, int] = (0, 0)
+    frame: tuple[int, int] = (0, 0)
 
 
 def _colour_and_alpha(layer: Picture, shape: tuple[int, int]) -> tuple[Array, Weights | None]:
@@ -224,7 +232,15 @@ def place(layer: Picture, canvas: tuple[int, int]) -> Placed:
         alpha = np.ones(frame)
     weight = weight * alpha
     out = Placed(
-        _onto(colour, offset, canvas), _onto(weight, offset, canvas), _onto(alpha, offset, canvas), _error(layer)
+        _onto(colour, offset, canvas),
+        _onto(weight, offset, canvas),
+        _onto(alpha, offset, canvas),
+        _error(layer),
+        full_scale(layer.image.dtype),
+        layer.operator,
+        layer.bands or 1,
+        offset,
+        frame,
     )
     if mask_on_canvas is not None:
         out.weight = out.weight * mask_on_canvas
@@ -269,6 +285,8 @@ def composite(
     placed = [place(layer, canvas) for layer in layers]
     if has_alpha:
         return _with_alpha(placed, np.asarray(background, float), full_scale(layers[0].image.dtype), mode)
+    if mode == "stack":
+        return _stacked(placed, background)
     ground = np.broadcast_to(np.asarray(background, float), placed[0].colour.shape)
     return _over(placed, ground) if mode == "over" else _average(placed, ground)
 
@@ -277,9 +295,45 @@ def _over(placed: Sequence[Placed], ground: Array) -> Expected:
     out, allowed = ground.copy(), np.zeros(ground.shape)
     for layer in placed:
         w = layer.weight[..., None]
-        allowed = layer.error * (np.abs(layer.colour - out) + allowed) + (1 - w) * allowed
-        out = w * layer.colour + (1 - w) * out
-    return Expected(out, allowed)
+        colour = reference_modes.operator(layer.operator, out, layer.colour, layer.full)
+        if layer.bands > 1:
+            out, allowed = _in_bands(layer, out, colour, allowed)
+            continue
+        # What an operator makes of it is off by no more than what lies below.
+        through = 0 if layer.operator == "normal" else 1
+        allowed = layer.error * (np.abs(colour - out) + (1 + through) * allowed) + (1 - w + through * w) * allowed
+        out = w * colour + (1 - w) * out
+    # Cut once, at the end: bands may overshoot.
+    return Expected(np.clip(out, 0, placed[0].full) if placed[0].full > 1 else out, allowed)
+
+
+def _in_bands(layer: Placed, out: Array, colour: Array, allowed: Array) -> tuple[Array, Array]:
+    """The sum over bands on the part of the layer that is on the canvas."""
+    (y, x), (height, width) = layer.offset, layer.frame
+    top, left = max(y, 0), max(x, 0)
+    seen = slice(top, min(y + height, out.shape[0])), slice(left, min(x + width, out.shape[1]))
+    laid = out.copy()
+    laid[seen] = reference_modes.bands(out[seen], colour[seen], layer.weight[seen], layer.bands, (top - y, left - x))
+    # Each band is off by what its weight and what lies below are off by, and uint8 is summed in 1/32 levels.
+    step = 0.25 if layer.full == 255 else 1e-5 * layer.full
+    through = 2 * layer.bands * (1 if layer.operator == "normal" else 2) + 1
+    largest = allowed.max() * through + layer.error * 2 * layer.bands * np.abs(colour - out).max() + step
+    grown = allowed.copy()
+    grown[seen] = largest
+    return laid, grown
+
+
+def _stacked(placed: Sequence[Placed], background: Sequence[float]) -> Expected:
+    """Each layer alone over its channels' background."""
+    values, allowed, start = [], [], 0
+    for layer in placed:
+        stop = start + layer.colour.shape[2]
+        ground = np.broadcast_to(np.asarray(background[start:stop], float), layer.colour.shape)
+        alone = _over([layer], ground)
+        values.append(alone.values)
+        allowed.append(alone.allowed)
+        start = stop
+    return Expected(np.concatenate(values, axis=2), np.concatenate(allowed, axis=2))
 
 
 def _average(placed: Sequence[Placed], ground: Array) -> Expected:
@@ -303,7 +357,10 @@ def _with_alpha(placed: Sequence[Placed], background: Array, full: float, mode: 
         alpha = np.full(shape, background[-1] / full)
         colour = np.broadcast_to(background[:-1] * background[-1] / full, placed[0].colour.shape)
         for p in placed:
-            colour = p.weight[..., None] * p.colour + (1 - p.weight[..., None]) * colour
+            below = np.where(alpha[..., None] > 0, colour / np.where(alpha > 0, alpha, 1)[..., None], background[:-1])
+            met = reference_modes.operator(p.operator, below, p.colour, full)
+            met = (1 - alpha[..., None]) * p.colour + alpha[..., None] * met
+            colour = p.weight[..., None] * met + (1 - p.weight[..., None]) * colour
             alpha = p.weight + (1 - p.weight) * alpha
         allowed_alpha = np.full(shape, errors)
     else:

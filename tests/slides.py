@@ -114,10 +114,10 @@ def make_bif(folder: Path) -> MadeSlide:
     return MadeSlide(path, truth, (0.25, 0.25), 40.0)
 
 
-def make_scn(folder: Path) -> MadeSlide:
+def make_scn(folder: Path, shape: tuple[int, int] = (330, 270)) -> MadeSlide:
     """Leica: the macro picture of the whole glass first, then the scan, which begins at a tenth of it."""
-    scan, macro = picture(330, 270), picture(100, 75, 2)
-    nm_y, nm_x, at = 330 * 500, 270 * 500, 1_000_000
+    scan, macro = picture(*shape), picture(100, 75, 2)
+    nm_y, nm_x, at = shape[0] * 500, shape[1] * 500, 1_000_000
     whole_y, whole_x = 40_000_000, 30_000_000
     images = [(macro, (whole_y, whole_x, 0), "0.6"), (scan, (nm_y, nm_x, at), "20")]
     text = (

@@ -517,3 +517,33 @@ def test_a_narrow_terminal_still_shows_the_share(
         update(ProgressEvent(1, 4, 250_000_000, 1_000_000_000, 8.0))
         update(ProgressEvent(2, 4, 500_000_000, 1_000_000_000, 16.0))
     assert "50%" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("out", ["out.svs", "out.NDPI", "out.qptiff", "out.czi", "out.webp", "out.btf", "out.geojson"])
+def test_endings_that_cannot_be_written_name_those_that_can(command: Command, tmp_path: Path, out: str) -> None:
+    tifffile.imwrite(tmp_path / "base.tif", np.zeros((64, 64, 3), np.uint8), photometric="rgb")
+    for verb in ("plan", "blend"):
+        ran = command(verb, "base.tif", "-o", out)
+        assert (ran.code, "use .ome.tif (QuPath" in ran.error, ".ome.zarr" in ran.error) == (2, True, True)
+    assert not (tmp_path / out).exists()
+
+
+def test_a_large_single_image_is_told_to_have_no_pyramid(command: Command, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "base.tif", np.zeros((40, 4200, 3), np.uint8), photometric="rgb")
+    said = "has one level and no pyramid, so viewers load it as a whole; out.ome.tif has one"
+    assert said in command("plan", "base.tif", "-o", "out.tif").out
+    assert said in command("blend", "base.tif", "-o", "out.tif").err
+    tifffile.imwrite(tmp_path / "small.tif", np.zeros((40, 4096, 3), np.uint8), photometric="rgb")
+    assert "pyramid" not in command("blend", "small.tif", "-o", "b.tif").err
+
+
+@pytest.mark.parametrize(("verb", "advises"), [("blend", True), ("view", False), ("seams", False), ("plan", False)])
+def test_only_what_can_be_resumed_advises_it_when_interrupted(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, advises: bool
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tiledblend.describe.job.build", stop)
+    ran = command(verb, "base.tif", "over.tif", *(("-o", "out.ome.zarr") if verb == "blend" else ()))
+    assert (ran.code, "--resume" in ran.error) == (75, advises)

@@ -77,7 +77,7 @@ def test_format_is_known_by_content_not_by_name(tmp_path: Path) -> None:
         (b"\xda\xce\xbe\x0a" + bytes(60), "is a Nikon ND2 file, which is not read; export it as OME-TIFF"),
         (b"\x93NUMPY\1\0", "is a numpy array, which is not read; give it from Python"),
         (b"", "the file is empty"),
-        (b"PK\x03\x04 zip", "is a zip archive; unpack it first"),
+        (b"PK\x03\x04 zip", "zip archive: it has no directory at its end"),
     ],
 )
 def test_not_an_image(tmp_path: Path, content: bytes, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -14,9 +15,12 @@ import pytest
 import tifffile
 from conftest import Command
 
+import tiledblend as tb
+from tiledblend.compose.scene import decide
 from tiledblend.describe.job import build
 from tiledblend.errors import StorageError
-from tiledblend.look.record import Made, check_report_path, methods_text, without_secrets, write_report
+from tiledblend.look.methods import Made, methods_text
+from tiledblend.look.record import check_report_path, without_secrets, write_report
 
 
 class Text(HTMLParser):
@@ -62,7 +66,7 @@ def test_a_report_of_a_seven_channel_run(inputs: Path, command: Command) -> None
     assert "b" not in text.tags  # a file's name is no markup
     assert "script" not in text.tags
     for said in (
-        "400 × 300 pixels at 0.5 µm per pixel",
+        "300 × 400 pixels (y × x) at 0.5 µm per pixel",
         "OME-Zarr 0.5 pyramid of",
         f"{facts['chunks']['blended']:,} blended",
         f"{facts['bytes_written']:,}",
@@ -132,16 +136,87 @@ def test_secrets_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"feather": "ksize:5"}, "by the mask mask.png, feathered by OpenCV's 5 × 5 Gaussian kernel"),
-        ({"invert": True, "feather": 3, "feather_side": "inside"}, "by the inverted mask mask.png, feathered by a"),
-        ({"offset": [5, -7]}, "by the mask mask.png, at offset (5, -7) (y, x)"),
-        ({"grow": "6px"}, "by the mask mask.png, grown by 6px"),
+        (
+            {"feather": "ksize:5"},
+            "mask.png (37.6 % of the canvas, 0.0113 mm²), feathered by OpenCV's 5 × 5 Gaussian kernel",
+        ),
+        (
+            {"invert": True, "feather": 3, "feather_side": "inside"},
+            "by the inverted mask mask.png (62.4 % of the canvas, 0.0187 mm²), feathered by a",
+        ),
+        ({"offset": [5, -7]}, "mm²), at offset (5, -7) (y, x)"),
+        ({"grow": "6px"}, "mm²), grown by 6px"),
     ],
 )
 def test_methods_say_what_was_done(keys: dict[str, object], said: str, inputs: Path) -> None:
     top = {"image": str(inputs / "base.ome.tif"), "mask": str(inputs / "mask.png"), **keys}
     job = build({"layers": [{"image": str(inputs / "base.ome.tif")}, top]})
-    assert said in methods_text(job.composite, Made("x", "a test", {}))
+    assert said in methods_text(decide(job.composite), Made("x", "a test", {}))
+
+
+@pytest.mark.parametrize(
+    ("out", "flags", "said", "lossless"),
+    [
+        ("a.ome.zarr", (), "(zstd:1), without loss: stored pixels are the computed ones", True),
+        ("a.ome.tif", (), "deflate, without loss", True),
+        (
+            "a.ome.tif",
+            ("--compression", "jpeg:80"),
+            "JPEG compression of quality 80 changes stored",
+            False,
+        ),
+        ("a.jpg", (), "loses detail: JPEG compression changes stored", False),
+        ("a.png", (), "a PNG image, without loss", True),
+    ],
+)
+def test_the_methods_are_true_of_the_container(
+    tmp_path: Path, command: Command, out: str, flags: tuple[str, ...], said: str, lossless: bool
+) -> None:
+    """Where the base alone has weight, its pixels are there again exactly where the text says so."""
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "base.tif", pixels, photometric="rgb", tile=(64, 64))
+    tifffile.imwrite(tmp_path / "over.tif", 255 - pixels, photometric="rgb", tile=(64, 64))
+    mask = np.zeros((160, 200), np.uint8)
+    mask[40:80, 50:100] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    layers = ("base.tif", "over.tif", "--mask", "mask.png")
+    ran = command("blend", *layers, *flags, "-o", out, "--report", "a.html")
+    assert ran.code == 0, ran.err
+    words = Text((tmp_path / "a.html").read_text("utf-8")).words
+    assert said in words
+    assert "by the mask mask.png (6.25 % of the canvas)" in words
+    stored = tb.open(tmp_path / out).read(tb.Region(100, 0, 160, 200))
+    assert (stored == pixels[100:]).all() == lossless
+
+
+def test_methods_name_classes_and_outlines_and_the_area(inputs: Path) -> None:
+    boxes = [("Tumor", 0, 0, 100, 50), ("Tumor", 200, 100, 300, 200), ("Stroma", 0, 100, 50, 200)]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
+            "properties": {"classification": {"name": name}},
+        }
+        for name, x0, y0, x1, y1 in boxes
+    ]
+    (inputs / "a.geojson").write_text(json.dumps(features))
+    image, mask = str(inputs / "base.ome.tif"), {"path": str(inputs / "a.geojson"), "classes": ["Tumor"]}
+    job = build({"layers": [{"image": image}, {"image": image, "mask": mask}]})
+    said = methods_text(decide(job.composite), Made("x", "a test", {}))
+    area = (100 * 50 + 100 * 100) * 0.25 / 1e6
+    assert f"by the mask a.geojson (2 outlines of class Tumor; 12.5 % of the canvas, {area:.3g} mm²)" in said
+
+
+@pytest.mark.parametrize("out", ["out.ome.zarr", "out.ome.tif", "out.tif"])
+def test_the_yaml_of_a_report_makes_the_same_again(inputs: Path, command: Command, out: str) -> None:
+    flags = (*FLAGS, "--mask-values", "0,200", "--grow", "3px", "--offset", "0,0", "--level", "1", "--background", "7")
+    assert command("blend", *flags, "-o", out, "--report", "a.html").code == 0
+    page = (inputs / "a.html").read_text("utf-8")
+    (inputs / "job.yaml").write_text(html.unescape(page[page.rindex("<pre>") + 5 : page.rindex("</pre>")]))
+    first = tb.open(inputs / out).read(tb.Region(0, 0, 150, 200))
+    (inputs / out).rename(inputs / "moved")
+    assert command("blend", "--job", "job.yaml").code == 0
+    np.testing.assert_array_equal(tb.open(inputs / out).read(tb.Region(0, 0, 150, 200)), first)
 
 
 def test_grown_and_registered_layers_have_views_and_seams(inputs: Path, command: Command) -> None:

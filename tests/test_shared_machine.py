@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Command
+from PIL import Image
 
+from tiledblend.cli.verify import recomputed
 from tiledblend.demo.tissue import Slides
 from tiledblend.errors import RefusedError
 from tiledblend.run.cluster import open_client
 from tiledblend.run.options import ClusterOptions
+from tiledblend.run.origin import origin_of
 from tiledblend.run.scratch import private_folder
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
@@ -123,6 +130,105 @@ def test_a_folder_that_others_may_exchange_is_refused(tmp_path: Path) -> None:
         open_to_all.chmod(0o755)
         with pytest.raises(RefusedError, match="it belongs to another account"), private_folder(str(open_to_all)):
             pass
+
+
+# --- a stranger's result
+
+
+def described(out: Path, image: str) -> Path:
+    """A result whose description names `image`, as whoever makes one may write into it."""
+    document = json.loads((out / "zarr.json").read_text())
+    document["attributes"]["tiledblend"]["description"]["layers"][0]["image"] = image
+    (out / "zarr.json").write_text(json.dumps(document))
+    return out
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, command: Command) -> Path:
+    """A result in a folder with the image that it was made from."""
+    folder = tmp_path / "from"
+    folder.mkdir()
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(folder / "own.png")
+    out = folder / "out.ome.zarr"
+    assert command("blend", folder / "own.png", "-o", out, "--chunk", 64, "--shard", 64).code == 0
+    return out
+
+
+@pytest.mark.parametrize("form", ["{0}/own.png", "file://{0}/own.png", "{0}/../private/own.png"])
+def test_inputs_that_a_result_names_elsewhere_are_not_opened(
+    tmp_path: Path, stranger: Path, command: Command, form: str
+) -> None:
+    assert command("seams", stranger).code == 0  # beside the result
+    assert command("preview", stranger, "beside.png", "--seams").code == 0
+    private = tmp_path / "private"
+    private.mkdir()
+    (tmp_path / "from" / "own.png").rename(private / "own.png")
+    image = form.format(private)
+    out = described(stranger, image)
+    for verb in (("seams", out), ("preview", out, "a.png", "--seams"), ("preview", out, "a.png", "--weights")):
+        ran = command(*verb)
+        assert ran.code == 3
+        assert f"it names inputs elsewhere: {image}; open them with --inputs" in ran.error
+        assert command(*verb, "--inputs").code == 0
+        (tmp_path / "a.png").unlink(missing_ok=True)
+    origin = origin_of(str(out))
+    assert origin is not None
+    assert (origin.composite, origin.withheld) == (None, (image,))  # what `view` is given
+
+
+def test_verify_says_what_it_opens(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    image, out = tmp_path / "elsewhere" / "a.png", tmp_path / "there" / "out.ome.zarr"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(image)
+    out.parent.mkdir()
+    assert command("blend", image, "-o", out, "--chunk", 64, "--shard", 64).code == 0
+    ran = command("verify", out, "--against-inputs", "all")
+    assert ran.code == 0
+    assert f"opening what {out} was made from: {image}" in ran.err
+
+
+def test_a_link_beside_a_result_leads_nowhere(tmp_path: Path, stranger: Path, command: Command) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "from" / "own.png").rename(tmp_path / "private" / "own.png")
+    (tmp_path / "from" / "link").symlink_to(tmp_path / "private")
+    assert command("seams", described(stranger, str(tmp_path / "from" / "link" / "own.png"))).code == 3
+
+
+def test_a_matrix_is_an_input_too(tmp_path: Path, stranger: Path, command: Command) -> None:
+    document = json.loads((stranger / "zarr.json").read_text())
+    document["attributes"]["tiledblend"]["description"]["layers"][0]["affine"] = str(tmp_path / "passwords")
+    (stranger / "zarr.json").write_text(json.dumps(document))
+    assert "names inputs elsewhere" in command("seams", stranger).error
+
+
+def test_web_servers_are_asked_for_nothing(stranger: Path, command: Command) -> None:
+    asked = list[str]()
+
+    class Noting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Noting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/seen.tif"
+        out = described(stranger, address)
+        for verb in (("seams", out), ("preview", out, "a.png", "--seams")):
+            ran = command(*verb)
+            assert ran.code == 3
+            assert address in ran.error
+            assert "--inputs" in ran.error
+        with pytest.raises(RefusedError, match=f"{address}; open them with --inputs"):
+            recomputed(str(out), 1, inputs=False)
+        assert asked == []
+        assert command("seams", out, "--inputs").code == 4
+        assert asked != []
+        server.shutdown()
 
 
 # --- ports

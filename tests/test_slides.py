@@ -88,6 +88,32 @@ def test_how_a_read_is_cut_changes_nothing(
     parts()
 
 
+def test_levels_by_a_factor_that_is_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leica's are as stored, block by block; others OpenSlide interpolates, by half a pixel of level 0 at the most."""
+    scn = slides.make_scn(tmp_path, (301, 203))
+    with tifffile.TiffFile(scn.path) as tiff:
+        stored = tiff.pages[3].asarray()
+    monkeypatch.setattr(slide_module, "BLOCK", 32)
+    source = open_source(scn.path)
+    assert source.levels[1].shape == stored.shape[:2] == (150, 101)
+    assert source._downsamples[1] != 2
+    assert np.abs(whole(source, 1).astype(int) - stored).max() <= 3
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    folder = tmp_path / "dicom"
+    folder.mkdir()
+    picture = slides.picture(303, 203)
+    slides.write_dicom_level(folder / "a.dcm", picture, 0.0005, "1.2.3")
+    slides.write_dicom_level(folder / "b.dcm", picture[:300:3, :201:3], 0.0015, "1.2.3")
+    source = open_source(folder)
+    factor = source._downsamples[1]
+    assert factor != round(factor)
+    pixels = whole(source, 1)
+    steps = np.abs(np.diff(picture[:300:3, :201:3].astype(int), axis=1)).max()
+    assert np.abs(pixels.astype(int) - picture[:300:3, :201:3]).max() <= 3 + steps / factor
+    region = Region(33, 40, 90, 60)
+    np.testing.assert_array_equal(source.read(region, 1), pixels[region.slices])
+
+
 def test_threads_and_pickles(tmp_path: Path) -> None:
     source = open_source(made("MIRAX (MRXS)", tmp_path).path)
     expected = whole(source)

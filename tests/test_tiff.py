@@ -33,6 +33,7 @@ from tiledblend.sources.tiff.colours import ycbcr_to_rgb
 from tiledblend.sources.tiff.jpeg2000 import JPEG_2000, Jpeg2000
 from tiledblend.sources.tiff.kept import PartlyUsed
 from tiledblend.sources.tiff.large import LargeTiles
+from tiledblend.sources.tiff.lerc import LERC, Lerc
 from tiledblend.sources.tiff.metadata import resolution_facts, scanner_facts
 from tiledblend.sources.tiff.reading import LevelReader
 from tiledblend.sources.tiff.samples import interpret
@@ -310,16 +311,16 @@ def test_fax_without_an_end_marker_is_refused_by_name(tmp_path: Path, compressio
     assert re.search(r"compression . \(ccitt\w+\) is not read; convert the file", refused(path, mask=True))
 
 
-def test_lerc_inside_another_code_is_refused_by_name(tmp_path: Path) -> None:
+def test_lerc_inside_an_unknown_code_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    extra = [(50674, "I", 2, (4, 1), True)]
+    extra = [(50674, "I", 2, (4, 7), True)]
     tifffile.imwrite(path, make_pixels("uint8", 1), tile=(32, 32), compression="zlib", extratags=extra)
     data = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         at = tiff.pages.first.tags[259].valueoffset
     data[at : at + 2] = struct.pack("<H", 34887)
     path.write_bytes(data)
-    assert "LERC inside deflate or zstd is not read; convert it" in refused(path)
+    assert "LERC inside codec 7 is not read; convert it" in refused(path)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "int32", "float64", "float16", "uint64", "int64"])
@@ -828,9 +829,11 @@ def test_tile_bombs_of_other_codecs(compression: str) -> None:
 
 
 def check_header(data: bytes, code: int, stored: tuple[int, int, int], needed: tuple[int, int]) -> None:
-    """Check a segment before anything is decoded: JPEG 2000 in its own codec."""
+    """Check a segment before anything is decoded: JPEG 2000 and LERC in codecs of ours."""
     if code in JPEG_2000:
         Jpeg2000(code, False, True).decode(data, stored, needed)
+    elif code in LERC:
+        Lerc(0, 1, False).decode(data, stored, needed)
     else:
         check_segment(data, code, stored, needed, None)
 
@@ -1081,12 +1084,12 @@ def test_sizes_in_other_codecs_own_headers(codec: str, code: int) -> None:
     encode = getattr(imagecodecs, f"{codec}_encode")
     for height, width in [(512, 512), (240, 256), (300, 77), (16, 1000)]:
         data = encode(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-        check_segment(data, code, (height, width, 3), (height, width), None)
+        check_header(data, code, (height, width, 3), (height, width))
         for stored in [(height // 2, width, 3), (height, width // 2, 3)]:
             with pytest.raises(SegmentError, match=f"{height} x {width}"):
-                check_segment(data, code, stored, stored[:2], None)
+                check_header(data, code, stored, stored[:2])
         with pytest.raises(SegmentError):
-            check_segment(data[:8], code, (height, width, 3), (height, width), None)
+            check_header(data[:8], code, (height, width, 3), (height, width))
 
 
 def test_samples_in_other_codecs_own_headers() -> None:

@@ -28,7 +28,7 @@ from conftest import ROOT, Command
 from tiledblend.demo.tissue import Slides
 from tiledblend.look.view import parse_channels
 
-FILES = Path(__file__).parents[1] / "tiledblend" / "viewer"
+FILES = Path(__file__).parents[1] / "tiledblend" / "look" / "viewer"
 
 
 @contextmanager

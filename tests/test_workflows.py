@@ -133,6 +133,38 @@ def test_a_batch_of_slides(tmp_path: Path, slides: Slides) -> None:
     assert "has no column mask" in run(command, variables, code=2)
 
 
+def test_a_batch_with_outputs_classes_and_own_columns(tmp_path: Path, slides: Slides) -> None:
+    """An OME-TIFF by its row, a class that one slide lacks, a column that is no flag, {id} in flags and cells."""
+    table, results, variables = tmp_path / "slides.csv", tmp_path / "results", os.environ | {"PYTHONPATH": str(ROOT)}
+    square = [[200, 200], [600, 200], [600, 600], [200, 600], [200, 200]]
+    for name, classes in (("one", ["Tumor", "Stroma"]), ("two", ["Tumor"])):
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [square]},
+                "properties": {"classification": {"name": klass}},
+            }
+            for klass in classes
+        ]
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(features))
+    row = f"{slides.base},{slides.overlay},{{id}}.geojson,Tumor;Stroma"
+    lines = ["id,base,overlay,mask,class,output,patient", f"one,{row},,p1", f"two,{row},sub/{{id}}.ome.tif,p2"]
+    table.write_text("\n".join(lines) + "\n")
+    (results / "sub").mkdir(parents=True)
+    common = ["--chunk=128", "--shard=512", "--report", f"{results}/{{id}}.html"]
+    command: list[object] = [sys.executable, WORKFLOWS / "batch.py", table, results, "--", *common]
+    assert "2 done" in run(command, variables)
+    first, second = rows(results / "results.csv")
+    assert (first["output"], second["output"]) == (f"{results}/one.ome.zarr", f"{results}/sub/two.ome.tif")
+    assert (first["patient"], second["patient"]) == ("p1", "p2")
+    assert int(second["bytes"]) == Path(second["output"]).stat().st_size
+    assert "no outline of class 'Stroma'" in second["notes"]
+    assert "Stroma" not in first["notes"]
+    assert all((results / f"{name}.html").exists() for name in ("one", "two"))
+    assert "2 done" in run(command, variables)
+    assert rows(results / "results.csv") == [first, second]
+
+
 def test_a_slide_from_python(tmp_path: Path, slides: Slides) -> None:
     """composite_wsi.py: the command's own objects and a preview; what is wrong is one line."""
     variables, out = own_programs(tmp_path), tmp_path / "out.ome.zarr"

@@ -2,14 +2,17 @@
 """Blend many slides, one row of a CSV table each: python workflows/batch.py slides.csv results/
 
 The table has the columns `id`, `base`, `overlay`, `mask`, and may have others that are named like flags of
-`tiledblend blend` (`feather`, `opacity`, `offset`, …): they hold for their row, flags after `--` hold for all rows:
+`tiledblend blend` (`feather`, `opacity`, `offset`, …): they hold for their row, flags after `--` hold for all rows, and
+`{id}` in any of them is the row's id. A column that is no flag (`patient`, `stain`) is carried into the results' table:
 
-    python workflows/batch.py slides.csv results/ --jobs 2 -- --shard 2048 --scheduler tcp://host:8786
+    python workflows/batch.py slides.csv results/ --jobs 2 -- --shard 2048 --report 'results/{id}.html'
 
-Each slide becomes results/ID.ome.zarr. results/results.csv has one row per slide (done, or the reason of the failure),
-results/failed.csv the rows of the table that failed, to be mended and run by themselves; results/logs/ID.log what was
-said. Run again: what is done is left alone, what was interrupted continues, what failed is tried again. Paths in the
-table are relative to the table. Exit code: 0 all done, 1 some failed, 2 the table or the call is wrong, 75 interrupted.
+Several classes stand in one cell with `;` between: `Tumor;Stroma`. Each slide becomes results/ID.ome.zarr, or what the
+column `output` says, relative to the results' folder (`{id}.ome.tif` is an OME-TIFF). results/results.csv has one row
+per slide (done, or the reason of the failure, and the notes), results/failed.csv the rows of the table that failed, to
+be mended and run by themselves; results/logs/ID.log what was said. Run again: what is done is left alone, what was
+interrupted continues, what failed is tried again. Paths in the table are relative to the table. Exit code: 0 all done,
+1 some failed, 2 the table or the call is wrong, 75 interrupted.
 """
 
 from __future__ import annotations
@@ -32,12 +35,14 @@ from typing import Any
 
 REQUIRED = ("id", "base", "overlay", "mask")
 PATHS = ("base", "overlay", "mask")
+SEVERAL = ("class",)
 DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row of results.csv. code: exit code of the command. seconds: of this try; pixels and bytes: of the result."""
+    """A row of results.csv. code: exit code of the command. seconds: of this try; pixels and bytes: of the result.
+    notes: what the command said besides."""
 
     id: str
     status: str
@@ -47,6 +52,7 @@ class Outcome:
     bytes: int | str
     output: str
     error: str
+    notes: str = ""
 
 
 def main() -> int:
@@ -59,11 +65,18 @@ def main() -> int:
         return 2
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "logs").mkdir(exist_ok=True)
-    batch = Batch(given.table.parent, given.results, common)
+    try:
+        batch = Batch(given.table.parent, given.results, common, known_flags())
+    except OSError as error:
+        print(f"batch: tiledblend cannot be started: {error}", file=sys.stderr)
+        return 2
     batch.listen()
     with ThreadPoolExecutor(given.jobs) as pool:
         outcomes = list(pool.map(batch.blend, rows))
-    write_table(given.results / "results.csv", [asdict(one) for one in outcomes], [f.name for f in fields(Outcome)])
+    own_columns = [f.name for f in fields(Outcome)]
+    carried = [name for name in rows[0] if name not in batch.flags and name not in (*REQUIRED, *own_columns)]
+    told = [asdict(one) | {name: row[name] for name in carried} for row, one in zip(rows, outcomes, strict=True)]
+    write_table(given.results / "results.csv", told, [*own_columns, *carried])
     failed = [row for row, one in zip(rows, outcomes, strict=True) if one.status == FAILED]
     write_table(given.results / "failed.csv", failed, list(rows[0]))
     count = {status: sum(one.status == status for one in outcomes) for status in (DONE, FAILED, INTERRUPTED)}
@@ -136,11 +149,53 @@ def previous(path: Path) -> dict[str, Any]:
         return {row["id"]: row for row in csv.DictReader(file)}
 
 
+def program() -> list[str]:
+    """The command, as words."""
+    return [os.environ["TILEDBLEND"]] if "TILEDBLEND" in os.environ else [sys.executable, "-m", "tiledblend"]
+
+
+def known_flags() -> frozenset[str]:
+    """Names of blend's flags as columns have them: from the command's own help."""
+    said = subprocess.run([*program(), "blend", "--help"], capture_output=True, text=True, check=False)
+    if said.returncode:
+        raise OSError(said.stderr.strip() or f"exit code {said.returncode}")
+    return frozenset(name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-z][a-z-]*)", said.stdout))
+
+
+def own_flags(row: Mapping[str, str], known: Iterable[str]) -> list[str]:
+    """The flags of a table's row: its columns that are named like one. `{id}` in a cell is the row's id.
+
+    >>> own_flags({"id": "a", "feather": "8px", "class": "Tumor;Stroma", "patient": "7"}, {"feather", "class"})
+    ['--feather=8px', '--class=Tumor', '--class=Stroma']
+    """
+    flags = []
+    for name, value in row.items():
+        if value and name not in (*REQUIRED, "output") and name.replace("-", "_") in set(known):
+            values = value.split(";") if name in SEVERAL else [value]
+            flags += [f"--{name.replace('_', '-')}={with_id(part.strip(), row['id'])}" for part in values]
+    return flags
+
+
+def with_id(text: str, name: str) -> str:
+    """The text with `{id}` filled in; other braces are YAML's."""
+    return text.replace("{id}", name)
+
+
+def without_old_report(words: list[str]) -> list[str]:
+    """The flags without a --report that is there already: it belongs to what is done."""
+    for i, word in enumerate(words):
+        flag, equals, path = word.partition("=")
+        path = path if equals else "".join(words[i + 1 : i + 2])
+        if flag == "--report" and os.path.exists(path):
+            return words[:i] + words[i + (1 if equals else 2) :]
+    return words
+
+
 class Batch:
     """Runs the command for each row; SIGINT and SIGTERM let the running ones stop cleanly and start no more."""
 
-    def __init__(self, folder: Path, results: Path, common: Sequence[str]) -> None:
-        self.folder, self.results, self.common = folder, results, list(common)
+    def __init__(self, folder: Path, results: Path, common: Sequence[str], flags: frozenset[str] = frozenset()) -> None:
+        self.folder, self.results, self.common, self.flags = folder, results, list(common), flags
         self.stopped = threading.Event()
         self.before = previous(results / "results.csv")
         self._running: set[subprocess.Popen[str]] = set()
@@ -155,37 +210,44 @@ class Batch:
             process.send_signal(signal.SIGTERM)
 
     def blend(self, row: dict[str, str]) -> Outcome:
-        output = self.results / f"{row['id']}.ome.zarr"
+        output = self._output(row)
         if self.stopped.is_set():
             return Outcome(row["id"], INTERRUPTED, 75, 0, "", "", str(output), "not begun")
         started = time.monotonic()
-        code, said, error = self._run(self._command(row, output), self.results / "logs" / f"{row['id']}.log")
+        code, said, error, notes = self._run(self._command(row, output), self.results / "logs" / f"{row['id']}.log")
         seconds = round(time.monotonic() - started, 1)
         status = DONE if code == 0 else INTERRUPTED if code == 75 else FAILED
         report = json.loads(said) if code == 0 else {}
         print(f"{row['id']}: {status}{f', {error}' if error else ''}", flush=True)
         before = self.before.get(row["id"], {})
-        if report and not report["tiles"] and before.get("status") == DONE:
-            return Outcome(**before)
-        pixels, size = report.get("pixels", ""), report.get("bytes_written", "")
-        return Outcome(row["id"], status, code, seconds, pixels, size, str(output), error)
+        if report and not report.get("tiles", 1) and before.get("status") == DONE:
+            return Outcome(**{field.name: before.get(field.name, "") for field in fields(Outcome)})
+        pixels, size = report.get("pixels", ""), (report.get("file") or report).get("bytes_written", "")
+        return Outcome(row["id"], status, code, seconds, pixels, size, str(output), error, notes)
 
-    def _command(self, row: dict[str, str], output: Path) -> list[str]:
-        paths = {name: self._path(row[name]) for name in PATHS}
-        flags = [
-            f"--{name.replace('_', '-')}={value}"
-            for name, value in row.items()
-            if value and name not in REQUIRED
-        ]  # fmt: skip
-        program = [os.environ["TILEDBLEND"]] if "TILEDBLEND" in os.environ else [sys.executable, "-m", "tiledblend"]
-        fixed = ["blend", paths["base"], paths["overlay"], "--mask", paths["mask"], "-o", str(output)]
-        return [*program, *fixed, "--resume", "--json", *flags, *self.common]
+    def _output(self, row: dict[str, str]) -> str:
+        """Where the row's result goes: its column, or a flag for all, or ID.ome.zarr."""
+        words = [word.removeprefix("--output=") for word in self.common]
+        given = [word for word, whole in zip(words, self.common, strict=True) if word != whole]
+        given += [
+            after for flag, after in zip(self.common, self.common[1:], strict=False) if flag in ("-o", "--output")
+        ]
+        if row.get("output") or not given:
+            name = with_id(row.get("output") or "{id}.ome.zarr", row["id"])
+            return name if "://" in name else str(self.results / name)
+        return with_id(given[-1], row["id"])
+
+    def _command(self, row: dict[str, str], output: str) -> list[str]:
+        paths = {name: self._path(with_id(row[name], row["id"])) for name in PATHS}
+        fixed = ["blend", paths["base"], paths["overlay"], "--mask", paths["mask"], "--resume", "--json"]
+        common = [with_id(word, row["id"]) for word in self.common]
+        return [*program(), *fixed, *without_old_report([*own_flags(row, self.flags), *common]), "-o", output]
 
     def _path(self, text: str) -> str:
         return text if "://" in text else str(self.folder / text)
 
-    def _run(self, command: list[str], log: Path) -> tuple[int, str, str]:
-        """(exit code, what was printed, the error's line)."""
+    def _run(self, command: list[str], log: Path) -> tuple[int, str, str, str]:
+        """(exit code, what was printed, the error's line, the notes)."""
         with log.open("a", encoding="utf-8") as file:
             file.write(f"$ {' '.join(command)}\n")
             # A group of its own: Ctrl-C comes to us, and we tell the command once.
@@ -201,7 +263,8 @@ class Batch:
         reason = errors[-1].removeprefix("tiledblend: error: ") if errors else ""
         if process.returncode and not reason:
             reason = f"exit code {process.returncode}"
-        return process.returncode, said, reason
+        notes = [line.removeprefix("tiledblend: note: ") for line in told.splitlines() if ": note: " in line]
+        return process.returncode, said, reason, "; ".join(dict.fromkeys(notes))
 
 
 if __name__ == "__main__":

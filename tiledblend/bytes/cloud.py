@@ -119,6 +119,24 @@ class CloudStore:
                     return None
                 raise
 
+    def shares_bucket(self, other: CloudStore) -> bool:
+        """True when the store itself can copy from one to the other."""
+        return self._root == other._root
+
+    def copy_from(self, other: CloudStore, key: str, size: int) -> bool:
+        """Have the store copy an object of the same bucket to the same key here. False if it is not there in this
+        length; its bytes do not come here."""
+        import obstore
+
+        if other.size(key) != size:
+            return False
+        with self._told("copy", key):
+            try:
+                repeated(lambda: obstore.copy(self._client, other._path(key), self._path(key)))
+            except FileNotFoundError:
+                return False
+        return self.size(key) == size
+
     def size(self, key: str) -> int | None:
         """Length of an object, or None."""
         import obstore

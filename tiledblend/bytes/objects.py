@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -291,6 +291,12 @@ class FileDraft:
         assert self._descriptor is not None
         with mapped_errors("write", self.path), self._discarded_on_error():
             write_fully(self._descriptor, [data])
+
+    def take(self, fill: Callable[[int], bool]) -> bool:
+        """What `fill` returns: it is given the open file, and may write to it as it likes."""
+        assert self._descriptor is not None
+        with mapped_errors("write", self.path), self._discarded_on_error():
+            return fill(self._descriptor)
 
     def sync(self) -> None:
         """Make the content durable; nothing can be appended any more."""

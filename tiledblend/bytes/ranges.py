@@ -249,6 +249,11 @@ def read_whole(path: str, limit: int) -> bytes:
 def open_bytes(path_or_url: str | os.PathLike[str]) -> ByteReader:
     """The bytes of a local path or URL. Raises BadInputError when it cannot be read."""
     path = os.fspath(path_or_url)
+    if "!/" in path:
+        from tiledblend.bytes.archive import open_member, split_member
+
+        if split_member(path) is not None:
+            return open_member(path)
     scheme, separator, _ = path.partition("://")
     if separator and scheme.lower() == "file":
         return LocalFile(unquote(urlsplit(path).path))

@@ -20,10 +20,11 @@ from tiledblend.cli.options import (
     layer_options,
     output_options,
     reporting,
+    reuse_option,
     running,
 )
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.cli.stopping import stoppable, told_interruption
 from tiledblend.errors import UsageError
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @output_options
 @running("--resume", is_flag=True, help="Continue an unfinished run of the same job.")
 @running("--replace", is_flag=True, help="Exchange an older result of tiledblend for this one.")
+@reuse_option
 @running(
     "--part",
     metavar="I/N",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 def command(
     resume: bool,
     replace: bool,
+    reuse: str | None,
     part: str | None,
     finish: bool,
     deep_fingerprint: bool,
@@ -72,6 +75,7 @@ def command(
     from tiledblend.look import lines as report
 
     report.start_logging(debug=is_debugging())
+    resumes()
     share = _part(part) if part else None
     if share and finish:
         raise UsageError("--part and --finish are separate steps; run --finish when all parts are done")
@@ -80,7 +84,8 @@ def command(
     cluster = cluster_of(flags)
     job = built(flags)
     path = checked_output(job.path)
-    how = {"resume": resume, "replace": replace, "part": share, "finish": finish, "deep_fingerprint": deep_fingerprint}
+    how: dict[str, Any] = {"resume": resume, "replace": replace, "reuse": reuse, "part": share, "finish": finish}
+    how["deep_fingerprint"] = deep_fingerprint
     if job.compression is not None and not is_ometiff_path(path):
         raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
     if is_ometiff_path(path):
@@ -89,19 +94,21 @@ def command(
         whole = run.as_dict() | {"file": file.as_dict() if file else None}
         if file:
             compression = job.compression or "deflate"
-            _write_report(report_path, job, path, f"an OME-TIFF with a pyramid, {compression}", run.as_dict())
+            kind = f"an OME-TIFF with a pyramid, {compression}"
+            _write_report(report_path, job, path, kind, run.as_dict(), compression)
         show(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if is_image(path):
-        if resume or replace or share or finish:
-            raise UsageError(f"{path}: --resume, --replace, --part and --finish are for an OME-Zarr or .ome.tif")
+        if resume or replace or share or finish or reuse:
+            flags_of_runs = "--resume, --replace, --reuse, --part and --finish"
+            raise UsageError(f"{path}: {flags_of_runs} are for an OME-Zarr or .ome.tif")
         if ignored := [name for name in SCHEDULER_KEYS if flags[name]]:
             raise UsageError(
                 f"{path}: one image is made in this process, on no cluster; leave out {flag_of(ignored[0])}"
             )
-        cannot_resume()
-        result = _blend_to_image(job, path)
-        _write_report(report_path, job, path, f"a {Path(path).suffix[1:].upper()} image", result)
+        resumes(False)
+        result, kind = _blend_to_image(job, path), Path(path).suffix[1:].upper()
+        _write_report(report_path, job, path, f"a {kind} image", result, "jpeg" if kind in ("JPG", "JPEG") else "none")
         show(json.dumps(result) if as_json else report.image_text(result))
         return
     planned, done = _blend_to_zarr(job, path, cluster, how)
@@ -109,8 +116,8 @@ def command(
     if done.complete:
         output = job.output
         levels = report.counted(done.levels, "level", "levels")
-        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels}, lossless ({output.compressor})"
-        _write_report(report_path, job, path, kind, done.as_dict())
+        kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels} ({output.compressor})"
+        _write_report(report_path, job, path, kind, done.as_dict(), str(output.compressor))
     show(json.dumps(done.as_dict()) if as_json else report.run_text(done))
 
 
@@ -122,14 +129,17 @@ def _check_report(report_path: str, part: str | None) -> None:
     check_report_path(report_path)
 
 
-def _write_report(report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any]) -> None:
+def _write_report(
+    report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any], compression: str
+) -> None:
     if report_path is None:
         return
     from tiledblend.look.lines import say
-    from tiledblend.look.record import Made, write_report
+    from tiledblend.look.methods import Made
+    from tiledblend.look.record import write_report
     from tiledblend.run.machine import cpu_count
 
-    write_report(report_path, job, Made(uri, kind, facts), threads=cpu_count())
+    write_report(report_path, job, Made(uri, kind, facts, compression), threads=cpu_count())
     say(f"report in {report_path}")
 
 
@@ -145,7 +155,7 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     from tiledblend.compose.scene import decide
     from tiledblend.describe.fingerprint import sources_of
     from tiledblend.look.lines import say
-    from tiledblend.look.pictures import check_image_output, write_image
+    from tiledblend.look.pictures import check_image_output, without_pyramid, write_image
     from tiledblend.run.notes import notes_of
     from tiledblend.run.plan import find_unstored, unstored_found
 
@@ -153,7 +163,7 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     has_alpha = composite.has_alpha
     check_image_output(path, composite.shape, composite.channels, composite.dtype, has_alpha=has_alpha)
     scene = decide(composite)
-    lacking, notes = find_unstored(scene), list(notes_of(scene))
+    lacking, notes = find_unstored(scene), [*notes_of(scene), *without_pyramid(path, composite.shape)]
     _tell(notes, lacking)
     started = time.perf_counter()
     size = write_image(to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha)

@@ -11,7 +11,7 @@ import click
 from tiledblend.cli.mapping import cluster_of
 from tiledblend.cli.options import cluster_options, debug_option, json_option
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.cli.stopping import stoppable
 
 
@@ -27,7 +27,7 @@ def command(size: int, out: Path | None, seed: int, as_json: bool, **flags: Any)
     from tiledblend.demo.demo import run_demo
     from tiledblend.look import lines as report
 
-    cannot_resume()
+    resumes(False)
     report.start_logging(debug=is_debugging())
     with stoppable() as stop, report.progress() as progress:
         done = run_demo(

@@ -10,7 +10,7 @@ import click
 from tiledblend.cli.mapping import cluster_of
 from tiledblend.cli.options import COMPRESSIONS, cluster_options, debug_option, json_option, output, running
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.cli.stopping import stoppable, told_interruption
 
 
@@ -31,6 +31,7 @@ def command(result: str, out: str, compression: str, tile: int, resume: bool, as
     from tiledblend.run.ometiff import export_ometiff
 
     report.start_logging(debug=is_debugging())
+    resumes()
     options = TiffOptions.parse(compression, tile)
     with stoppable() as stop, report.progress("writing") as progress, told_interruption(out):
         running = Running(cluster_of(flags), progress, stop)

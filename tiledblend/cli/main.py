@@ -24,6 +24,7 @@ VERBS = (
     "blend",
     "clean",
     "demo",
+    "diff",
     "export",
     "info",
     "outline",
@@ -50,7 +51,7 @@ def main() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code. Every error is one line on stderr."""
-    state = {"debug": False, "resumes": True}
+    state: dict[str, bool | None] = {"debug": False, "resumes": None}
     try:
         # A bare `tiledblend` asks what there is.
         code = cli.main(args=list(arguments) or ["--help"], prog_name="tiledblend", standalone_mode=False, obj=state)

@@ -19,11 +19,30 @@ from tiledblend.cli.values import (
 from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
-    from tiledblend.describe.composite import Composite
     from tiledblend.describe.job import Job
     from tiledblend.run.options import ClusterOptions
+    from tiledblend.run.origin import Origin
 
-NOT_OUTPUTS = (".svs", ".ndpi", ".scn", ".mrxs", ".webp", ".bmp", ".gif", ".jp2", ".zip", ".yaml", ".yml", ".json")
+NOT_OUTPUTS = (
+    *(".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".qptiff", ".czi", ".vms", ".dcm", ".isyntax", ".lif", ".nd2", ".vsi"),
+    *(
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".jp2",
+        ".jxl",
+        ".avif",
+        ".heic",
+        ".pdf",
+        ".btf",
+        ".tf8",
+        ".h5",
+        ".hdf5",
+        ".npy",
+        ".npz",
+    ),
+    *(".zip", ".yaml", ".yml", ".json", ".geojson", ".xml", ".html"),
+)
 
 
 def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
@@ -123,16 +142,16 @@ def built(flags: dict[str, Any]) -> Job:
     return jobs.build(job_mapping(flags), where=flags["job_path"] or "flags")
 
 
-def looked_at(flags: dict[str, Any]) -> tuple[str | None, Composite | None, str | None]:
-    """(result, composite, note): a result that BASE alone names, with what it was made from; or a planned composite."""
-    from tiledblend.run.origin import origin_of
+def looked_at(flags: dict[str, Any], *, inputs: bool) -> tuple[str | None, Origin]:
+    """A result that BASE alone names, with what it was made from; or (None, a planned composite)."""
+    from tiledblend.run.origin import Origin, origin_of
 
     only_base = flags["base"] and not any(value for name, value in flags.items() if name != "base")
     path = absolute(flags["base"]) if only_base else None
-    origin = origin_of(path) if path else None
+    origin = origin_of(path, inputs=inputs) if path else None
     if origin is not None:
-        return path, origin.composite, origin.note
-    return None, built(flags).composite, None
+        return path, origin
+    return None, Origin(built(flags).composite, None)
 
 
 def cluster_of(flags: dict[str, Any]) -> ClusterOptions:
@@ -148,7 +167,8 @@ def checked_output(path: str | None) -> str:
         raise UsageError("no output; give -o OUT.ome.zarr")
     if path.lower().endswith(NOT_OUTPUTS):
         raise UsageError(
-            f"{path}: cannot be written in this format; use .ome.zarr, or .png, .jpg, .tif for small results"
+            f"{path}: cannot be written in this format; use .ome.tif (QuPath and other slide viewers open it) or "
+            ".ome.zarr, or .png, .jpg, .tif for small results"
         )
     return path
 

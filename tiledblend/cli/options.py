@@ -10,6 +10,7 @@ import click
 
 from tiledblend.cli.sections import Option
 
+OPERATORS = ("normal", "multiply", "screen", "darken", "lighten", "difference")
 COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
 
 Decorator = Callable[[Any], Any]
@@ -42,16 +43,25 @@ debug_option = reporting(
 )
 json_option = reporting("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
+inputs_option = _what(
+    "--inputs", is_flag=True, help="Open the inputs that a result names, wherever they lie. [only beside the result]"
+)
+
 layer_flags = _stacked(
     _what("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     _what("--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."),
     _what("--opacity", type=float, metavar="0..1", help="Of the top image."),
-    _what("--mode", type=click.Choice(["over", "average"]), help="Bottom to top, or weighted average."),
+    _what("--operator", type=click.Choice(OPERATORS), help="How the top image's colours meet those below."),
+    _what(
+        "--mode",
+        type=click.Choice(["over", "average", "stack"]),
+        help="Bottom to top, weighted average, or the channels of all images one after another.",
+    ),
     _what("--background", metavar="N[,N…]", help="Value where no image is."),
     _what(
         "--allow-sparse",
         is_flag=True,
-        help="Read TIFF tiles that were never written as zeros, and chunks that a result has lost.",
+        help="Read TIFF tiles that were never written as nodata or 0, and chunks that a result has lost.",
     ),
     _what("--rgb", is_flag=True, help="Three channels of the images that do not say so are red, green, blue."),
     _mask("--mask", metavar="PATH|alpha", help="Where the top image shows: 0 hides it, full shows it."),
@@ -65,8 +75,8 @@ layer_flags = _stacked(
     _mask("--grow", metavar="8px|-3um", help="Grow the mask (negative: shrink) before it is feathered."),
     _mask(
         "--feather",
-        metavar="16px|8um|ksize:5",
-        help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %).",
+        metavar="16px|8um|bands:6|ksize:5",
+        help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %). bands:N: multi-band blending.",
     ),
     _mask("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
@@ -95,6 +105,9 @@ output_options = _stacked(
     output("--compression", metavar=COMPRESSIONS, help="Of a .ome.tif; jpeg loses detail. [deflate]"),
     output("--ome-zarr", type=click.Choice(["0.6", "0.5", "0.4"]), help="Version of the format. [0.5]"),
     output("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
+)
+reuse_option = running(
+    "--reuse", metavar="OLD", help="Take parts of this older result that are what this run would make."
 )
 cluster_options = _stacked(
     running("--workers", type=int, metavar="N", help="Worker processes here. [threads of this process]"),
@@ -125,6 +138,7 @@ LAYER_KEYS = {
     "feather": "feather",
     "feather_side": "feather_side",
     "opacity": "opacity",
+    "operator": "operator",
     "offset": "offset",
     "fit": "fit",
     "affine": "affine",

@@ -8,7 +8,7 @@ import click
 
 from tiledblend.cli.options import debug_option, json_option, output
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, show
+from tiledblend.cli.state import resumes, show
 from tiledblend.cli.values import parse_mask_values
 
 
@@ -26,7 +26,7 @@ def command(mask: str, out: str, like: str | None, mask_values: str | None, name
     from tiledblend.look import lines as report
     from tiledblend.look.outline import outline as trace
 
-    cannot_resume()
+    resumes(False)
     report.start_logging()
     values = mask_values_of(parse_mask_values(mask_values) if mask_values else "auto")
     done = trace(mask, out, like=like, mask_values=values, name=name)

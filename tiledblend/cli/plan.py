@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image
-from tiledblend.cli.options import cluster_options, debug_option, json_option, layer_options, output_options
+from tiledblend.cli.options import (
+    cluster_options,
+    debug_option,
+    json_option,
+    layer_options,
+    output_options,
+    reuse_option,
+)
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.errors import TiledblendError, UsageError
 
 if TYPE_CHECKING:
@@ -25,18 +33,20 @@ if TYPE_CHECKING:
 @layer_options
 @output_options
 @cluster_options
+@reuse_option
 @click.option("--exact", is_flag=True, help="Classify every tile by its masks instead of a sample.")
 @json_option
 @debug_option
-def command(exact: bool, as_json: bool, **flags: Any) -> None:
+def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None:
     """What blend would do: tiles, chunk classes, bytes, memory; or why it would refuse. Writes nothing."""
     from tiledblend.containers.ometiff.options import is_ometiff_path
     from tiledblend.containers.ometiff.place import SUFFIX
     from tiledblend.look import lines as report
+    from tiledblend.look.pictures import without_pyramid
     from tiledblend.run.ometiff import checked_target, planned_ometiff
     from tiledblend.run.plan import plan
 
-    cannot_resume()
+    resumes(False)
     report.start_logging(debug=is_debugging())
     cluster = cluster_of(flags)
     job = built(flags)
@@ -46,11 +56,20 @@ def command(exact: bool, as_json: bool, **flags: Any) -> None:
     is_tiff = job.path is not None and is_ometiff_path(job.path)
     if is_tiff:
         planned = planned_ometiff(planned, checked_target(job.path or ""), job.compression or "deflate")
+    if job.path is not None and is_image(job.path):
+        planned = replace(planned, notes=(*planned.notes, *without_pyramid(job.path, job.composite.shape)))
     document = planned.as_dict(job.path) | {"requests": planned.requests(job.path)}
     text = report.plan_text(planned, cluster, job.path)
     if is_tiff:
         document["work_bytes"] = planned.work_bytes
         text += f"\n{report.room_text(f'{job.path}{SUFFIX}', planned)}"
+    if reuse is not None:
+        from tiledblend.run.machine import cpu_count
+        from tiledblend.run.reuse import plan_reuse
+
+        found = plan_reuse(planned, reuse, threads=cpu_count())
+        document["reuse"] = found.as_dict()
+        text += f"\n{report.reuse_text(found)}"
     if not as_json:
         # Before the output is looked at: a bucket may take its time.
         show(text)

@@ -8,23 +8,33 @@ from typing import Any
 import click
 
 from tiledblend.cli.mapping import built
-from tiledblend.cli.options import debug_option, json_option, layer_flags
+from tiledblend.cli.options import debug_option, inputs_option, json_option, layer_flags
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import cannot_resume, is_debugging, show
+from tiledblend.cli.state import is_debugging, resumes, show
 from tiledblend.errors import UsageError
 
 
 @click.command(cls=Verb)
 @click.argument("paths", nargs=-1, required=True, metavar="[SOURCE | BASE OVERLAY] OUT.png")
 @layer_flags
+@inputs_option
 @click.option("--max-size", type=int, default=1024, show_default=True, metavar="PX", help="Of the longer side.")
 @click.option("--scale-bar/--no-scale-bar", default=True, help="Where the pixel size is known. [drawn]")
 @click.option("--seams", is_flag=True, help="Draw the layers' edges.")
 @click.option("--weights", is_flag=True, help="Draw each layer's weight beside it.")
+@click.option("--changed", metavar="OLD", help="Draw round what differs from this older result.")
 @json_option
 @debug_option
 def command(
-    paths: tuple[str, ...], max_size: int, scale_bar: bool, seams: bool, weights: bool, as_json: bool, **flags: Any
+    paths: tuple[str, ...],
+    max_size: int,
+    scale_bar: bool,
+    seams: bool,
+    weights: bool,
+    changed: str | None,
+    inputs: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Draw a result or any source as a small PNG; or, with blend's arguments or --job, what blend would make.
 
@@ -32,9 +42,14 @@ def command(
     """
     from tiledblend.look.preview import preview as draw
 
-    cannot_resume()
+    resumes(False)
     *images, out = paths
-    done = draw(_previewed(images, flags), out, max_size, scale_bar=scale_bar, seams=seams, weights=weights)
+    source = _previewed(images, flags)
+    if changed is not None and not isinstance(source, str):
+        raise UsageError("--changed compares two results; give a result as SOURCE")
+    done = draw(
+        source, out, max_size, scale_bar=scale_bar, seams=seams, weights=weights, changed=changed, inputs=inputs
+    )
     show(json.dumps(done) if as_json else f"{done['path']}: {done['shape'][1]} x {done['shape'][0]} px")
 
 

@@ -8,18 +8,19 @@ from typing import Any
 import click
 
 from tiledblend.cli.mapping import looked_at
-from tiledblend.cli.options import debug_option, json_option, layer_options
+from tiledblend.cli.options import debug_option, inputs_option, json_option, layer_options
 from tiledblend.cli.sections import Verb
-from tiledblend.cli.state import is_debugging, show
-from tiledblend.errors import BadInputError
+from tiledblend.cli.state import is_debugging, resumes, show
+from tiledblend.errors import BadInputError, RefusedError
 
 
 @click.command(cls=Verb)
 @layer_options
+@inputs_option
 @click.option("--widths", metavar="4px,8px,…", help="Feathers to compare with the given one.")
 @json_option
 @debug_option
-def command(widths: str | None, as_json: bool, **flags: Any) -> None:
+def command(widths: str | None, inputs: bool, as_json: bool, **flags: Any) -> None:
     """How visible the seams are: the step across each layer's edge, hard, feathered, and of the images themselves.
 
     BASE alone may be a result; else what blend would make of the same flags.
@@ -29,14 +30,15 @@ def command(widths: str | None, as_json: bool, **flags: Any) -> None:
     from tiledblend.look.seams import measure_seams
     from tiledblend.run.machine import cpu_count
 
+    resumes(False)
     report.start_logging(debug=is_debugging())
     compared = [Feather.parse(text.strip()) for text in widths.split(",")] if widths else []
-    result, composite, note = looked_at(flags)
-    if composite is None:
-        raise BadInputError(f"{result}: {note}")
-    if note:
-        report.say(f"note: {note}")
-    found = measure_seams(composite, compared, threads=cpu_count())
+    result, origin = looked_at(flags, inputs=inputs)
+    if origin.composite is None:
+        raise (RefusedError if origin.withheld else BadInputError)(f"{result}: {origin.note}")
+    if origin.note:
+        report.say(f"note: {origin.note}")
+    found = measure_seams(origin.composite, compared, threads=cpu_count())
     if as_json:
         show(json.dumps({"seams": [seam.as_dict() for seam in found]}))
     else:

@@ -6,6 +6,8 @@ import click
 
 from tiledblend.errors import printable
 
+IF_WRITING = "; if it was writing a result, continue with --resume"
+
 
 def show(text: str) -> None:
     """On stdout: what is said, whatever the names in it hold."""
@@ -17,17 +19,24 @@ def is_debugging() -> bool:
     return bool(click.get_current_context().find_root().obj["debug"])
 
 
-def cannot_resume() -> None:
-    """This command, or what it writes, knows no --resume: no error shall advise it."""
-    click.get_current_context().find_root().obj["resumes"] = False
+def resumes(is_so: bool = True) -> None:
+    """This command knows --resume, or (False) no error shall advise it. Unsaid: an error may, about another command's
+    result, but not the line of an interruption."""
+    click.get_current_context().find_root().obj["resumes"] = is_so
 
 
 def can_resume() -> bool:
-    """False after `cannot_resume`."""
+    """True unless `resumes(False)` was said."""
     context = click.get_current_context(silent=True)
-    return context is None or bool(context.find_root().obj["resumes"])
+    return context is None or context.find_root().obj["resumes"] is not False
 
 
-def advised(line: str, resumes: bool) -> str:
+def advised(line: str, resumes: bool | None) -> str:
     """The line, without the advice to --resume where there is none."""
-    return line if resumes else line.replace("continue with --resume", "start again").replace(" with --resume", "")
+    if not resumes:
+        line = line.replace(IF_WRITING, "")
+    return (
+        line
+        if resumes is not False
+        else line.replace("continue with --resume", "start again").replace(" with --resume", "")
+    )

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tiledblend.cli.options import debug_option, json_option
+from tiledblend.bytes.buckets import WEB_SCHEMES, scheme_of
+from tiledblend.cli.options import debug_option, inputs_option, json_option
 from tiledblend.cli.sections import Verb
 from tiledblend.cli.state import show
-from tiledblend.errors import BadInputError, UsageError, VerificationError
+from tiledblend.errors import BadInputError, RefusedError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from tiledblend.run.recompute import RecomputeReport
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 @click.option(
     "--against-inputs", metavar="N|all", help="Also render N tiles (or all) again from the inputs and compare them."
 )
+@inputs_option
 @json_option
 @debug_option
-def command(result: str, fast: bool, against_inputs: str | None, as_json: bool) -> None:
+def command(result: str, fast: bool, against_inputs: str | None, inputs: bool, as_json: bool) -> None:
     """Check every stored object of a result against its run's manifest, or an OME-TIFF against its own checksums."""
     from tiledblend.containers.ometiff.options import is_ometiff_path
     from tiledblend.containers.verify import verify
@@ -37,7 +39,7 @@ def command(result: str, fast: bool, against_inputs: str | None, as_json: bool) 
         )
     found = verify(result, "fast" if fast else "full")
     document = found.as_dict()
-    again = _recomputed(result, count) if found.ok and against_inputs is not None else None
+    again = recomputed(result, count, inputs=inputs) if found.ok and against_inputs is not None else None
     if again is not None:
         document["recomputed_tiles"], document["differing"] = again.tiles, list(again.differing)
         document["ok"] = not again.differing
@@ -60,11 +62,15 @@ def _tile_count(text: str | None) -> int | None:
     return int(text)
 
 
-def _recomputed(result: str, count: int | None) -> RecomputeReport:
+def recomputed(result: str, count: int | None, *, inputs: bool) -> RecomputeReport:
+    """Render tiles of a result again, from the inputs that it names. inputs: from web servers, too."""
     from tiledblend.bytes.objects import open_store
     from tiledblend.containers.omezarr.documents import read_attributes, result_layout
     from tiledblend.describe.job import build
+    from tiledblend.describe.schema import check
+    from tiledblend.look.lines import say
     from tiledblend.run.machine import cpu_count
+    from tiledblend.run.origin import inputs_elsewhere, inputs_named, listed
     from tiledblend.run.recompute import recompute
 
     store = open_store(result)
@@ -72,4 +78,9 @@ def _recomputed(result: str, count: int | None) -> RecomputeReport:
     layout, job = result_layout(attributes), attributes["tiledblend"].get("description")
     if layout is None or not job:
         raise BadInputError(f"{result}: does not say from what it was made; it was not written by the command line")
+    check(job, where=result)
+    web = tuple(path for path in inputs_elsewhere(result, job) if scheme_of(path) in WEB_SCHEMES)
+    if web and not inputs:
+        raise RefusedError(f"{result}: it names inputs on web servers: {listed(web)}; open them with --inputs")
+    say(f"opening what {result} was made from: {listed(inputs_named(job))}")
     return recompute(store, layout, build(job).composite, count, threads=cpu_count())

@@ -141,12 +141,24 @@ def _covers(composite: Composite, layer: Layer) -> bool:
 
 def unmasked(layer: Layer) -> Layer:
     """The layer with all of its image at full weight."""
-    return replace(layer, mask=None, invert=False, grow=None, feather=Feather(), opacity=1.0)
+    return replace(
+        layer,
+        mask=None,
+        mask_values="auto",
+        threshold=None,
+        invert=False,
+        grow=None,
+        feather=Feather(),
+        opacity=1.0,
+    )
 
 
 def _alone(composite: Composite, layer: Layer) -> ComposedSource:
     """A layer's image on the canvas, transparent where it does not reach."""
     see_through = layer.image.alpha is not Alpha.NONE or not _covers(composite, layer)
     canvas = replace(composite.full, channels=layer.colours + see_through, has_alpha=None)
-    alone = replace(composite, layers=(unmasked(layer),), background=0, canvas=canvas)
+    if composite.mode == "stack":
+        # Its own channels, not those of all.
+        canvas = replace(canvas, is_rgb=None, channel_names=(), channel_colors=(), channel_windows=())
+    alone = replace(composite, layers=(unmasked(layer),), mode="over", background=0, canvas=canvas)
     return ComposedSource(alone, layer.image.name)

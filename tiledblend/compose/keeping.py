@@ -117,9 +117,9 @@ def level_power(image: RasterSource, base: int, number: int) -> int | None:
     return power if all(fits) else None
 
 
-def render_tile_keeping(scene: Scene, layout: KeepingLayout, tile: Tile, sink: KeepingSink) -> TileStats:
-    """A tile of the first stage."""
-    renderer = TileRenderer(scene, layout.grid.tile_region(tile))
+def render_tile_keeping(renderer: TileRenderer, layout: KeepingLayout, tile: Tile, sink: KeepingSink) -> TileStats:
+    """A tile of the first stage. renderer: of the tile, that has rendered nothing yet."""
+    scene = renderer.scene
     layers = own_layers(scene, layout)
     owners = _owners(renderer, layout, tile, layers)
     if (owners == NOBODY).all():

@@ -91,10 +91,12 @@ def _usable_levels(
         yield stored
 
 
-def render_tile_passing(scene: Scene, layout: ArrayLayout, tile: Tile, sink: ChunkSink) -> TileStats:
-    """As `render.render_tile`, the same pixels; stored chunks are passed on where they can be."""
-    region = layout.grid.tile_region(tile)
-    renderer = TileRenderer(scene, region)
+def render_tile_passing(renderer: TileRenderer, layout: ArrayLayout, tile: Tile, sink: ChunkSink) -> TileStats:
+    """As `render.render_rows`, the same pixels; stored chunks are passed on where they can be.
+
+    renderer: of the tile, that has rendered nothing yet.
+    """
+    scene = renderer.scene
     stored = [stored_layer(reader, layout, scene) for reader in scene.readers]
     if not any(stored):
         return render_rows(renderer, layout.grid, tile, sink)

@@ -26,9 +26,10 @@ class LayerReader:
     """One layer of a scene, read in canvas pixels. Cheap to make; holds no pixels; pickles with its sources' names.
 
     index: of the layer, bottom 0. rule: how its mask's numbers are taken, None without a raster mask. shares_mask: True
-    when another layer has the same mask. frame: the layer's rectangle on the canvas. visible: its part on the canvas.
-    kernel: its feather. border: its weight towards its own sides. mask_frame: the rectangle that the mask covers, in
-    canvas pixels. growth: by how much the mask grows, None: it stays as it is. pixels: the image's, in the frame.
+    when another layer has the same mask. canvas: its (y, x). frame: the layer's rectangle on the canvas. visible: its
+    part on the canvas. kernel: its feather. bands: of a multi-band edge, None: it has none. border: its weight towards
+    its own sides. mask_frame: the rectangle that the mask covers, in canvas pixels. growth: by how much the mask grows,
+    None: it stays as it is. pixels: the image's, in the frame.
     """
 
     def __init__(self, composite: Composite, index: int, rule: MaskRule | None) -> None:
@@ -37,12 +38,14 @@ class LayerReader:
         self.shares_mask = sum(other.mask is layer.mask for other in composite.layers) > 1
         placement = composite.placement(layer)
         self.frame = placement.frame
+        self.canvas = composite.shape
         canvas = Region.of_shape(composite.shape)
         self.visible = self.frame & canvas
         self.kernel: FeatherKernel = composite.kernel(layer)
         fade = (0.0, 0.0) if layer.feather.kernel_size is not None else self.kernel.sigmas
         self.border = _border(placement, canvas, fade)
         self.growth = composite.growth(layer)
+        self.bands = composite.bands(layer)
         self.has_alpha = layer.image.alpha is not Alpha.NONE
         self.mask_frame = canvas if layer.mask_frame == "canvas" else self.frame
         self.pixels = pixels_of(layer.image, placement)

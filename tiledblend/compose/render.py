@@ -5,7 +5,7 @@ A tile is rendered by rows of chunks, so that a worker holds rows and compressed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -16,8 +16,9 @@ from tiledblend.compose.modes.mode import ChunkClass, Laid
 from tiledblend.compose.pyramid import Pixels, PyramidRows, RowSink, TileStats, chunk_rows
 from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.scene import Scene
+from tiledblend.compose.weights import LayerField
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
-from tiledblend.kernels.blend import to_dtype
+from tiledblend.kernels.blend import Contribution, to_dtype
 
 BLOCK = 256
 
@@ -34,7 +35,7 @@ class TileRenderer:
     """Renders regions of one tile of a scene."""
 
     def __init__(self, scene: Scene, region: Region) -> None:
-        self.scene = scene
+        self.scene, self.region = scene, region
         self.fields = scene.fields(region)
         self._block = block_side(scene.readers)
         self.stats = TileStats()
@@ -112,8 +113,7 @@ class TileRenderer:
         if kind.copy:
             return self._copied(region, kind.layers[0])
         reach = self.scene.reach(region)
-        layers = {index: self.fields[index].contribution(reach) for index in kind.layers}
-        done = self.scene.mode.combine(Laid(region, reach, layers, ground))
+        done = self.scene.mode.combine(Laid(region, reach, _Brought(self.fields, kind.layers, reach), ground))
         self.stats.background += done.background
         return done.pixels
 
@@ -129,6 +129,25 @@ class TileRenderer:
         else:
             own = (alpha * full)[:, :, None]
         return np.concatenate([pixels, to_dtype(own, dtype)], axis=2)
+
+
+class _Brought(Mapping[int, Contribution]):
+    """What layers bring to a region, by index: each read when it is asked for, and not kept."""
+
+    def __init__(self, fields: Sequence[LayerField], indices: tuple[int, ...], region: Region) -> None:
+        self._fields, self._indices, self._region = fields, indices, region
+
+    def __getitem__(self, index: int) -> Contribution:
+        return self._fields[index].contribution(self._region)
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._indices
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
 
 
 def block_side(readers: Sequence[LayerReader]) -> int:

@@ -15,8 +15,11 @@ import numpy as np
 
 from tiledblend.compose.masks import MaskRule, decide_layer_rule
 from tiledblend.compose.modes.average import Average
+from tiledblend.compose.modes.bands import Banded, BandedLayer
 from tiledblend.compose.modes.mode import BlendMode, ChunkClass, Ground
+from tiledblend.compose.modes.operators import Operating
 from tiledblend.compose.modes.over import Over
+from tiledblend.compose.modes.stack import Stacked
 from tiledblend.compose.placed import Kept
 from tiledblend.compose.reader import LayerReader
 from tiledblend.compose.weights import LayerField
@@ -24,10 +27,25 @@ from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.levels import at_level
 from tiledblend.geometry import Region
+from tiledblend.kernels.bands import Bands
+
+
+def _over(readers: Sequence[LayerReader]) -> BlendMode:
+    """By what its layers ask for."""
+    operators = tuple(reader.layer.operator for reader in readers)
+    if any(reader.bands is not None for reader in readers):
+        return Banded(tuple(_banded(reader) for reader in readers), Region.of_shape(readers[0].canvas))
+    return Over() if all(operator == "normal" for operator in operators) else Operating(operators)
+
+
+def _banded(reader: LayerReader) -> BandedLayer:
+    return BandedLayer(reader.bands or Bands(1), reader.layer.operator, reader.frame, reader.visible)
+
 
 MODES: Mapping[str, Callable[[Sequence[LayerReader]], BlendMode]] = {
-    "over": lambda _: Over(),
+    "over": _over,
     "average": lambda _: Average(),
+    "stack": lambda readers: Stacked(tuple(reader.layer.colours for reader in readers)),
 }
 """By the name that a job file gives: the mode of a scene of these layers."""
 

@@ -25,11 +25,11 @@ class LayerField:
     def __init__(self, reader: LayerReader, region: Region, kept: Kept | None = None) -> None:
         self.reader = reader
         self.visible = reader.visible & region
-        self._mask: FeatheredMask | None = None
+        self.mask: FeatheredMask | None = None
         if not self.visible.is_empty and reader.has_mask and reader.layer.opacity > 0:
             where = self._in_mask(self.visible)
             units = partial(reader.mask_units, kept=kept if reader.shares_mask else None)
-            self._mask = FeatheredMask(reader.kernel, where, reader.mask_shape, units, reader.uniform_units)
+            self.mask = FeatheredMask(reader.kernel, where, reader.mask_shape, units, reader.uniform_units)
 
     def _in_mask(self, region: Region) -> Region:
         return region.shift(-self.reader.mask_frame.y0, -self.reader.mask_frame.x0)
@@ -40,8 +40,8 @@ class LayerField:
         if part.is_empty or self.reader.layer.opacity == 0:
             return 0.0, 0.0
         low, high = self.reader.border.bounds(part)
-        if self._mask is not None:
-            mask_low, mask_high = self._mask.bounds(self._in_mask(part))
+        if self.mask is not None:
+            mask_low, mask_high = self.mask.bounds(self._in_mask(part))
             if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
                 mask_low, mask_high = (max(0.0, 2 * b - 1) for b in (mask_low, mask_high))
             low, high = low * mask_low, high * mask_high
@@ -49,6 +49,15 @@ class LayerField:
             low = 0.0
         opacity = self.reader.layer.opacity
         return low * opacity, high * opacity
+
+    def inner_bounds(self) -> tuple[float, float]:
+        """(lower, upper) bound of mask times border over all that is visible: (1, 1) where only opacity and alpha weigh
+        the layer's pixels."""
+        low, high = self.reader.border.bounds(self.visible)
+        if self.mask is not None:
+            mask_low, mask_high = self.mask.bounds(self.mask.region)
+            low, high = low * mask_low, high * mask_high
+        return low, high
 
     def bounds(self, region: Region) -> tuple[float, float]:
         """As `cover_bounds`, the image's alpha included (unknown until it is read)."""
@@ -97,9 +106,9 @@ class LayerField:
         return weight
 
     def _mask_weight(self, part: Region) -> NDArray[np.float32] | None:
-        if self._mask is None:
+        if self.mask is None:
             return None
-        weight = self._mask.weight(self._in_mask(part))
+        weight = self.mask.weight(self._in_mask(part))
         if self.reader.layer.side == "inside" and not self.reader.kernel.is_identity:
             inside_only(weight)
         return weight

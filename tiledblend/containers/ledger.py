@@ -147,12 +147,12 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def record(self, tile: Tile, receipts: Iterable[Receipt]) -> None:
-        """Note that a tile's objects are stored.
+    def record(self, tile: Tile, receipts: Iterable[Receipt], key: bytes = b"") -> None:
+        """Note that a tile's objects are stored. key: the tile's, where it has one.
 
         On a file system this outlives the driver at once and a power cut after about a second or a `flush`.
         """
-        self._note(tile, tuple(receipts))
+        self._note(tile, tuple(receipts), key)
         if time.monotonic() - self._flushed >= self._log.interval:
             self.flush()
 
@@ -214,13 +214,13 @@ class Ledger:
             os.replace(staged, target)
             sync_folder(target.parent)
 
-    def _note(self, tile: Tile, receipts: Receipts) -> None:
+    def _note(self, tile: Tile, receipts: Receipts, key: bytes = b"") -> None:
         number = self._rounds.get(tile, 0)
-        self._remember(tile, receipts, number)
+        self._remember(tile, receipts, number, key)
         # A contradicting receipt is written too: whoever resumes must not believe the first one.
-        self._log.append(_line(tile, receipts, number))
+        self._log.append(_line(tile, receipts, number, key))
 
-    def _remember(self, tile: Tile, receipts: Receipts, number: int) -> None:
+    def _remember(self, tile: Tile, receipts: Receipts, number: int, key: bytes) -> None:
         """Add a line's receipts (none: a discard). number: how often the tile was discarded before.
 
         The order of lines does not matter: several drivers' files are read one after the other.
@@ -233,6 +233,8 @@ class Ledger:
             self.conflicts = [conflict for conflict in self.conflicts if conflict.tile != tile]
         if receipts and (known := self.receipts.setdefault(tile, receipts)) != receipts:
             self.conflicts.append(Conflict(tile, known, receipts))
+        if key:
+            self.receipts.note_key(tile, key)
 
     def _load(self) -> None:
         for key, _ in sorted(self.store.list()):
@@ -368,20 +370,20 @@ def _part_locks(store: ObjectStore) -> list[str]:
     return [f"{folder}/lock." for folder in sorted(folders) if folder]
 
 
-def _line(tile: Tile, receipts: Receipts, number: int) -> bytes:
+def _line(tile: Tile, receipts: Receipts, number: int, key: bytes) -> bytes:
     """One receipt line: checksum, space, JSON, newline. number: how often the tile was discarded before."""
-    document = [[tile.stage, tile.row, tile.column], receipts, number]
+    document = [[tile.stage, tile.row, tile.column], receipts, number, *([key.hex()] if key else [])]
     text = json.dumps(document, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _parse_line(line: bytes) -> tuple[Tile, Receipts, int]:
+def _parse_line(line: bytes) -> tuple[Tile, Receipts, int, bytes]:
     """The inverse of `_line`. Raises ValueError or TypeError for anything else."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError("checksum")
-    tile, receipts, number = json.loads(text)
-    return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts), int(number)
+    tile, receipts, number, *key = json.loads(text)
+    return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts), int(number), bytes.fromhex("".join(key))
 
 
 class _Log(Protocol):

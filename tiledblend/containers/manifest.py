@@ -20,15 +20,20 @@ SUFFIX = ".manifest"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished result consists of. attributes: the root's, without the manifest's hash. receipts: by key."""
+    """What a finished result consists of. attributes: the root's, without the manifest's hash. receipts: by key.
+
+    keys: of the tiles of the first stage (`ReceiptTable.tile_keys`), one after the other; b"" where it has none.
+    """
 
     attributes: dict[str, Any]
     receipts: dict[str, Receipt]
+    keys: bytes = b""
 
 
-def dump_manifest(attributes: dict[str, Any], receipts: Iterable[Receipt], count: int) -> bytes:
-    """The stored bytes. count: of the receipts."""
+def dump_manifest(attributes: dict[str, Any], receipts: Iterable[Receipt], count: int, keys: bytes = b"") -> bytes:
+    """The stored bytes. count: of the receipts. keys: as of `Manifest`."""
     header = {"tiledblend_manifest": 1, "objects": count, "attributes": attributes}
+    header |= {"keys": keys.hex()} if keys else {}
     data = BytesIO()
     for line in chain([header], receipts):
         data.write(f"{json.dumps(line)}\n".encode())
@@ -43,6 +48,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
         receipts = [Receipt(str(key), int(size), str(digest)) for key, size, digest in map(json.loads, lines)]
         if parsed["tiledblend_manifest"] != 1 or parsed["objects"] != len(receipts):
             return None
-        return Manifest(dict(parsed["attributes"]), {receipt.key: receipt for receipt in receipts})
+        keys = bytes.fromhex(parsed.get("keys", ""))
+        return Manifest(dict(parsed["attributes"]), {receipt.key: receipt for receipt in receipts}, keys)
     except (ValueError, KeyError, TypeError):
         return None

@@ -94,21 +94,24 @@ def begin(
     resume: bool = False,
     replace: bool = False,
     part: Part | None = None,
+    history: Sequence[dict[str, Any]] = (),
 ) -> Output:
     """Open a new output, or an unfinished or damaged one of the same job (resume).
 
     job: the fingerprint, plain JSON values. inputs: paths and URLs that are read. replace: an existing result that
     tiledblend made is exchanged for this one by `commit` (on file systems only). part: several drivers share the
-    output. With resume and nothing there, a new run begins. Raises RefusedError, StorageError, UsageError.
+    output. history: what the root attributes tell of the results before, decided when a run begins. With resume and
+    nothing there, a new run begins. Raises RefusedError, StorageError, UsageError.
     """
     place = layout.place(open_store(uri))
     if replace:
         place.require_replaceable()
     refuse_overlap(place.final, inputs)
-    document = {"layout": layout.as_dict(), "job": job, "building": "", "older": None}
+    document = {"layout": layout.as_dict(), "job": job, "building": "", "older": None, "history": list(history)}
     stored = ledgers.stored_job(place.final)
     if stored is not None and (resume or part):
         kept = {"building": stored.get("building", ""), "older": stored.get("older")}
+        kept |= {"history": stored.get("history")}
         opened = _continue(place, layout, {**document, **kept}, part)
         if opened.complete and place.is_result():
             # A driver died at its very end, or at the start of a repair: what is there is looked at like any result.

@@ -13,6 +13,8 @@ from tiledblend.geometry import Tile
 
 DIGEST_BYTES = 32
 OBJECT_BYTES = DIGEST_BYTES + 8
+KEY_BYTES = 64
+"""Of a tile's key, the digest of all that decides its bytes (`compose.keys`); to a container it is opaque."""
 
 
 class Receipt(NamedTuple):
@@ -30,7 +32,8 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
     """Receipts by tile, OBJECT_BYTES for every planned object: a terapixel's quarter of a million take 10 MB.
 
     A key is not kept: it follows from the object's place in the plan. sizes: int64 bytes of each planned object, -1
-    where there is no receipt; digests: their SHA-256, uint8 (objects, 32). Both are only to be read.
+    where there is no receipt; digests: their SHA-256, uint8 (objects, 32). tile_keys: of the tiles of the first
+    stage, uint8 (tiles, KEY_BYTES) in row order, zeros where none is known. All are only to be read.
     Raises ResourceError when there is no memory for a plan's table.
     """
 
@@ -40,6 +43,8 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
             # Written to, so that these pages are taken now: a run that begins can note what it makes.
             self.sizes = np.full(count, -1, np.int64)
             self.digests = np.full((count, DIGEST_BYTES), 0, np.uint8)
+            rows, self._columns = layout.grid.tile_counts()
+            self.tile_keys = np.full((rows * self._columns, KEY_BYTES), 0, np.uint8)
         except MemoryError as error:
             raise ResourceError(
                 f"no memory for the receipts of {count} objects ({count * OBJECT_BYTES / 1e6:,.0f} MB); "
@@ -51,6 +56,22 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
     def stored_bytes(self) -> int:
         """Sum of the sizes of all objects with a receipt."""
         return int(self.sizes.sum(where=self.sizes >= 0))
+
+    def note_key(self, tile: Tile, key: bytes) -> None:
+        """Keep the key of a tile of the first stage. Raises ValueError for another length."""
+        if len(key) != KEY_BYTES or tile.stage:
+            raise ValueError(f"{tile}: a key of {len(key)} bytes")
+        self.tile_keys[tile.row * self._columns + tile.column] = np.frombuffer(key, np.uint8)
+
+    def key_of(self, tile: Tile) -> bytes:
+        """The key of a tile of the first stage; b"" where none is known."""
+        key = self.tile_keys[tile.row * self._columns + tile.column]
+        return key.tobytes() if key.any() else b""
+
+    @property
+    def has_keys(self) -> bool:
+        """True when every tile's key is known."""
+        return bool(self.tile_keys.any(axis=1).all())
 
     def of_key(self, key: str) -> Receipt | None:
         """The receipt of one object, if its tile has receipts."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.placement import overlaps
 from tiledblend.describe.places import stated_corner
-from tiledblend.errors import BadInputError
+from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources.base import SUPPORTED_DTYPES, RasterSource
 
 if TYPE_CHECKING:
@@ -33,11 +33,31 @@ def check_image(layer: Layer, base: Layer, composite: Composite) -> None:
         raise BadInputError(
             f"{image.name} is {image.dtype.name}, but {base.image.name} is {composite.dtype.name}; convert one of them"
         )
-    if layer.colours != base.colours:
+    if layer.colours != base.colours and composite.mode != "stack":
         raise BadInputError(
             f"{image.name} has {layer.colours} colour channels, but {base.image.name} has "
             f"{base.colours}; select channels so that they agree"
         )
+
+
+def check_mode(layer: Layer, composite: Composite) -> None:
+    """Raise UsageError for what a layer asks for and the composite's mode has no meaning for."""
+    if layer.operator != "normal" and composite.mode != "over":
+        raise UsageError(
+            f"operator {layer.operator} of layer {layer.image.name} is for mode over: in mode {composite.mode} nothing "
+            "lies below a layer"
+        )
+    if layer.feather.band_count is None:
+        return
+    bands, name = f"feather bands:{layer.feather.band_count}", layer.image.name
+    if composite.mode != "over":
+        raise UsageError(f"{bands} of layer {name} is for mode over, not {composite.mode}; give a width such as 16px")
+    if composite.has_alpha:
+        raise UsageError(
+            f"{bands} of layer {name} needs a canvas without alpha; give a width such as 16px, or a base without alpha"
+        )
+    if layer.feather_side == "inside":
+        raise UsageError(f"{bands} of layer {name} has no inner side; leave feather_side out, or give a width")
 
 
 def check_placement(layer: Layer, composite: Composite) -> None:

@@ -5,34 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tiledblend.describe.agreement import check_image, check_placement, mask_scaling
+from tiledblend.describe.agreement import check_image, check_mode, check_placement, mask_scaling
 from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.layers import Labels, Layer
 from tiledblend.describe.lengths import Length, set_number
 from tiledblend.describe.placement import Placement, place
 from tiledblend.describe.places import canvas_origin, coarser_origin, stated_corner
+from tiledblend.describe.stacking import stacked_canvas
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine, Region, ceil_div
-from tiledblend.kernels.blend import Mode
+from tiledblend.kernels.bands import Bands
 from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.kernels.morphology import Growth
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
+
+Mode = Literal["over", "average", "stack"]
 
 
 @dataclass(frozen=True)
 class Composite(ShownInNotebooks):
     """Layers on a canvas, bottom first.
 
-    mode: "over" (bottom to top) or "average". background: a number for all channels or one per channel, in the
-    dtype's units. canvas: the first layer's grid unless given; what it leaves open is filled in from the layers.
-    reduction: what is rendered is this many times smaller than the canvas (see `describe.levels`); offsets and
-    feathers stay those of the full canvas.
+    mode: "over" (bottom to top), "average", or "stack" (the channels of all layers one after another). background: a
+    number for all channels or one per channel, in the dtype's units. canvas: the first layer's grid unless given; what
+    it leaves open is filled in from the layers. reduction: what is rendered is this many times smaller than the canvas
+    (see `describe.levels`); offsets and feathers stay those of the full canvas.
 
     Raises BadInputError where layers do not agree (both sizes, dtypes or channel counts are named), UsageError for bad
     parameters.
@@ -61,8 +64,8 @@ class Composite(ShownInNotebooks):
             raise UsageError("a composite needs at least one layer")
         if not (canvas is None or isinstance(canvas, Canvas)):
             raise UsageError(f"canvas {canvas!r} must be a Canvas; use for example Canvas((4000, 6000))")
-        if mode not in ("over", "average"):
-            raise UsageError(f"mode {mode!r} must be over or average")
+        if mode not in get_args(Mode):
+            raise UsageError(f"mode {mode!r} must be over, average or stack")
         if not (math.isfinite(self.reduction) and self.reduction >= 1):
             raise UsageError(f"reduction {reduction} must be 1 or more: a composite is not enlarged")
         object.__setattr__(self, "canvas", self._resolved(canvas))
@@ -74,6 +77,8 @@ class Composite(ShownInNotebooks):
     def _resolved(self, canvas: Canvas | None) -> Canvas:
         base = self.layers[0]
         given = canvas or Canvas(base.image.shape, pixel_size_um=base.known_pixel_size_um)
+        if self.mode == "stack":
+            return replace(stacked_canvas(given, self.layers), origin_um=given.origin_um or canvas_origin(base, given))
         own_channels = base.image.channels
         channels = own_channels if given.channels is None else given.channels
         if channels not in (base.colours, base.colours + 1):
@@ -194,6 +199,14 @@ class Composite(ShownInNotebooks):
         """The layer's feather on the canvas that is rendered."""
         return layer.feather.kernel(self.full.pixel_size_um, self.reduction)
 
+    def bands(self, layer: Layer) -> Bands | None:
+        """The layer's multi-band edge on the canvas that is rendered: where that is 2^k times smaller, k bands fewer;
+        None for another edge, and where one band is left."""
+        if layer.feather.band_count is None:
+            return None
+        count = layer.feather.band_count - round(math.log2(self.reduction))
+        return Bands(count) if count > 1 else None
+
     def growth(self, layer: Layer) -> Growth | None:
         """By how much the layer's mask grows on the canvas that is rendered: as a circle, in micrometres an ellipse of
         pixels where they are not square."""
@@ -221,6 +234,7 @@ class Composite(ShownInNotebooks):
         base = self.layers[0]
         for layer in self.layers:
             check_image(layer, base, self)
+            check_mode(layer, self)
             check_placement(layer, self)
             if isinstance(layer.mask, RasterSource):
                 mask_scaling(layer, self)

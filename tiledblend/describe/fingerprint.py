@@ -10,6 +10,7 @@ from typing import Any
 from tiledblend.bytes.content import content_digest
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Labels, Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.sources.base import RasterSource
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,10 @@ def require_unchanged(composite: Composite, before: list[dict[str, Any]]) -> Non
 
 def _layer(composite: Composite, layer: Layer, numbers: dict[int, int]) -> dict[str, Any]:
     values = layer.mask_values
+    # Only where one is chosen: jobs that were begun without are the same as ever.
+    chosen: dict[str, Any] = {} if layer.operator == "normal" else {"operator": layer.operator}
     return {
+        **chosen,
         "image": _selection(layer.image, numbers),
         "mask": _selection(layer.mask, numbers) if isinstance(layer.mask, RasterSource) else layer.mask,
         "mask_values": {"labels": list(values.values)}
@@ -109,7 +113,7 @@ def _layer(composite: Composite, layer: Layer, numbers: dict[int, int]) -> dict[
         "mask_frame": layer.mask_frame,
         "invert": layer.invert,
         "grow": str(layer.grow) if layer.grow else None,
-        "feather": {"sigma": layer.feather.sigma, "unit": layer.feather.unit, "ksize": layer.feather.kernel_size},
+        "feather": _feather(layer.feather),
         "feather_side": layer.side,
         "opacity": layer.opacity,
         "offset": list(composite.exact_offset(layer)),
@@ -117,6 +121,12 @@ def _layer(composite: Composite, layer: Layer, numbers: dict[int, int]) -> dict[
         "affine": layer.affine.rows if layer.affine else None,
         "pixel_size_um": list(layer.known_pixel_size_um) if layer.known_pixel_size_um else None,
     }
+
+
+def _feather(feather: Feather) -> dict[str, Any]:
+    if feather.band_count is not None:
+        return {"bands": feather.band_count}
+    return {"sigma": feather.sigma, "unit": feather.unit, "ksize": feather.kernel_size}
 
 
 def _selection(source: RasterSource, numbers: dict[int, int]) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
         feather=feather,
         feather_side=keys.get("feather_side"),
         opacity=keys.get("opacity", 1.0),
+        operator=keys.get("operator", "normal"),
         offset=None if offset is None else (offset[0], offset[1]),
         fit=None if keys.get("fit") == "none" else keys.get("fit"),
         pixel_size_um=_pixel_size(keys.get("pixel_size_um")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from tiledblend.describe.lengths import Feather, Length, checked_grow, checked_offset, checked_pixel_size, set_number
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine
+from tiledblend.kernels.operators import OPERATORS, Operator
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
 
@@ -37,6 +39,10 @@ class Labels:
 
 
 MaskValues = Literal["auto", "binary"] | tuple[float, float] | Labels
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def checked_mask_values(values: Any) -> MaskValues:
@@ -71,6 +77,8 @@ class Layer:
     layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says. affine: maps points (x, y) of
     the layer to points of the canvas, instead of offset and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
     grow: the mask grows by this much on the canvas before it is feathered (negative: shrinks), in pixels or "8um".
+    operator: how the colours meet those below (W3C Compositing and Blending): "normal", "multiply", "screen", "darken",
+    "lighten" or "difference".
     threshold: the mask is what is at or above this, in the mask file's own numbers, instead of `mask_values`.
 
     An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
@@ -89,6 +97,7 @@ class Layer:
     pixel_size_um: tuple[float, float] | None = None
     affine: Affine | None = None
     grow: Length | None = None
+    operator: Operator = "normal"
     threshold: float | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +116,8 @@ class Layer:
             raise UsageError(
                 f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none, canvas or physical"
             )
+        if self.operator not in OPERATORS:
+            raise UsageError(f"operator {self.operator!r} of layer {self.image.name} must be {_listed(OPERATORS)}")
         if self.mask is None:
             self._refuse_what_needs_a_mask()
         if self.feather_side not in (None, "both", "inside"):

@@ -13,7 +13,8 @@ import numpy as np
 
 from tiledblend.errors import UsageError
 from tiledblend.geometry import is_square
-from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.kernels.bands import Bands
+from tiledblend.kernels.gaussian import FeatherKernel
 
 _LENGTH = re.compile(r"^\s*([-+0-9.eE]+)\s*(px|um|µm|μm|)\s*$")
 
@@ -64,20 +65,29 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Feather:
-    """Width of a layer's edge: a Gaussian's sigma in pixels of the canvas or in micrometres, or OpenCV's kernel size.
+    """Width of a layer's edge: a Gaussian's sigma in pixels of the canvas or in micrometres, OpenCV's kernel size, or
+    so many bands, each of which fades over its own width.
 
     >>> Feather.parse("16px") == Feather.px(16), Feather.parse("ksize:5") == Feather.ksize(5)
     (True, True)
+    >>> Feather.parse("bands:6") == Feather.bands(6)
+    True
     """
 
     sigma: float = 0.0
     unit: Literal["px", "um"] = "px"
     kernel_size: int | None = None
+    band_count: int | None = None
 
     def __post_init__(self) -> None:
         set_number(self, "sigma", float, "feather sigma")
         if self.kernel_size is not None:
             set_number(self, "kernel_size", operator.index, "feather ksize")
+        if self.band_count is not None:
+            set_number(self, "band_count", operator.index, "feather bands")
+            if self.sigma or self.kernel_size is not None:
+                raise UsageError("feather has bands and a width; give one of them")
+            Bands(self.band_count)
         if not math.isfinite(self.sigma) or self.sigma < 0:
             raise UsageError(f"feather sigma {self.sigma} must be 0 or more; use for example --feather 16px")
         if self.unit not in ("px", "um"):
@@ -100,8 +110,14 @@ class Feather:
         return cls(0.0, "px", size)
 
     @classmethod
+    def bands(cls, count: int) -> Feather:
+        """Multi-band: `count` - 1 bands of detail and the rest (Burt & Adelson 1983); of one band: a hard edge."""
+        return cls(band_count=count)
+
+    @classmethod
     def parse(cls, value: Any) -> Feather:
-        """From a job file or a flag: 0, 16, "16px", "8um", "ksize:5", {"sigma": "16px"}, {"ksize": 5}."""
+        """From a job file or a flag: 0, 16, "16px", "8um", "ksize:5", "bands:6", {"sigma": "16px"}, {"ksize": 5},
+        {"bands": 6}."""
         if isinstance(value, Feather):
             return value
         if isinstance(value, dict) and len(value) == 1:
@@ -110,17 +126,21 @@ class Feather:
                 return cls.parse(inner)
             if key == "ksize" and isinstance(inner, int) and not isinstance(inner, bool):
                 return cls.ksize(inner)
+            if key == "bands" and isinstance(inner, int) and not isinstance(inner, bool):
+                return cls.bands(inner)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             return cls.px(value)
         elif isinstance(value, str):
             if value.startswith("ksize:") and value[6:].strip().isdecimal():
                 return cls.ksize(int(value[6:]))
+            if value.startswith("bands:") and value[6:].strip().isdecimal():
+                return cls.bands(int(value[6:]))
             try:
                 length = Length.parse(value)
             except ValueError:
-                raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5") from None
+                raise UsageError(f"feather {value!r} is not understood; use 16px, 8um, bands:6 or ksize:5") from None
             return cls(length.value, length.unit)
-        raise UsageError(f"feather {value!r} is not understood; use 16px, 8um or ksize:5")
+        raise UsageError(f"feather {value!r} is not understood; use 16px, 8um, bands:6 or ksize:5")
 
     def kernel(self, pixel_size_um: tuple[float, float] | None, reduction: float = 1.0) -> FeatherKernel:
         """The filter on the grid of a canvas with pixels of this size, or of one that is `reduction` times smaller.

@@ -106,14 +106,15 @@ def _blend_opaque(
             _blend_flat([layer.colour[:, :, c] for layer in layers], layers, background[c : c + 1], dtype, rule)
             for c in range(colour.shape[2])
         ]
-        return Blended(np.moveaxis(np.stack(planes), 0, 2), _count_background(layers))
+        return Blended(np.moveaxis(np.stack(planes), 0, 2), count_background(layers))
     height, width, channels = colour.shape
     flat = [np.ascontiguousarray(layer.colour).reshape(height, width * channels) for layer in layers]
     out = _blend_flat(flat, layers, background, dtype, rule)
-    return Blended(out.reshape(height, width, channels), _count_background(layers))
+    return Blended(out.reshape(height, width, channels), count_background(layers))
 
 
-def _count_background(layers: Sequence[Contribution]) -> int:
+def count_background(layers: Sequence[Contribution]) -> int:
+    """Pixels where no layer has weight."""
     if any(layer.weight is None for layer in layers):
         return 0
     empty: Any = True
@@ -145,6 +146,7 @@ def _blend_flat(
     out = np.empty((height, samples), dtype)
     rows = max(1, STRIP_SAMPLES // max(1, samples))
     ground = np.tile(background, samples // channels)[None]
+    signed = any(colour.dtype.kind == "f" for colour in colours)
     for y in range(0, height, rows):
         part = slice(y, min(y + rows, height))
         weights = [
@@ -155,14 +157,16 @@ def _blend_flat(
         if dtype.kind == "f":
             out[part] = strip
         else:
-            _round_into(strip, out[part])
+            _round_into(strip, out[part], signed=signed)
     return out
 
 
-def _round_into(strip: NDArray[np.float32], out: NDArray[Any]) -> None:
+def _round_into(strip: NDArray[np.float32], out: NDArray[Any], *, signed: bool) -> None:
     """Round half to even, clipped to uint8 or uint16: OpenCV does in one pass what takes numpy four."""
     if out.dtype == np.uint8:
-        cv2.convertScaleAbs(strip, out)  # of blends of what is not negative
+        if signed:
+            cv2.threshold(strip, 0, 0, cv2.THRESH_TOZERO, dst=strip)
+        cv2.convertScaleAbs(strip, out)  # of what is not negative
     else:
         cv2.addWeighted(strip, 1, strip, 0, 0, out, cv2.CV_16U)
 

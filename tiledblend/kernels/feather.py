@@ -16,6 +16,8 @@ The reference is `scipy.ndimage.gaussian_filter(mask, sigma, mode="mirror", trun
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -82,6 +84,12 @@ class FeatheredMask:
         weight = np.empty(region.shape, np.float32)
         snap_into(enlarge(self._cells, self._kept, self.kernel.kept_px, PIXEL, region), weight)
         return weight
+
+    def deciding(self) -> tuple[str, NDArray[Any]]:
+        """(how, values) that alone decide `weight`: where both are equal, so are all weights of the region."""
+        if self.kernel.is_direct:
+            return repr((self.region, self.kernel)), self._units
+        return repr((self.region, self._kept, self.kernel.kept_px)), self._cells
 
     def _reach_of(self, region: Region) -> Units:
         grown = region.grow(*self.kernel.halo_px).shift(-self._reach.y0, -self._reach.x0)

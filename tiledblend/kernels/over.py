@@ -22,20 +22,28 @@ def _over_strip(
 ) -> NDArray[np.float32]:
     """select: float images keep NaN, infinities and signs of the layer that alone decides; integers are exact
     without."""
-    total: NDArray[np.float32] | None = None
+    total = ground
     for colour, weight in zip(colours, weights, strict=True):
-        if weight is None:
-            total = colour.astype(np.float32)
-            continue
-        below = np.broadcast_to(ground, colour.shape) if total is None else total
-        mixed = np.multiply(colour, weight, dtype=np.float32)
-        mixed += (np.float32(1) - weight) * below
-        if select:
-            np.copyto(mixed, colour, where=weight == 1)
-            np.copyto(mixed, below, where=weight == 0)
-        total = mixed
-    assert total is not None
+        total = laid_over(total, colour, weight, select)
     return total
+
+
+def laid_over(
+    below: NDArray[np.float32], colour: NDArray[Any], weight: NDArray[np.float32] | None, select: bool
+) -> NDArray[np.float32]:
+    """One layer over what lies below it: samples and weights of one shape, weight None for 1; below may be broadcast.
+
+    select: as of a strip.
+    """
+    if weight is None:
+        return colour.astype(np.float32)
+    below = np.broadcast_to(below, colour.shape)
+    mixed = np.multiply(colour, weight, dtype=np.float32)
+    mixed += (np.float32(1) - weight) * below
+    if select:
+        np.copyto(mixed, colour, where=weight == 1)
+        np.copyto(mixed, below, where=weight == 0)
+    return mixed
 
 
 def _over_alpha(
@@ -45,14 +53,21 @@ def _over_alpha(
     alpha = np.full(shape[:2], background[-1] / full, np.float32)
     premultiplied = np.broadcast_to(background[:-1] * (background[-1] / full), shape).astype(np.float32)
     for layer in layers:
-        weight = weight_of(layer, shape[:2])
-        rest = np.float32(1) - weight
-        own = layer.colour.astype(np.float32)
-        mixed = own * weight[:, :, None] + premultiplied * rest[:, :, None]
-        mixed = np.where((weight == 1)[:, :, None], own, mixed)
-        premultiplied = np.where((weight == 0)[:, :, None], premultiplied, mixed)
-        alpha = weight + rest * alpha
+        premultiplied, alpha = laid_over_alpha(premultiplied, alpha, layer.colour, weight_of(layer, shape[:2]))
     return unmultiplied(premultiplied, alpha, background), alpha
+
+
+def laid_over_alpha(
+    premultiplied: NDArray[np.float32], alpha: NDArray[np.float32], colour: NDArray[Any], weight: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One layer over what lies below it: colours (y, x, c), that below premultiplied by its alpha (y, x)."""
+    rest = np.float32(1) - weight
+    own = colour.astype(np.float32)
+    mixed = own * weight[:, :, None] + premultiplied * rest[:, :, None]
+    mixed = np.where((weight == 1)[:, :, None], own, mixed)
+    premultiplied = np.where((weight == 0)[:, :, None], premultiplied, mixed)
+    alpha = weight + rest * alpha
+    return premultiplied, alpha
 
 
 OVER = Rule(_over_strip, _over_alpha)

@@ -10,7 +10,6 @@ from typing import Any
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import make_spec, open_source, recognise
-from tiledblend.sources.outlines.source import PolygonSource
 
 # Names that scanners and tifffile give to the pictures beside a slide's own image.
 BESIDE_THE_SLIDE = ("label", "macro", "thumbnail", "overview", "map")
@@ -31,8 +30,8 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     kind = recognise(absolute)
     if kind == "tiff":
         return [_entry(absolute, series, name) for series, name in _tiff_series(absolute)]
-    if kind == "zarr":
-        return [_entry(where, series, "") for where, series in _zarr_images(absolute)]
+    if kind in ("zarr", "archive"):
+        return [_entry(where, series, "") for where, series in _zarr_images(absolute, is_archive=kind == "archive")]
     return [_entry(absolute, None, "")]
 
 
@@ -46,11 +45,13 @@ def _tiff_series(path: str) -> list[tuple[int | None, str]]:
         return [(None, "")]
 
 
-def _zarr_images(path: str) -> list[tuple[str, int | None]]:
+def _zarr_images(path: str, *, is_archive: bool) -> list[tuple[str, int | None]]:
     from tiledblend.sources.zarr.collections import series_of
     from tiledblend.sources.zarr.metadata import list_children, ome_attributes, read_node
+    from tiledblend.sources.zarr.root import root_of
 
-    node = read_node(path, called=path)
+    root = (root_of(path) if is_archive else None) or path
+    node = read_node(root, called=path)
     if node.kind == "array":
         return [(path, None)]
     series = series_of(node)
@@ -58,7 +59,7 @@ def _zarr_images(path: str) -> list[tuple[str, int | None]]:
         return [(path, index if len(series) > 1 else None) for index in series]
     ome = ome_attributes(node)
     children = [] if "plate" in ome or "well" in ome else list_children(node)
-    return [(os.path.join(path, child), None) for child in children] or [(path, None)]
+    return [(os.path.join(root, child), None) for child in children] or [(path, None)]
 
 
 def _entry(path: str, series: int | None, name: str) -> dict[str, Any]:
@@ -92,8 +93,7 @@ def _without_path(message: str, path: str) -> str:
 
 def _facts(source: RasterSource) -> dict[str, Any]:
     info = dataclasses.asdict(source.info)
-    if isinstance(source, PolygonSource):
-        info["metadata"] = {**info["metadata"], **source.summary()}
+    info["metadata"] |= source.summary()
     return {
         "format": info["format"],
         "axes": info["axes"],

@@ -21,10 +21,14 @@ def _lines(number: int, layer: LayerPlan) -> list[str]:
     told = [_what(layer), _where(layer)]
     if layer.mask is not None:
         told.append(_mask(layer))
+    if layer.bands is not None:
+        told.append(f"blended in {layer.bands} bands")
     if any(layer.feather_px):
         told.append(_edge(layer))
     if layer.opacity != 1:
         told.append(f"opacity {layer.opacity:g}")
+    if layer.operator != "normal":
+        told.append(f"operator {layer.operator}")
     return [f"{f'layer {number}' if i == 0 else '':<9}{one_line(text)}" for i, text in enumerate(told)]
 
 

@@ -18,13 +18,16 @@ from tiledblend.look.layer_lines import layers_text
 if TYPE_CHECKING:
     from tiledblend.demo.demo import DemoReport
     from tiledblend.look.seams import Seam, Step
+    from tiledblend.run.changes import Difference
     from tiledblend.run.ometiff import ExportReport
     from tiledblend.run.options import ClusterOptions
     from tiledblend.run.plan import Plan
     from tiledblend.run.report import ProgressEvent, RunReport
+    from tiledblend.run.reuse import ReusePlan
     from tiledblend.sources.base import Unstored
 
 SECONDS_BETWEEN_LINES = 5.0
+MOST_TILES_TOLD = 20
 
 
 def say(line: str) -> None:
@@ -184,6 +187,9 @@ def run_text(done: RunReport) -> str:
     ]
     if done.tiles and done.resumed_tiles:
         lines.append(f"  resumed  {done.resumed_tiles:,} tiles were there already, {done.tiles:,} made now")
+    if done.reused_tiles:
+        taken = f"{amount(done.reused_bytes)} of the older result"
+        lines.append(f"  reused   {done.reused_tiles:,} tiles, {taken}; {done.tiles - done.reused_tiles:,} made")
     if done.background_pixels:
         lines.append(f"  bare     {done.background_pixels:,} px where no layer had weight: background")
     if not done.complete:
@@ -252,6 +258,35 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
         lines.append(f"requests about {requests['get']:,} GET and {requests['put']:,} PUT")
     lines += [f"note     {one_line(note)}" for note in facts["notes"]]
     return "\n".join([*lines, *(f"note     {_unstored_text(found)}" for found in planned.unstored.values())])
+
+
+def reuse_text(found: ReusePlan) -> str:
+    """The line of a plan that says what is taken from an older result."""
+    if found.note:
+        return f"reuse    {one_line(found.note)}"
+    return (
+        f"reuse    {counted(found.reused_tiles, 'tile', 'tiles')} of {found.older}; {found.made_tiles:,} will be made"
+    )
+
+
+def difference_text(found: Difference) -> str:
+    """Which tiles of two results differ, and why."""
+    count = f"{len(found.changed):,} of {counted(found.tiles, 'tile', 'tiles')} {_differ(found.tiles)}"
+    lines = [f"{one_line(found.newer)}: {count}, {100 * found.share:.1f} % of the canvas"]
+    lines += [f"  {reason:<9} {counted(number, 'tile', 'tiles')}" for reason, number in found.why.items()]
+    lines += [f"  because   {one_line(said)}" for said in found.said]
+    for change in found.changed[:MOST_TILES_TOLD]:
+        at, same = change.region, " (the same bytes all the same)" if change.same_bytes else ""
+        where = f"y {at.y0}..{at.y1}, x {at.x0}..{at.x1}"
+        why = ", ".join(change.why) or "unknown"
+        lines.append(f"  tile {change.tile.row}, {change.tile.column}: {where}: {why}{same}")
+    if len(found.changed) > MOST_TILES_TOLD:
+        lines.append(f"  and {len(found.changed) - MOST_TILES_TOLD:,} more; --json has all")
+    return "\n".join(lines)
+
+
+def _differ(number: int) -> str:
+    return "differs" if number == 1 else "differ"
 
 
 def _unstored_text(found: Unstored) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from tiledblend.compose.composed import ComposedSource
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Layer
+from tiledblend.describe.lengths import Feather
 from tiledblend.errors import UsageError
 from tiledblend.look.lines import amount, counted
 from tiledblend.look.preview import picture_png, preview_level
@@ -128,10 +129,12 @@ def _layer(layer: Layer) -> str:
     parts = [Path(layer.image.spec.path).name]
     if layer.mask is not None:
         parts.append(f"mask {'alpha' if layer.mask == 'alpha' else Path(layer.mask.spec.path).name}")
-    if layer.feather.kernel_size is not None or layer.feather.sigma:
+    if layer.feather != Feather():
         parts.append(f"feather {feather_text(layer.feather)}")
     if layer.opacity != 1:
         parts.append(f"opacity {layer.opacity:g}")
+    if layer.operator != "normal":
+        parts.append(layer.operator)
     return ", ".join(parts)
 
 

@@ -17,6 +17,7 @@ from tiledblend.errors import UsageError
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MAX_IMAGE_PIXELS = 100_000_000
 _JPEG_SIDE = 65_500
+PYRAMID_FROM_PX = 4096
 
 
 def is_image_path(path: str | os.PathLike[str]) -> bool:
@@ -40,10 +41,11 @@ def check_image_output(
     has_alpha: the last channel is alpha.
     """
     dtype, kind = np.dtype(dtype), _ending(path)
+    stem = PurePosixPath(os.fspath(path)).stem
     if shape[0] * shape[1] > MAX_IMAGE_PIXELS:
         raise UsageError(
             f"{path}: the result is {shape[0]} x {shape[1]} pixels; one image file may have "
-            f"{MAX_IMAGE_PIXELS // 1_000_000} Mpx: write -o {PurePosixPath(os.fspath(path)).stem}.ome.zarr"
+            f"{MAX_IMAGE_PIXELS // 1_000_000} Mpx: write -o {stem}.ome.tif or -o {stem}.ome.zarr, which have a pyramid"
         )
     if kind == ".png" and (dtype.name not in ("uint8", "uint16") or channels - has_alpha not in (1, 3)):
         # Every reader takes the last of 2 or 4 channels for alpha.
@@ -56,6 +58,14 @@ def check_image_output(
     if kind in (".jpg", ".jpeg") and max(shape) > _JPEG_SIDE:
         raise UsageError(f"{path}: JPEG holds up to {_JPEG_SIDE} pixels a side, not {max(shape)}; use .png or .tif")
     refuse_existing(path)
+
+
+def without_pyramid(path: str | os.PathLike[str], shape: tuple[int, int]) -> list[str]:
+    """A note on an image file that is larger than viewers like without a pyramid; none for a smaller one."""
+    if max(shape) <= PYRAMID_FROM_PX:
+        return []
+    stem = PurePosixPath(os.fspath(path)).stem
+    return [f"{path}: has one level and no pyramid, so viewers load it as a whole; {stem}.ome.tif has one"]
 
 
 def write_image(

@@ -17,11 +17,13 @@ from tiledblend.bytes.new_file import refuse_existing, write_new
 from tiledblend.compose.composed import CanvasViews, WeightSource, canvas_views
 from tiledblend.containers.omezarr.documents import default_channels
 from tiledblend.describe.composite import Composite
-from tiledblend.errors import BadInputError, UsageError
+from tiledblend.errors import BadInputError, RefusedError, UsageError
 from tiledblend.geometry import Region, ceil_div, is_square
 from tiledblend.kernels.contrast import display_range
+from tiledblend.look.changes import CHANGED_COLOUR, changed_mask
 from tiledblend.look.edges import COLOURS, edge_lines, with_lines
 from tiledblend.look.scalebar import MIN_HEIGHT, ScaleBar, fitting_bar, with_scale_bar
+from tiledblend.run.changes import compare
 from tiledblend.run.origin import origin_of
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha, RasterSource
@@ -45,12 +47,16 @@ def preview(
     scale_bar: bool = True,
     seams: bool = False,
     weights: bool = False,
+    changed: str | os.PathLike[str] | None = None,
+    inputs: bool = False,
 ) -> dict[str, Any]:
     """Write a PNG whose longer side is at most `max_size`; never enlarged, never over an existing file.
 
     source: a result, any image, or a composite that was never written. scale_bar: draw one where the pixel size is
     known. seams: draw the layers' edges. weights: a second picture for each layer's weight, beside the first. Both
-    need a composite, or a result whose inputs are still there.
+    need a composite, or a result whose inputs are still there. changed: an older result; a line is drawn round what
+    differs from it in `source`, which is a result too.
+    need a composite, or a result whose inputs are still there; inputs: wherever they lie, else beside the result only.
 
     Returns {"path", "shape", "level", "bytes", "scale_bar_um" (None: not drawn)}. Raises BadInputError, RefusedError,
     StorageError, UsageError.
@@ -63,11 +69,13 @@ def preview(
     else:
         source = _opened(source)
         if seams or weights:
-            views = _views_of_result(source.spec.path)
+            views = _views_of_result(source.spec.path, inputs=inputs)
     level = preview_level(source, max_size)
     picture = thumbnail(source, max_size)
     if seams and views:
         picture = _with_edges(picture, views, max_size)
+    if changed is not None:
+        picture = _with_changed(picture, changed, source)
     bar = picture_bar(source, picture.shape[:2]) if scale_bar else None
     if bar is not None:
         picture = with_scale_bar(picture, bar)
@@ -86,13 +94,21 @@ def preview(
     }
 
 
-def _views_of_result(name: str) -> CanvasViews:
-    origin = origin_of(name)
+def _views_of_result(name: str, *, inputs: bool) -> CanvasViews:
+    origin = origin_of(name, inputs=inputs)
     if origin is None:
         raise UsageError(f"{name}: is no result of tiledblend, so it has no layers whose edges or weights can be drawn")
     if origin.composite is None:
-        raise BadInputError(f"{name}: {origin.note}")
+        raise (RefusedError if origin.withheld else BadInputError)(f"{name}: {origin.note}")
     return canvas_views(origin.composite)
+
+
+def _with_changed(picture: Pixels, older: str | os.PathLike[str], source: RasterSource) -> Pixels:
+    height, width = picture.shape[:2]
+    inside = changed_mask(compare(older, source.spec.path), (height, width))
+    # A border, so that what reaches the picture's end is closed there too.
+    lines = edge_lines(np.pad(inside, 1), CHANGED_COLOUR, max(2, round(max(height, width) / 400)))
+    return with_lines(picture, lines[1:-1, 1:-1])
 
 
 def _with_edges(picture: Pixels, views: CanvasViews, max_size: int) -> Pixels:

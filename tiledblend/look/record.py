@@ -8,7 +8,6 @@ import platform
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -25,9 +24,9 @@ from tiledblend.compose.scene import Scene, decide
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of
 from tiledblend.describe.job import Job
-from tiledblend.describe.layers import Layer
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 from tiledblend.look.lines import amount, four_digits
+from tiledblend.look.methods import Made, file_name, methods_text
 from tiledblend.look.preview import picture_png
 from tiledblend.look.seams import Seam, Step, measure_seams
 from tiledblend.sources import open_source
@@ -51,16 +50,6 @@ _DEFAULTS: dict[str, Any] = {
     "plane": [],
     "allow_sparse": False,
 }
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a run made. uri: the result. kind: for people, such as "OME-Zarr 0.5 pyramid of 7 levels, zstd:1". facts:
-    of the run, as `--json` prints them."""
-
-    uri: str
-    kind: str
-    facts: dict[str, Any]
 
 
 def check_report_path(path: str | os.PathLike[str]) -> None:
@@ -95,7 +84,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
         title=made.uri.rstrip("/").rpartition("/")[2],
         version=__version__,
         finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        methods=without_secrets(methods_text(composite, made)),
+        methods=without_secrets(methods_text(scene, made)),
         pictures=list(_pictures(scene, made)),
         inputs=[_input(s, f) for s, f in zip(sources_of(composite), known["inputs"], strict=True)],
         mode={"over": "From the bottom: out = w · layer + (1 − w) · out.", "average": "Σ w · layer / Σ w."}[
@@ -124,67 +113,6 @@ def without_secrets(text: str) -> str:
     return redacted(text)
 
 
-# --- the methods sentence
-
-
-def methods_text(composite: Composite, made: Made) -> str:
-    """How the result was made, in sentences to be copied."""
-    height, width = composite.shape
-    size = composite.grid.pixel_size_um
-    scale = "" if size is None else f" at {size[1]:.4g} µm per pixel"
-    names = [_name(layer.image) for layer in composite.layers]
-    sentences = [
-        f"Images were composited with tiledblend {__version__} on a canvas of {width:,} × {height:,} pixels{scale}."
-    ]
-    if len(composite.layers) == 1:
-        sentences.append(f"{names[0]} is the only layer{_weighted(composite, composite.layers[0])}.")
-    elif composite.mode == "over":
-        sentences.append(f"{names[0]} is the base{_weighted(composite, composite.layers[0])}.")
-        sentences += [
-            f"{_name(layer.image)} was blended over it{_weighted(composite, layer)}." for layer in composite.layers[1:]
-        ]
-        sentences.append("Each pixel is w · overlay + (1 − w) · what lies below, w the layer's weight.")
-    else:
-        parts = "; ".join(f"{_name(layer.image)}{_weighted(composite, layer)}" for layer in composite.layers)
-        sentences.append(f"The layers were averaged by their weights w, Σ w · image / Σ w: {parts}.")
-    sentences.append(
-        "Computed in 32-bit floating point and rounded once, half to even; where one layer alone has weight its pixels "
-        f"are unchanged. The result is stored as {made.kind}."
-    )
-    return " ".join(sentences)
-
-
-def _weighted(composite: Composite, layer: Layer) -> str:
-    """Such as " by the mask m.tif, feathered by a Gaussian of σ = 16 px (8 µm)"."""
-    parts = []
-    if layer.mask == "alpha":
-        parts.append("by its alpha channel")
-    elif isinstance(layer.mask, RasterSource):
-        parts.append(f"by the {'inverted ' if layer.invert else ''}mask {_name(layer.mask)}")
-    if layer.grow is not None:
-        parts.append(f"grown by {layer.grow}")
-    if layer.feather.kernel_size is not None:
-        parts.append(f"feathered by OpenCV's {layer.feather.kernel_size} × {layer.feather.kernel_size} Gaussian kernel")
-    elif layer.feather.sigma:
-        (y, x), size = composite.kernel(layer).sigmas, composite.grid.pixel_size_um
-        sigma = f"{y:.4g}" if y == x else f"{y:.4g} × {x:.4g}"
-        length = "" if size is None else f" ({x * size[1]:.3g} µm)"
-        parts.append(f"feathered by a Gaussian of σ = {sigma} px{length}")
-    if layer.side == "inside" and layer.feather != type(layer.feather)():
-        parts.append("inwards only")
-    if layer.opacity != 1:
-        parts.append(f"at an opacity of {layer.opacity:g}")
-    if layer.affine is not None:
-        parts.append("registered by an affine matrix")
-    elif layer.offset not in (None, (0, 0)):
-        parts.append(f"at offset {layer.offset} (y, x)")
-    return f" {', '.join(parts)}" if parts else ""
-
-
-def _name(source: RasterSource) -> str:
-    return Path(source.spec.path).name
-
-
 # --- tables
 
 
@@ -203,7 +131,7 @@ def _input(source: RasterSource, known: dict[str, Any]) -> dict[str, str]:
         stored.append(str(when or known["etag"]))
     return {
         "name": without_secrets(source.name),
-        "image": f"{width:,} × {height:,} px, {source.channels} of {source.dtype.name}{size}; "
+        "image": f"{height:,} × {width:,} px (y × x), {source.channels} of {source.dtype.name}{size}; "
         f"{source.info.format}, {source.info.compression}",
         "stored": ", ".join(stored) or "in memory",
         "digest": str(known.get("structure", "")),
@@ -215,8 +143,7 @@ def _layer(keys: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, value in keys.items():
         if key == "feather":
-            shown = f"ksize:{value['ksize']}" if value["ksize"] else f"{value['sigma']:g}{value['unit']}"
-            if value["sigma"] or value["ksize"]:
+            if (shown := _feather(value)) is not None:
                 rows.append((key, shown))
         elif key in ("image", "mask") and isinstance(value, dict):
             chosen = [f"{k} {v}" for k, v in value.items() if k not in ("path", "input") and v != _DEFAULTS.get(k)]
@@ -226,9 +153,18 @@ def _layer(keys: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _feather(value: dict[str, Any]) -> str | None:
+    """As a flag says it; None for a hard edge."""
+    if "bands" in value:
+        return f"bands:{value['bands']}"
+    if value["ksize"]:
+        return f"ksize:{value['ksize']}"
+    return f"{value['sigma']:g}{value['unit']}" if value["sigma"] else None
+
+
 def _counts(key: str, keys: dict[str, Any]) -> bool:
     """False for a parameter of something that the layer does not have."""
-    feathered = bool(keys["feather"]["sigma"] or keys["feather"]["ksize"])
+    feathered = _feather(keys["feather"]) is not None
     return {"mask_frame": bool(keys["mask"]), "feather_side": feathered}.get(key, True)
 
 
@@ -244,7 +180,7 @@ def _result_rows(composite: Composite, made: Made) -> Iterator[tuple[str, str]]:
     height, width = composite.shape
     yield "where", without_secrets(made.uri)
     yield "stored as", made.kind
-    yield "size", f"{width:,} × {height:,} px, {composite.channels} channels of {composite.dtype.name}"
+    yield "size", f"{height:,} × {width:,} px (y × x), {composite.channels} channels of {composite.dtype.name}"
     size = composite.grid.pixel_size_um
     yield "pixel size", "not known" if size is None else f"{size[0]:.6g} × {size[1]:.6g} µm (y × x)"
     names = composite.grid.channel_names
@@ -287,7 +223,7 @@ def _pictures(scene: Scene, made: Made) -> Iterator[dict[str, Any]]:
     views, composite = canvas_views(scene), scene.composite
     drawn: list[tuple[str, RasterSource]] = []
     for index, layer in list(enumerate(composite.layers))[:MOST_LAYERS_DRAWN]:
-        drawn.append((f"layer {index}: {_name(layer.image)}", views.images[index]))
+        drawn.append((f"layer {index}: {file_name(layer.image)}", views.images[index]))
         weight = views.weights[index]
         if weight is not None:
             drawn.append((f"weight of layer {index}", weight))

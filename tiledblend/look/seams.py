@@ -92,6 +92,8 @@ def measure_seams(
     canvases are sampled, the same way each time: what is read stays bounded. Raises BadInputError.
     """
     scene = composite if isinstance(composite, Scene) else decide(composite)
+    if scene.composite.mode == "stack":
+        return ()  # nothing meets there
     with ThreadPoolExecutor(threads) as pool:
         return tuple(
             _measured(_Pictures.of(scene, index, tuple(widths)), pool)
@@ -106,6 +108,8 @@ def feather_text(feather: Feather) -> str:
     >>> feather_text(Feather.um(8)), feather_text(Feather.ksize(5))
     ('8um', 'ksize:5')
     """
+    if feather.band_count is not None:
+        return f"bands:{feather.band_count}"
     if feather.kernel_size is not None:
         return f"ksize:{feather.kernel_size}"
     return f"{feather.sigma:g}{feather.unit}"

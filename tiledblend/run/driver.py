@@ -25,6 +25,7 @@ from tiledblend.run.machine import cpu_count
 from tiledblend.run.options import MORE_MEMORY, ClusterOptions, flag_of
 from tiledblend.run.plan import Plan, plan
 from tiledblend.run.report import Progress, RunReport
+from tiledblend.run.reuse import Reuse
 from tiledblend.run.stages import Stages, threads_here
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Share:
     """Which steps of a run this driver does: all (the default), part (i, n) from 1, or what follows the parts.
 
     resume: continue an unfinished run of the same job. replace: exchange an older result of tiledblend for this one.
-    deep_fingerprint: a resume knows inputs by their content, not by paths and times.
+    deep_fingerprint: a resume knows inputs by their content, not by paths and times. reuse: an older result whose parts
+    are taken where they are what this run would make.
     """
 
     resume: bool = False
@@ -54,6 +56,7 @@ class Share:
     finish: bool = False
     deep_fingerprint: bool = False
     replace: bool = False
+    reuse: str | None = None
 
 
 def write(
@@ -72,6 +75,7 @@ def write(
     job: dict[str, Any] | None = None,
     planned: Plan | None = None,
     stop: threading.Event | None = None,
+    reuse: str | os.PathLike[str] | None = None,
 ) -> RunReport:
     """Write a composite as an OME-Zarr pyramid at a new path; a reader sees it when it is complete, or nothing.
 
@@ -80,7 +84,8 @@ def write(
     job. replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the
     tiles, made here without dask; finish: the upper levels and the commit after all parts. deep_fingerprint: a resume
     knows inputs by their content, not by paths and times. job: the job's description, plain JSON values, kept in the
-    result. planned: a plan made before. stop: set to interrupt.
+    result. planned: a plan made before. stop: set to interrupt. reuse: an older result of tiledblend; parts that this
+    run would make byte for byte are taken from it, checked against its manifest, and only the others are made.
 
     Tiles that are made in this process set OpenCV to one thread there (`cv2.setNumThreads(1)`), and it stays so.
     Raises UsageError, RefusedError, BadInputError, StorageError, ResourceError, and InterruptedRun (the run can be
@@ -96,7 +101,7 @@ def write(
     if planned.composite != composite:
         raise UsageError("planned is the plan of another composite; give plan(composite)")
     name = uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr").removesuffix(".ome") or "composite"
-    share = Share(resume, part, finish, deep_fingerprint, replace)
+    share = Share(resume, part, finish, deep_fingerprint, replace, None if reuse is None else os.fspath(reuse))
     return run_plan(planned, uri, described(composite, name, job), running, share)
 
 
@@ -111,6 +116,8 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
     listed = input_fingerprints(composite) if share.deep_fingerprint else None
     identity = identity_of(composite, deep=share.deep_fingerprint)
     inputs = identity["inputs"] if listed is None else listed
+    # Before anything is made: an older result that is to be replaced is still there, and one that is none is told now.
+    reuse = Reuse.of(planned.scene, planned.layout, identity, share.reuse)
     opened = begin(
         uri,
         planned.layout,
@@ -119,8 +126,9 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
         resume=share.resume or share.finish,
         replace=share.replace,
         part=part,
+        history=reuse.history(),
     )
-    stages = Stages(planned, opened, tuple(inputs), running.progress, running.stop)
+    stages = Stages(planned, opened, tuple(inputs), running.progress, running.stop, reuse)
     try:
         if not opened.complete:
             stages.make_tiles(running.client, cluster, share.part, share.finish)

@@ -32,7 +32,7 @@ class LayerPlan:
     of the canvas under the layer's rectangle. mask: its file, "alpha", or None. values: how its numbers are taken.
     feather_px, feather_um: sigma along (y, x). edge_px, edge_um: the width, along (y, x), in which a straight edge goes
     from 5 to 95 %. alone: share of the looked-at pixels that the layer alone decides; None when none was looked at, and
-    where the image's own alpha decides.
+    where the image's own alpha or bands decide. bands: of a multi-band blend, None otherwise.
     """
 
     image: str
@@ -48,6 +48,8 @@ class LayerPlan:
     threshold: float | None
     invert: bool
     grow: str | None
+    bands: int | None
+    operator: str
     feather_px: tuple[float, float]
     feather_um: tuple[float, float] | None
     edge_px: tuple[float, float]
@@ -62,6 +64,8 @@ class LayerPlan:
 
 def layer_plans(scene: Scene, alone: Sequence[float | None]) -> tuple[LayerPlan, ...]:
     """One per layer, bottom first. alone: as of `LayerPlan`."""
+    if any(reader.layer.feather.band_count is not None for reader in scene.readers):
+        alone = [None] * len(scene.readers)  # a band fades over its own width
     return tuple(_layer_plan(scene, reader, share) for reader, share in zip(scene.readers, alone, strict=True))
 
 
@@ -85,6 +89,8 @@ def _layer_plan(scene: Scene, reader: LayerReader, alone: float | None) -> Layer
         threshold=layer.threshold,
         invert=layer.invert,
         grow=str(layer.grow) if layer.grow else None,
+        bands=layer.feather.band_count,
+        operator=layer.operator,
         feather_px=sigmas,
         feather_um=_in_um(sigmas, size),
         edge_px=edge,
@@ -115,9 +121,12 @@ def _values(values: Any) -> str:
 
 def alone_in(scene: Scene, fields: Sequence[LayerField], parts: Iterable[Region]) -> list[int]:
     """Pixels of the regions that each layer alone decides: it has weight 1 (of an average: any), and none above (of an
-    average: none besides) has any. An image's own alpha is not read for it."""
+    average: none besides) has any; of a stack: it has weight 1. An image's own alpha is not read for it."""
     counts = [0] * len(fields)
     for part in parts:
+        if scene.composite.mode == "stack":
+            counts = [count + int((field.cover(part) == 1).sum()) for count, field in zip(counts, fields, strict=True)]
+            continue
         if scene.composite.mode == "average":
             covers = np.stack([field.cover(part) > 0 for field in fields])
             single = np.count_nonzero(covers, axis=0) == 1
@@ -131,6 +140,8 @@ def alone_in(scene: Scene, fields: Sequence[LayerField], parts: Iterable[Region]
             whole = low == high == 1
             cover = None if whole else fields[index].cover(part)
             full = np.ones(part.shape, np.bool_) if cover is None else cover == 1
+            if fields[index].reader.layer.operator != "normal":
+                full = np.zeros_like(full)  # what lies below shows through
             counts[index] += int(np.count_nonzero(full & ~taken))
             taken |= True if cover is None else cover > 0
             if taken.all():

@@ -30,10 +30,11 @@ class ProgressEvent:
 @dataclass(frozen=True)
 class RunReport(ShownInNotebooks):
     """What a run did. chunks: level-0 chunks by class. background_pixels: where no layer had weight. resumed_tiles:
-    found done.
+    found done. reused_tiles: of `tiles`, those taken from an older result, with `reused_bytes`.
 
-    bytes_written: of the whole result; chunks: of this driver's tiles. complete: False after one part of several.
-    unstored: chunks of inputs that are not stored and were read as fill value, in `warnings` too.
+    bytes_written: of the whole result; chunks, background_pixels: of the tiles that this driver made. complete: False
+    after one part of several. unstored: chunks of inputs that are not stored and were read as fill value, in
+    `warnings` too.
     """
 
     uri: str
@@ -52,6 +53,8 @@ class RunReport(ShownInNotebooks):
     complete: bool = True
     warnings: tuple[str, ...] = ()
     unstored: tuple[Unstored, ...] = ()
+    reused_tiles: int = 0
+    reused_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -71,10 +74,15 @@ class Tally:
     pixels: int = 0
     stats: TileStats = field(default_factory=TileStats)
     missed: set[tuple[int, Missed]] = field(default_factory=set)
+    reused: int = 0
+    reused_bytes: int = 0
 
     def add(self, result: TileResult, pixels: int) -> None:
         self.done += 1
         self.pixels += pixels
         self.missed.update(result.missed)
+        if result.reused:
+            self.reused += 1
+            self.reused_bytes += sum(receipt.size for receipt in result.receipts)
         for name in ("copied", "blended", "empty", "background"):
             setattr(self.stats, name, getattr(self.stats, name) + getattr(result.stats, name))

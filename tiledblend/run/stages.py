@@ -30,6 +30,7 @@ from tiledblend.run.machine import cpu_count
 from tiledblend.run.options import LARGER_LIMIT, MORE_MEMORY, ClusterOptions
 from tiledblend.run.plan import Plan, unstored_found
 from tiledblend.run.report import ProgressEvent, RunReport, Tally
+from tiledblend.run.reuse import Reuse
 from tiledblend.run.sending import NotSendable, pickled
 from tiledblend.run.tasks import SharedJob, TileJob, TileResult, is_here, run_tile
 from tiledblend.run.versions import installed_versions
@@ -81,9 +82,12 @@ class Stages:
         inputs: tuple[dict[str, Any], ...],
         progress: Progress | None,
         stop: threading.Event,
+        reuse: Reuse,
     ) -> None:
         self.plan, self.output, self.progress, self.stop = planned, output, progress, stop
-        self.job = TileJob(planned.scene, planned.layout, output.store, inputs)
+        self.job = TileJob(
+            planned.scene, planned.layout, output.store, inputs, keys=reuse.keys, older=reuse.older_for(planned.layout)
+        )
         self.tally = Tally()
         self._deaths = _Deaths()
         self._pickled: bytes | None = None
@@ -146,7 +150,10 @@ class Stages:
             running: set[concurrent.futures.Future[TileResult]] = set()
             while True:
                 self._stop_if_asked()
-                running |= {pool.submit(self.job.run, tile) for tile in islice(tiles, threads - len(running))}
+                running |= {
+                    pool.submit(self.job.run, tile, stands_on_same=self._stands_on_same(tile))
+                    for tile in islice(tiles, threads - len(running))
+                }
                 if not running:
                     return
                 finished, running = concurrent.futures.wait(running, 0.5, concurrent.futures.FIRST_COMPLETED)
@@ -198,7 +205,15 @@ class Stages:
                 while True:
                     self._stop_if_asked()
                     for tile in islice(tiles, max(0, workers.window() - len(running))):
-                        future = client.submit(run_tile, job, tile, key=_task_key(tile), pure=False, **workers.named())
+                        future = client.submit(
+                            run_tile,
+                            job,
+                            tile,
+                            self._stands_on_same(tile),
+                            key=_task_key(tile),
+                            pure=False,
+                            **workers.named(),
+                        )
                         running[future] = tile
                         future.add_done_callback(finished.put)
                     if not running:
@@ -218,6 +233,11 @@ class Stages:
                     if self._deaths.may_go_on(self._pickled or self.job, suspects, error):
                         return False
                 raise
+
+    def _stands_on_same(self, tile: Tile) -> bool:
+        """True for a tile of a later stage whose tiles below are all what they were in the older result."""
+        older, keys = self.job.older, self.output.receipts.tile_keys
+        return older is not None and tile.stage > 0 and older.stands_on_same(tile, keys)
 
     def _take_finished(self, running: dict[Future[Any], Tile]) -> None:
         """Note what was made before the stop, so that it need not be made again."""
@@ -248,7 +268,7 @@ class Stages:
     def _take(self, result: TileResult) -> None:
         forget_task_names()
         ledger = self.output.open_ledger()
-        ledger.record(result.tile, result.receipts)
+        ledger.record(result.tile, result.receipts, result.key)
         require_agreement(self.output)
         self.bytes += sum(receipt.size for receipt in result.receipts)
         pixels = self.plan.grid.tile_region(result.tile).size if result.tile.stage == 0 else 0
@@ -278,6 +298,8 @@ class Stages:
             complete,
             (*self.plan.notes, *self._notes, *map(str, unstored), *self.output.warnings),
             unstored,
+            self.tally.reused,
+            self.tally.reused_bytes,
         )
 
 

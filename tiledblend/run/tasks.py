@@ -13,11 +13,13 @@ from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore
 from tiledblend.compose.keeping import render_tile_keeping, shrink_tile_keeping
+from tiledblend.compose.keys import TileKeys
 from tiledblend.compose.passing import render_tile_passing
 from tiledblend.compose.pyramid import TileStats, shrink_tile
-from tiledblend.compose.render import render_tile
+from tiledblend.compose.render import TileRenderer, render_rows
 from tiledblend.compose.scene import Scene
 from tiledblend.containers.container import Container
+from tiledblend.containers.older import Older
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.part import finer_pixels
 from tiledblend.containers.omezarr.layout import ArrayLayout
@@ -37,7 +39,8 @@ class TileJob:
     """All that a task needs besides its tile. Pickled once per worker; sources reopen by name.
 
     inputs: fingerprints that the sources must still have where they are opened. pass_on: chunks that a source stores as
-    the output would are taken as they are.
+    the output would are taken as they are. keys: makes the tiles' keys. older: a result whose parts are taken where a
+    tile's key is the same.
     """
 
     scene: Scene
@@ -45,18 +48,42 @@ class TileJob:
     store: ObjectStore
     inputs: tuple[dict[str, Any], ...]
     pass_on: bool = True
+    keys: TileKeys | None = None
+    older: Older | None = None
 
-    def run(self, tile: Tile, storing: Callable[[], AbstractContextManager[None]] = nullcontext) -> TileResult:
-        """Render a tile and store its objects; `storing` is entered for the second part."""
+    def run(
+        self,
+        tile: Tile,
+        storing: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        stands_on_same: bool = False,
+    ) -> TileResult:
+        """Render a tile and store its objects, or take them from the older result; `storing` is entered for what is
+        stored. stands_on_same: a tile of a later stage whose tiles below are the older result's."""
         self._missed()  # what a run that failed in this thread left
+        taken = self._taken(tile) if stands_on_same else None
+        if taken is not None:
+            return taken
         with _memory_told(tile), closing(self.layout.writer(self.store, tile)) as sink:
-            if tile.stage == 0:
-                stats = self._render(tile, sink)
-            else:
-                stats = TileStats()
+            if tile.stage:
                 self._shrink(tile, sink)
+                key, stats = b"", TileStats()
+            else:
+                with self._settled_sources():
+                    renderer = TileRenderer(self.scene, self.layout.grid.tile_region(tile))
+                    key = b"" if self.keys is None else self.keys.of(renderer.fields, renderer.region).stored
+                    if key and self.older is not None and self.older.key_of(tile) == key:
+                        taken = self._taken(tile, key)
+                    stats = TileStats() if taken is not None else self._render(renderer, tile, sink)
+                if taken is not None:
+                    return taken
             with storing():
-                return TileResult(tile, sink.finish(), stats, self._missed())
+                return TileResult(tile, sink.finish(), stats, self._missed(), key)
+
+    def _taken(self, tile: Tile, key: bytes = b"") -> TileResult | None:
+        """A tile as the older result has it, copied; None where that cannot be had."""
+        receipts = None if self.older is None else self.older.take(tile, self.store)
+        return None if receipts is None else TileResult(tile, receipts, TileStats(), self._missed(), key, reused=True)
 
     def _shrink(self, tile: Tile, sink: Any) -> None:
         layout = self.layout
@@ -65,13 +92,18 @@ class TileJob:
         else:
             shrink_tile(layout.grid, tile, self._read, sink, has_alpha=self.scene.has_alpha)
 
-    def _render(self, tile: Tile, sink: Any) -> TileStats:
+    def _render(self, renderer: TileRenderer, tile: Tile, sink: Any) -> TileStats:
+        if isinstance(self.layout, TiffLayout) and self.layout.keeps:
+            return render_tile_keeping(renderer, self.layout, tile, sink)
+        if self.pass_on and isinstance(self.layout, ArrayLayout):
+            return render_tile_passing(renderer, self.layout, tile, sink)
+        return render_rows(renderer, self.layout.grid, tile, sink)
+
+    @contextmanager
+    def _settled_sources(self) -> Iterator[None]:
+        """However reading ends, the sources rest, and are found to be what they were."""
         try:
-            if isinstance(self.layout, TiffLayout) and self.layout.keeps:
-                return render_tile_keeping(self.scene, self.layout, tile, sink)
-            if self.pass_on and isinstance(self.layout, ArrayLayout):
-                return render_tile_passing(self.scene, self.layout, tile, sink)
-            return render_tile(self.scene, self.layout.grid, tile, sink)
+            yield
         finally:
             sources = sources_of(self.scene.composite)
             for source in sources:
@@ -82,7 +114,8 @@ class TileJob:
 
     def rehearse(self, tile: Tile) -> None:
         """Render a tile for nobody: to see whether that can be done at all."""
-        self._render(tile, _Nowhere())
+        with self._settled_sources():
+            self._render(TileRenderer(self.scene, self.layout.grid.tile_region(tile)), tile, _Nowhere())
 
     def _missed(self) -> tuple[tuple[int, Missed], ...]:
         found = ((number, source.take_missed()) for number, source in enumerate(sources_of(self.scene.composite)))
@@ -118,13 +151,16 @@ class _Nowhere:
 class TileResult:
     """What a task gives back to the driver: proof, not pixels.
 
-    missed: chunks of inputs that were found not to be stored, by the index of their source in `sources_of`.
+    missed: chunks of inputs that were found not to be stored, by the index of their source in `sources_of`. key: the
+    tile's, of the first stage. reused: its objects are the older result's.
     """
 
     tile: Tile
     receipts: tuple[Receipt, ...]
     stats: TileStats
     missed: tuple[tuple[int, Missed], ...] = ()
+    key: bytes = b""
+    reused: bool = False
 
 
 @contextmanager
@@ -182,11 +218,11 @@ def _opened(data: bytes) -> Any:
         ) from error
 
 
-def run_tile(job: SharedJob, tile: Tile) -> TileResult:
+def run_tile(job: SharedJob, tile: Tile, stands_on_same: bool = False) -> TileResult:
     """A task: one tile. While it waits for the disk or the network its thread's place is another tile's."""
     forget_task_names()
     with errors_told():
-        result: TileResult = job.open().run(tile, _aside)
+        result: TileResult = job.open().run(tile, _aside, stands_on_same=stands_on_same)
         return result
 
 

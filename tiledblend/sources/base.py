@@ -52,8 +52,8 @@ class SourceSpec:
     path: file path or URL. series: TIFF series or OME-Zarr image index. level: the pyramid level that is taken
     as the image's level 0. channels: indices of the channels kept, None for all. plane: index along each
     further axis by its name, such as (("z", 3), ("t", 0)). allow_sparse: read TIFF tiles that were never written
-    (byte count 0) as zeros, and zarr chunks that are not stored as the fill value, instead of refusing them. rgb: three
-    colour channels that do not say so are red, green, blue.
+    as the file's nodata value, or 0 as stored, and zarr chunks that are not stored as the fill value, instead of
+    refusing them. rgb: three colour channels that do not say so are red, green, blue.
     """
 
     path: str
@@ -267,6 +267,10 @@ class RasterSource(ShownInNotebooks, ABC):
     def changed(self) -> BadInputError:
         """The error of an input that is not what it was."""
         return BadInputError(f"{self.name}: the input changed while the run was using it; run again on settled inputs")
+
+    def summary(self) -> dict[str, Any]:
+        """Further facts for `info`, which take more than the metadata to know; most have none."""
+        return {}
 
     def contents(self) -> Iterable[tuple[str, str]]:
         """(name, path or URL) of every stored object that the pixels are decoded from; none for pixels in memory."""

@@ -9,10 +9,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tiledblend.bytes.archive import MAGIC, split_member
 from tiledblend.bytes.buckets import checked_url
 from tiledblend.bytes.ranges import open_bytes
 from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
@@ -188,6 +190,8 @@ _CACHE = _SourceCache(CACHED_SOURCES)
 
 def _stored_state(path: str) -> Any:
     """Something that changes when the file or object (or a directory's metadata) does; None for what is not there."""
+    if (inside := split_member(path)) is not None:
+        path = inside[0]
     if is_remote(path):
         from tiledblend.bytes.remote import readable_state
 
@@ -207,11 +211,13 @@ def _stored_state(path: str) -> Any:
 
 
 def recognise(path: str) -> str:
-    """What a path or URL holds: "tiff", "slide" (what OpenSlide reads), "image" (PNG, JPEG, WebP), "zarr" or "polygons"
-    (outlines: JSON or XML text, gzip, Parquet).
+    """What a path or URL holds: "tiff", "slide" (what OpenSlide reads), "image" (PNG, JPEG, WebP), "zarr", "archive" (a
+    zarr in a zip, or a folder in one) or "polygons" (outlines: JSON or XML text, gzip, Parquet).
 
     Raises BadInputError for anything else, StorageError when an object store does not answer.
     """
+    if split_member(path) is not None:
+        return _archived(path)
     if is_remote(path):
         return _recognise_remote(path)
     if os.path.isdir(path):
@@ -220,7 +226,15 @@ def recognise(path: str) -> str:
         if slide_vendor(path) is not None:
             return "slide"
         raise BadInputError(f"{path}: {why_no_folder(path)}")
+    return _recognise_file(path, _stored_state(path))
+
+
+@lru_cache(maxsize=CACHED_SOURCES)
+def _recognise_file(path: str, state: Any) -> str:
+    """As `recognise`, of a local file. state: changes when the file does; a file is asked for several times."""
     head = _first_bytes(path)
+    if head.startswith(MAGIC):
+        return _archived(path)
     kind = "slide" if slide_vendor(path, head) is not None else _kind_of(head, path)
     why_not = why_not_the_slide(path)
     if why_not:
@@ -269,6 +283,8 @@ def _recognise_remote(path: str) -> str:
             head = reader.pread(0, min(HEAD_BYTES, reader.size))
     except StorageError as error:
         failure = error
+    if head.startswith(MAGIC):
+        return _archived(path)
     kind = _kind_of(head, path)
     _require_no_remote_slide(path, head)
     if kind in ("tiff", "image"):
@@ -283,6 +299,16 @@ def _recognise_remote(path: str) -> str:
     if kind is None:
         raise BadInputError(f"{path}: {why_no_image(Path(path), head)}")
     return kind
+
+
+def _archived(path: str) -> str:
+    """ "archive" where a zarr is in the zip, at its root or in its one folder, or in the folder that is named."""
+    from tiledblend.sources.zarr.root import root_of
+
+    if root_of(path) is None:
+        where = "there" if split_member(path) else "at its root"
+        raise BadInputError(f"{path}: a zip archive without zarr metadata {where}; unpack it first")
+    return "archive"
 
 
 def _require_no_remote_slide(path: str, head: bytes) -> None:
@@ -334,6 +360,11 @@ def _open_whole(spec: SourceSpec, mask: bool) -> RasterSource:
         from tiledblend.sources.zarr.source import open_zarr
 
         return open_zarr(spec, mask=mask)
+    if kind == "archive":
+        from tiledblend.sources.zarr.root import root_of
+        from tiledblend.sources.zarr.source import open_zarr
+
+        return open_zarr(spec, mask=mask, root=root_of(spec.path))
     if kind == "image":
         from tiledblend.sources.pictures.source import open_image
 

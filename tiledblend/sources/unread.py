@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 READS = (
-    "TIFF/SVS/NDPI, OME-TIFF, slides through OpenSlide (MRXS, BIF, SCN, CZI, DICOM), zarr, OME-Zarr, PNG, JPEG, WebP, "
-    "outlines in GeoJSON, XML (ASAP, ImageScope), HALO or GeoParquet"
+    "TIFF/SVS/NDPI, OME-TIFF, slides through OpenSlide (MRXS, BIF, SCN, CZI, DICOM), zarr, OME-Zarr, .ozx, PNG, JPEG, "
+    "WebP, outlines in GeoJSON, XML (ASAP, ImageScope), HALO or GeoParquet"
 )
 ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss")
@@ -39,8 +39,6 @@ def why_no_image(path: Path, head: bytes) -> str:
         return "the file is empty"
     if path.name in ZARR_METADATA:
         return f"is the metadata of a zarr; give its directory {path.parent}"
-    if head.startswith(b"PK\x03\x04"):
-        return f"is a zip archive; unpack it first (a zipped zarr is not read in place); tiledblend reads {READS}"
     for start, what, remedy in _KNOWN:
         if head.startswith(start):
             return f"is {what}, which is not read; {remedy}"

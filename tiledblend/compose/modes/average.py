@@ -26,3 +26,7 @@ class Average:
     def combine(self, laid: Laid) -> Blended:
         """As `BlendMode.combine`."""
         return blended(laid, AVERAGE)
+
+    def of_layer(self, index: int) -> str:
+        """Nothing."""
+        return ""

@@ -55,13 +55,18 @@ class Laid:
     """What the layers that a region needs bring to it.
 
     region: whose pixels are wanted, of the canvas. reach: what the contributions cover: the region grown by the mode's
-    halo, as far as the canvas goes. layers: by index, bottom first.
+    halo, as far as the canvas goes. layers: by index, bottom first; each is read when it is asked for, every time.
     """
 
     region: Region
     reach: Region
     layers: Mapping[int, Contribution]
     ground: Ground
+
+
+def full_of(dtype: np.dtype[Any]) -> float:
+    """Full scale of colours: the dtype's maximum, 1 for floats."""
+    return 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
 
 
 class BlendMode(Protocol):
@@ -81,6 +86,11 @@ class BlendMode(Protocol):
 
     def combine(self, laid: Laid) -> Blended:
         """The pixels of `laid.region` in the ground's dtype. The same bits however a canvas is cut into regions."""
+        ...
+
+    def of_layer(self, index: int) -> str:
+        """What of the mode decides how one layer is combined with others, for a tile's key (`compose.keys`); "" where
+        nothing does."""
         ...
 
 

@@ -33,3 +33,7 @@ class Over:
     def combine(self, laid: Laid) -> Blended:
         """As `BlendMode.combine`."""
         return blended(laid, OVER)
+
+    def of_layer(self, index: int) -> str:
+        """Nothing."""
+        return ""

@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tiledblend.bytes.exchange import exchange, settle_aside
 from tiledblend.bytes.objects import ObjectStore, beside, mapped_errors, split_parent, storage_error, sync_folder
 from tiledblend.containers import ledger as ledgers
@@ -119,10 +121,13 @@ class ZarrPlace(Place):
             ledgers.remove_ledger(beside(final, ledgers.SUFFIX))
             output.found = sound
             return output
-        output.ledger = Ledger.create(final, document)
+        known = result.attributes["tiledblend"].get("history", [])
+        output.ledger = Ledger.create(final, {**document, "history": known})
         output.store = drafting(final, output.ledger.drafts)
+        if result.manifest and len(result.manifest.keys) == sound.tile_keys.size:
+            sound.tile_keys.flat[:] = np.frombuffer(result.manifest.keys, np.uint8)
         for tile, receipts in sound.items():
-            output.ledger.record(tile, receipts)
+            output.ledger.record(tile, receipts, sound.key_of(tile) if tile.stage == 0 else b"")
         output.ledger.flush()
         # Hidden last: a death before this leaves a result that the next driver looks through again.
         self.hide(final)
@@ -134,12 +139,14 @@ class ZarrPlace(Place):
         assert isinstance(layout, ArrayLayout)
         documents = array_documents(layout)
         store.put_many(documents.items())
-        windows = windows_of(layout, store, image.windows)
-        described = replace(image, windows=windows, tiledblend={**(image.tiledblend or {}), "job": ledger.job["job"]})
+        history = {"history": ledger.job["history"]} if ledger.job.get("history") else {}
+        own = {**(image.tiledblend or {}), "job": ledger.job["job"], **history}
+        described = replace(image, windows=windows_of(layout, store, image.windows), tiledblend=own)
         attributes = root_attributes(layout, described)
         of_documents = (Receipt(key, len(data), digest(data)) for key, data in documents.items())
         count = len(ledger.receipts.sizes) + len(documents)
-        manifest = dump_manifest(attributes, chain(ledger.receipts.planned(), of_documents), count)
+        keys = ledger.receipts.tile_keys.tobytes() if ledger.receipts.has_keys else b""
+        manifest = dump_manifest(attributes, chain(ledger.receipts.planned(), of_documents), count, keys)
         ledger.publish(SUFFIX, manifest, store)
         ledger.lock.check()
         for key, data in root_documents(layout, with_manifest(attributes, digest(manifest))).items():

@@ -101,6 +101,11 @@ class PolygonSource(RasterSource):
         placed._require_overlap()
         return placed
 
+    @property
+    def count(self) -> int:
+        """Number of the outlines that count: those of the chosen classes."""
+        return len(np.unique(np.concatenate(self._groups))) if self._groups else 0
+
     def summary(self) -> dict[str, Any]:
         """Number, classes with number and area, and bounds of all outlines of the file (`outlines.summary`)."""
         return summary(self._outlines)

@@ -146,9 +146,14 @@ class SlideSource(RasterSource):
 
     def _rendered(self, slide: openslide.OpenSlide, block: Region, level: int) -> NDArray[np.uint8]:
         factor = self._downsamples[level]
-        place = self._x + int(block.x0 * factor), self._y + int(block.y0 * factor)
+        # OpenSlide divides by the factor: for Leica's levels it cuts what is left, for others it interpolates.
+        whole = math.ceil if self._vendor == "leica" else round
+        place = self._x + whole(block.x0 * factor), self._y + whole(block.y0 * factor)
         height, width = block.shape
-        rgba = np.asarray(slide.read_region(place, level, (width, height)))
+        rgba = np.array(slide.read_region(place, level, (width, height)))
+        if not _is_whole(factor):
+            # Interpolated: at the level's own edges some is taken from beyond them, where nothing is.
+            rgba[:, :, 3] = np.where(rgba[:, :, 3] > 0, 255, 0)
         return over_background(rgba, self._background)
 
     def require_unchanged(self) -> None:
@@ -220,16 +225,24 @@ def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int
     return (x, y, min(width, size[0] - x), min(height, size[1] - y)) if inside else (0, 0, *size)
 
 
+def _is_whole(factor: float) -> bool:
+    return abs(factor - round(factor)) < 1e-6
+
+
 def _level_shape(
     shape: tuple[int, int], plane: tuple[int, int], factor: float, origin: tuple[int, int]
 ) -> tuple[int, int]:
-    """(y, x) of the scanned part of a level whose plane is (x, y) `plane`: whole pixels, at least one."""
-    sides = zip(shape, plane[::-1], origin, strict=True)
-    height, width = (
-        max(1, min(math.floor(side / factor + 1e-6), whole - int(start / factor)) if start or side < whole else whole)
-        for side, whole, start in sides
-    )
-    return height, width
+    """(y, x) of the scanned part of a level whose plane is (x, y) `plane`: at least one pixel.
+
+    A whole factor leaves out a last pixel that is there in part only. Any other is a mean of two ratios of sides: the
+    number of pixels is the nearest.
+    """
+    sides = []
+    for side, whole, start in zip(shape, plane[::-1], origin, strict=True):
+        pixels = math.floor(side / factor + 1e-6) if _is_whole(factor) else round(side / factor)
+        is_cut = start > 0 or side < round((whole - 1) * factor)
+        sides.append(max(1, min(pixels, whole - int(start / factor)) if is_cut else whole))
+    return sides[0], sides[1]
 
 
 def _pixel_size(properties: dict[str, str]) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tiledblend.sources.tiff.coding import Codec
 from tiledblend.sources.tiff.jpeg2000 import JPEG_2000, Jpeg2000
+from tiledblend.sources.tiff.lerc import LERC, Lerc
 from tiledblend.sources.tiff.segments import JPEG_XL, JPEG_XR, WEBP, check_segment
 
 _YCBCR = 6
@@ -21,6 +22,8 @@ def own_codec(page: tifffile.TiffPage) -> Codec | None:
     is_ycbcr = int(page.photometric) == _YCBCR
     if code in JPEG_2000:
         return Jpeg2000(code, is_ycbcr, page.planarconfig == 1 and page.samplesperpixel >= 3)
+    if code in LERC:
+        return Lerc.of(page)
     if is_ycbcr and code in WEBP | JPEG_XR | JPEG_XL:
         return _PictureCodec(code)
     return None

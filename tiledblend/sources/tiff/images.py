@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tifffile
 
@@ -20,10 +20,12 @@ from tiledblend.bytes.ranges import ByteReader, SeekableBytes
 from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.sources.base import SourceSpec
 from tiledblend.sources.slides.vendors import TAGS, on_disks_only, vendor_by_tags
-from tiledblend.sources.tiff.ome import OmeImage, ome_images, parse_ome
 from tiledblend.sources.tiff.series import images_of
 from tiledblend.sources.tiff.stacks import PagesOf, add_levels, make_series, ome_series, whole_page
 from tiledblend.sources.tiff.structure import Structure, walk
+
+if TYPE_CHECKING:
+    from tiledblend.sources.tiff.ome import OmeImage
 
 AUXILIARY = frozenset({"thumbnail", "label", "macro", "map"})
 _PLAIN = frozenset({"generic", "uniform"})
@@ -190,6 +192,8 @@ def _has_its_shape(series: tifffile.TiffPageSeries) -> bool:
 
 
 def _by_ome_xml(tiff: tifffile.TiffFile, structure: Structure, uri: str, notes: Sequence[str]) -> Images:
+    from tiledblend.sources.tiff.ome import ome_images, parse_ome
+
     root = parse_ome(tiff.ome_metadata or "")
     if root is None:
         raise ValueError("it is no XML")

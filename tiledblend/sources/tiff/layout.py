@@ -15,16 +15,17 @@ from tiledblend.geometry import ceil_div
 from tiledblend.sources.tiff.codecs import own_codec
 from tiledblend.sources.tiff.coding import Coding
 from tiledblend.sources.tiff.jpeg import jpeg_stream
+from tiledblend.sources.tiff.lerc import DEFLATE, LERC, NONE, ZSTD, lerc_wrapping
 from tiledblend.sources.tiff.pages import FoundPage, find_pages, unlike
 from tiledblend.sources.tiff.samples import Samples, interpret
-from tiledblend.sources.tiff.segments import GROUP_4_FAX, LERC
+from tiledblend.sources.tiff.segments import GROUP_4_FAX
 from tiledblend.sources.tiff.structure import Structure
 
 MAX_SEGMENT_BYTES = 1 << 30
 
 # Their streams have no end marker and their decoders make a picture of any bytes: damage would go unseen.
 _UNCHECKED_FAX = frozenset({2, 3})
-_LERC_PARAMETERS, _ORIENTATION, _NODATA = 50674, 274, 42113
+_ORIENTATION, _NODATA = 274, 42113
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +231,8 @@ def _check_compression(page: tifffile.TiffPage, name: str) -> None:
     if code in _UNCHECKED_FAX | GROUP_4_FAX and page.bitspersample != 1:
         # One flipped bit of this tag (7 to 3) gave zeros for a JPEG.
         raise BadInputError(f"{name}: compression {code} (fax) of {page.bitspersample}-bit samples; it is damaged")
-    parameters = page.tags.valueof(_LERC_PARAMETERS) if code in LERC else None
-    if isinstance(parameters, tuple) and len(parameters) > 1 and parameters[1] != 0:
-        raise BadInputError(f"{name}: LERC inside deflate or zstd is not read; convert it, to deflate for example")
+    if code in LERC and lerc_wrapping(page) not in (NONE, DEFLATE, ZSTD):
+        raise BadInputError(f"{name}: LERC inside codec {lerc_wrapping(page)} is not read; convert it, to deflate")
     if code in _UNCHECKED_FAX or code not in tifffile.TIFF.DECOMPRESSORS:
         kind = getattr(page.compression, "name", None)
         said = f"compression {code}" + (f" ({kind.lower()})" if kind else "")
@@ -261,20 +261,20 @@ def _table(page: FoundPage, coding: Coding, height: int) -> PageTable:
         np.minimum(np.asarray(values, np.uint64), np.uint64(2**62)).astype(np.int64)
         for values in (page.offsets, page.counts)
     )
-    if coding.compression == 1 and len(counts) == len(offsets) and bool(((counts == 0) & (offsets > 0)).any()):
-        # Some writers leave the counts of what is stored as it is to be worked out.
+    uncounted = coding.compression == 1 and not coding.is_tiled and len(counts) == len(offsets)
+    if uncounted and bool(((counts == 0) & (offsets > 0)).any()):
+        # Some writers leave the counts of rows to be worked out; a tile without bytes is absent to all readers.
         counts = np.where((counts == 0) & (offsets > 0), _plain_sizes(page.tags, coding, height, len(counts)), counts)
     return PageTable(coding, offsets, counts, page.jpegtables, page.label)
 
 
 def _plain_sizes(page: tifffile.TiffPage, coding: Coding, height: int, number: int) -> NDArray[np.int64]:
-    """Bytes of each uncompressed segment."""
+    """Bytes of each uncompressed strip."""
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 8 * coding.dtype.itemsize
     row = ceil_div(coding.tile[1] * coding.contiguous * bits, 8)
     rows = np.full(number, coding.tile[0], np.int64)
-    if not coding.is_tiled:
-        strips = coding.grid[0]
-        rows[strips - 1 :: strips] = height - coding.tile[0] * (strips - 1)
+    strips = coding.grid[0]
+    rows[strips - 1 :: strips] = height - coding.tile[0] * (strips - 1)
     return rows * row
 
 

@@ -145,6 +145,26 @@ class LevelReader:
                     out[position] = self._read_rows(region, [plane], convert=convert)[0]
         return out
 
+    def absent(self, planes: Sequence[tuple[int, int]]) -> tuple[int, int, Region, str] | None:
+        """(segments that are not stored, segments of these planes, the first one's region, what it reads as)."""
+        missing, number, first = 0, 0, None
+        for page, separate in self._stored_planes(planes):
+            table, each = self._level.pages[page], math.prod(self._codings[page].grid)
+            lacking = np.flatnonzero(table.absent[separate * each : (separate + 1) * each])
+            missing, number = missing + len(lacking), number + each
+            if first is None and len(lacking):
+                row, column = divmod(int(lacking[0]), self._codings[page].grid[1])
+                first = self._segment(0, (page, separate), row, column, Region.of_shape(self._level.shape))
+        return None if first is None else (missing, number, first.bounds, self._fill_text(first))
+
+    def _stored_planes(self, planes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The planes that have segments of their own, of those that are read."""
+        return [
+            (page, plane)
+            for page, separate in planes
+            for plane in (range(self._codings[page].separate) if self._codings[page].is_joined else (separate,))
+        ]
+
     def rest(self) -> None:
         """This thread reads no more for now: let go of the large tiles that it keeps."""
         if self._large is not None:
@@ -153,11 +173,7 @@ class LevelReader:
     def expect(self, regions: Sequence[Region], planes: Sequence[tuple[int, int]], *, fetch: bool) -> int:
         """Tell the reader which segments reads of these regions need; returns the number of merged requests."""
         if self._has_joined:
-            planes = [
-                (page, plane)
-                for page, separate in planes
-                for plane in (range(self._codings[page].separate) if self._codings[page].is_joined else (separate,))
-            ]
+            planes = self._stored_planes(planes)
         wanted = (item for region in regions for item in self._wanted(region, planes))
         ranges = {
             (item.offset, item.count)
@@ -251,7 +267,8 @@ class LevelReader:
         if item.count == 0:
             if self._allow_sparse:
                 return False
-            raise self._error(item, region, f"sparse, it was never written; {self._sparse_advice(item)}")
+            advice = f"pass --allow-sparse to read it as {self._fill_text(item)}"
+            raise self._error(item, region, f"sparse, it was never written; {advice}")
         if item.offset + item.count > self._reader.size:
             end = item.offset + item.count
             raise self._error(
@@ -262,10 +279,10 @@ class LevelReader:
             raise self._error(item, region, f"claims {item.count} bytes for {coding.tile_bytes} decoded; damaged")
         return True
 
-    def _sparse_advice(self, item: _Wanted) -> str:
-        values = self._fill(item).tolist()
-        read = "zeros" if not any(values) else "/".join(str(value) for value in values)
-        return f"pass --allow-sparse to read it as {read}"
+    def _fill_text(self, item: _Wanted) -> str:
+        """What a segment that is not stored reads as: one value for all samples, or one each."""
+        values = [str(value) for value in self._fill(item).tolist()]
+        return values[0] if len(set(values)) == 1 else ", ".join(values)
 
     def _fetch(self, items: Sequence[_Wanted]) -> list[bytes]:
         return self._reader.pread_many([(item.offset, item.count) for item in items])

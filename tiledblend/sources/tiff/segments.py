@@ -2,8 +2,8 @@
 
 A tile's own header may claim 65,500 x 65,500 pixels, and a JPEG cut off in the middle decodes to grey without an
 error: both must be found in the bytes. Markers: ITU-T T.81 annex B (JPEG), T.832 clause 8.3 (JPEG XR), T.6 clause
-2.4.1 (group 4 fax), ISO/IEC 18181-1 annex D (JPEG XL), Lerc2.h of Esri's lerc, PNG and WebP container specifications.
-JPEG 2000 is in `jpeg2000`.
+2.4.1 (group 4 fax), ISO/IEC 18181-1 annex D (JPEG XL), PNG and WebP container specifications. JPEG 2000 and LERC have
+modules of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from tiledblend.sources.pictures.png import check_png
 JPEG = frozenset({6, 7, 33007, 34892})
 PNG = frozenset({34933})
 WEBP = frozenset({34927, 50001})
-LERC = frozenset({34887})
 JPEG_XR = frozenset({22610, 34934})
 JPEG_XL = frozenset({50002, 52546})
 GROUP_4_FAX = frozenset({4})
@@ -68,8 +67,6 @@ def check_segment(
         own = _png_shape(data)
     elif compression in WEBP:
         own = _webp_shape(data)
-    elif compression in LERC:
-        own = _lerc_shape(data, stored[2])
     elif compression in JPEG_XR:
         own = _jpegxr_shape(data)
     elif compression in JPEG_XL:
@@ -186,20 +183,6 @@ def _webp_shape(data: bytes) -> tuple[int, int]:
         return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
     width, height = struct.unpack("<HH", data[26:30])
     return height & 0x3FFF, width & 0x3FFF
-
-
-def _lerc_shape(data: bytes, samples: int) -> tuple[int, int]:
-    """Of the first blob; there may be one for each sample, one after the other."""
-    version = int.from_bytes(data[6:10], "little")
-    if data[:6] != b"Lerc2 " or len(data) < 40 or not 1 <= version <= 6:
-        raise SegmentError("not a Lerc2 blob (Lerc1, and LERC inside deflate or zstd, are not read)")
-    at = 14 if version >= 3 else 10  # a checksum stands before the sizes from version 3 on
-    height, width, depth = struct.unpack("<iii", data[at : at + 12])
-    inside = depth if version >= 4 else 1
-    blobs = data.count(b"Lerc2 ")
-    if not 1 <= inside * blobs <= samples:
-        raise SegmentError(f"its own header says {inside * blobs} samples per pixel, the TIFF says {samples}")
-    return height, width
 
 
 def _jpegxr_shape(data: bytes) -> tuple[int, int]:

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from tiledblend.bytes.ranges import ByteReader, open_bytes
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.geometry import Region
-from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec, Unstored
 from tiledblend.sources.tiff.coding import Coding
 from tiledblend.sources.tiff.images import AUXILIARY, Images, open_images
+from tiledblend.sources.tiff.internal_mask import alpha_of, mask_levels
 from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
 from tiledblend.sources.tiff.large import LARGE_TILE
 from tiledblend.sources.tiff.layout import StoredLevel, store_level
@@ -81,6 +83,15 @@ class _Orientation:
             x0, x1 = width - x1, width - x0
         return Region(x0, y0, x1, y1) if self.transpose else Region(y0, x0, y1, x1)
 
+    def picture(self, region: Region, shape: tuple[int, int]) -> Region:
+        """The picture's region of a stored one; shape: (y, x) of the picture."""
+        y0, x0, y1, x1 = (region.x0, region.y0, region.x1, region.y1) if self.transpose else region
+        if self.flip_y:
+            y0, y1 = shape[0] - y1, shape[0] - y0
+        if self.flip_x:
+            x0, x1 = shape[1] - x1, shape[1] - x0
+        return Region(y0, x0, y1, x1)
+
     def turn(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Stored (y, x, channel) as the picture's, a view."""
         pixels = pixels.swapaxes(0, 1) if self.transpose else pixels
@@ -107,49 +118,78 @@ class TiffSource(RasterSource):
         facts: ImageFacts,
         icc_profile: bytes | None,
         info: SourceInfo,
+        masks: Sequence[StoredLevel] = (),
     ) -> None:
-        total = _channel_count(stored[0])
-        whole, stored = stored, stored[spec.level :]
+        total = _channel_count(stored[0]) + bool(masks)
+        whole, stored, masks = stored, stored[spec.level :], masks[spec.level :]
         chosen = tuple(range(total)) if spec.channels is None else spec.channels
         _check_channels(spec, chosen, total)
         samples = stored[0].samples
-        has_alpha = samples.alpha is not Alpha.NONE and total == samples.count
+        alpha = Alpha.STRAIGHT if masks else samples.alpha
+        has_alpha = alpha is not Alpha.NONE and total == samples.count + bool(masks)
         keeps_alpha = has_alpha and len(chosen) > 1 and chosen[-1] == total - 1
         self.spec = spec
         self.dtype = samples.dtype
         self.channels = len(chosen)
-        self.alpha = samples.alpha if keeps_alpha else Alpha.NONE
+        self.alpha = alpha if keeps_alpha else Alpha.NONE
         self.is_rgb = samples.is_rgb and (chosen[:-1] if keeps_alpha else chosen) == (0, 1, 2)
         self._orientation = _Orientation.of_tag(orientation)
         turned = self._orientation.pair
-        self.levels = tuple(Level(turned(s.shape), turned(s.access), s.decoding_bytes) for s in stored)
+        self._masked = bool(masks) and total - 1 in chosen
+        beside = masks if self._masked else (None,) * len(stored)
+        self.levels = tuple(
+            Level(turned(s.shape), turned(s.access), s.decoding_bytes + (m.decoding_bytes + m.tile_bytes if m else 0))
+            for s, m in zip(stored, beside, strict=True)
+        )
         size = _level_pixel_size(facts.pixel_size_um, whole, spec.level)
         self.pixel_size_um = size if size is None else turned(size)
         self.magnification = facts.magnification
         self.icc_profile = icc_profile
-        self.info = replace(
-            info, channel_names=_pick(info.channel_names, chosen), channel_colors=_pick(info.channel_colors, chosen)
-        )
+        names, colors = info.channel_names, info.channel_colors
+        if masks:
+            names, colors = names and (*names, "alpha"), colors and (*colors, "FFFFFF")
+        self.info = replace(info, channel_names=_pick(names, chosen), channel_colors=_pick(colors, chosen))
         self._mask = mask
         self._reader = reader
         self._stored = tuple(stored)
         self._chosen = chosen
+        self._readers = self._level_readers(stored, self.name)
+        self._mask_readers = self._level_readers(masks if self._masked else (), f"{self.name}, its mask page")
+        self._masks = tuple(masks) if self._masked else ()
+        # Where the mask's channel goes; the others are the image's own.
+        self._alpha_at = [place for place, channel in enumerate(chosen) if self._masked and channel == total - 1]
+        own = [channel for place, channel in enumerate(chosen) if place not in self._alpha_at]
+        self._planes = [channel_planes(level, own) if own else ([], []) for level in stored]
+
+    def _level_readers(self, stored: Sequence[StoredLevel], name: str) -> list[LevelReader]:
         cache = PartlyUsed(CACHE_BYTES)
-        self._readers = [
-            LevelReader(reader, level, cache, name=self.name, number=number, allow_sparse=spec.allow_sparse)
+        return [
+            LevelReader(self._reader, level, cache, name=name, number=number, allow_sparse=self.spec.allow_sparse)
             for number, level in enumerate(stored)
         ]
-        self._planes = [channel_planes(level, chosen) for level in stored]
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
-        planes, places = self._planes[level]
         stored = self._orientation.stored(region, self.levels[level].shape)
-        return self._orientation.turn(arrange(self._readers[level].read(stored, planes), places))
+        return self._orientation.turn(self._stored_pixels(stored, level))
+
+    def _stored_pixels(self, region: Region, level: int) -> NDArray[Any]:
+        """(y, x, channel) as stored, before it is turned."""
+        planes, places = self._planes[level]
+        if not self._masked:
+            return arrange(self._readers[level].read(region, planes), places)
+        pixels = np.empty((*region.shape, self.channels), self.dtype)
+        mask = self._mask_readers[level].read(region, [(0, 0)])[0]
+        pixels[:, :, self._alpha_at] = alpha_of(mask, self.dtype)
+        if planes:
+            own = [place for place in range(self.channels) if place not in self._alpha_at]
+            pixels[:, :, own] = arrange(self._readers[level].read(region, planes), places)
+        return pixels
 
     def _uniform(self, region: Region, level: int) -> int | None:
         """Of tiles that are stored in a few bytes, as masks have them."""
         planes, _ = self._planes[level]
-        if self.channels != 1 or self._stored[level].samples.count != 1 or self.dtype.kind not in "bu":
+        is_plain = self.channels == 1 and self._stored[level].samples.count == 1 and not self._masked
+        if not is_plain or self.dtype.kind not in "bu":
             return None
         stored = self._orientation.stored(region, self.levels[level].shape)
         return self._readers[level].uniform(stored, planes[0])
@@ -160,12 +200,22 @@ class TiffSource(RasterSource):
             return 0
         shape, (planes, _) = self.levels[level].shape, self._planes[level]
         stored = [self._orientation.stored(region, shape) for region in regions]
-        return self._readers[level].expect(stored, planes, fetch=fetch)
+        masks = self._mask_readers[level].expect(stored, [(0, 0)], fetch=fetch) if self._masked else 0
+        return masks + self._readers[level].expect(stored, planes, fetch=fetch)
 
     def rest(self) -> None:
         """As `RasterSource.rest`."""
-        for reader in self._readers:
+        for reader in (*self._readers, *self._mask_readers):
             reader.rest()
+
+    def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
+        """As `RasterSource.unstored`: every tile's place is known, reads find no others."""
+        found = self._readers[level].absent(self._planes[level][0])
+        if found is None:
+            return None
+        missing, number, first, fill = found
+        where = self._orientation.picture(first, self.levels[level].shape)
+        return Unstored(self.name, level, missing, number, fill, where, not self.spec.allow_sparse)
 
     def require_unchanged(self) -> None:
         """By the file's size and time; an object's version is checked at every read."""
@@ -175,7 +225,7 @@ class TiffSource(RasterSource):
     def fingerprint(self) -> dict[str, Any]:
         """Of the file as it is now, with a digest of the levels' geometry, samples and tile tables."""
         digest = hashlib.sha256()
-        for level in self._stored:
+        for level in (*self._stored, *self._masks):
             facts = (level.shape, *_coding_facts(level.coding))
             meaning = (level.samples.count, str(level.samples.dtype), level.samples.alpha.value, level.samples.notes)
             digest.update(repr((facts, meaning, level.coding.jpegheader, self._orientation, self._chosen)).encode())
@@ -204,6 +254,7 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
     with open_images(reader) as images:
         index = images.choose(spec)
         stored, notes = _store_levels(images, index, spec, mask=mask)
+        masks = [] if mask else _add_masks(images, index, stored, notes, str(spec))
         if spec.level >= len(stored) or spec.level < 0:
             raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
         facts = _facts(images, index, _channel_count(stored[0]))
@@ -219,7 +270,19 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
         facts=facts,
         icc_profile=profile if isinstance(profile, bytes) and profile else None,
         info=info,
+        masks=masks,
     )
+
+
+def _add_masks(images: Images, index: int, stored: list[StoredLevel], notes: list[str], name: str) -> list[StoredLevel]:
+    """The mask pages of an image's levels; levels without one are left out where the finest has one."""
+    masks, note = mask_levels(images.series, images.series[index], stored, name, images.structure)
+    if note:
+        notes.append(note)
+    if masks and len(masks) < len(stored):
+        notes.append(f"pyramid ends at level {len(masks) - 1}: the next is not used: it has no mask page")
+        del stored[len(masks) :]
+    return masks
 
 
 def list_series(path: str) -> list[SeriesSummary]:

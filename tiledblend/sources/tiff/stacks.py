@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tifffile
 
-from tiledblend.sources.tiff.ome import OmeImage
+if TYPE_CHECKING:
+    from tiledblend.sources.tiff.ome import OmeImage
 
 
 def whole_page(tiff: tifffile.TiffFile, number: int) -> tifffile.TiffPage:

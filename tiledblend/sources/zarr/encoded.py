@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.bytes.archive import open_archive, split_member
 from tiledblend.bytes.encoding import CRC_BYTES, ChunkEncoding
 from tiledblend.bytes.ranges import ByteReader, open_bytes
 from tiledblend.errors import BadInputError
@@ -279,6 +280,8 @@ def _codecs(entries: Sequence[Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _open_stored(path: str) -> ByteReader | None:
     """A stored object, or None where there is none."""
+    if (found := split_member(path)) is not None:
+        return open_bytes(path) if found[1] in open_archive(found[0]).members else None
     if "://" not in path:
         return open_bytes(path) if os.path.isfile(path) else None
     from tiledblend.bytes.remote import stored_state

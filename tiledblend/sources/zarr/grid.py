@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledblend.bytes.archive import open_archive, open_member, split_member
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.axes import PlaneAxes
 from tiledblend.sources.zarr.metadata import ArrayFacts, ZarrNode
@@ -236,6 +237,9 @@ class ObjectGrid:
         """Of a shard; None where it cannot be had: whoever reads the shard tells why."""
         assert self.index is not None
         size, at_end = self.index
+        if split_member(file) is not None:
+            reader = open_member(file)
+            return reader.pread(reader.size - size if at_end else 0, size) if reader.size >= size else None
         try:
             with open(file, "rb", buffering=0) as shard:
                 if at_end:
@@ -292,6 +296,8 @@ def _sharding(node: ZarrNode) -> Any:
 
 def _entries(path: str, holds_keys: Callable[[str], bool]) -> Iterator[tuple[str, int, int | str]] | None:
     """(key, size, modification time in ns or ETag) of every object below a folder; None where a server cannot list."""
+    if (found := split_member(path)) is not None:
+        return ((name, one.size, f"{one.crc:08x}") for name, one in open_archive(found[0]).below(found[1]))
     if "://" not in path:
         return _files(path, "", holds_keys)
     from tiledblend.bytes.remote import list_objects

@@ -1,4 +1,4 @@
-"""The documents of a zarr v2 or v3 store, read and judged before zarr-python sees them. Standard library only."""
+"""The documents of a zarr v2 or v3 store, read and judged before zarr-python sees them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+from tiledblend.bytes.archive import open_archive, split_member
 from tiledblend.errors import BadInputError
 
 MAX_SIDE = 1 << 31
@@ -248,6 +249,8 @@ def _read_json(path: str) -> Mapping[str, Any] | None:
 
 def read_document(path: str) -> bytes | None:
     """The bytes of a metadata document at a path or URL, or None if there is none. Raises BadInputError."""
+    if (found := split_member(path)) is not None:
+        return open_archive(found[0]).read(found[1], MAX_DOCUMENT_BYTES)
     if "://" in path:
         from tiledblend.bytes.remote import read_object
 
@@ -278,6 +281,8 @@ def _served_document(data: bytes | None, path: str) -> bytes | None:
 
 def names_below(path: str) -> list[str]:
     """Names right inside a directory or below a URL, sorted; none if it cannot be listed."""
+    if (found := split_member(path)) is not None:
+        return open_archive(found[0]).names_below(found[1])
     if "://" in path:
         from tiledblend.bytes.remote import list_names
 

@@ -81,9 +81,9 @@ class _Geometry:
     notes: tuple[str, ...]
 
 
-def read_image(spec: SourceSpec, called: str) -> ZarrImage:
-    """The metadata of the image that `spec` names; `called` is its name in errors."""
-    node = read_node(spec.path, called=called)
+def read_image(spec: SourceSpec, called: str, root: str) -> ZarrImage:
+    """The metadata of the image that `spec` names; `called` is its name in errors. root: where its documents begin."""
+    node = read_node(root, called=called)
     if node.kind == "array":
         if spec.series not in (None, 0):
             raise BadInputError(f"{called}: a plain array is one image; it has no series {spec.series}")

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from tiledblend.bytes.archive import split_member
 from tiledblend.errors import BadInputError, TiledblendError
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.kernels.halve import names_alpha
@@ -44,20 +45,22 @@ MOST_MISSED = 100_000
 """Objects that are remembered to lack chunks."""
 
 
-def open_zarr(spec: SourceSpec, *, mask: bool = False) -> ZarrSource:
-    """The zarr array or OME-Zarr image at a local directory (`spec.level` and `spec.channels` are the caller's).
+def open_zarr(spec: SourceSpec, *, mask: bool = False, root: str | None = None) -> ZarrSource:
+    """The zarr array or OME-Zarr image that `spec` names (`spec.level` and `spec.channels` are the caller's).
+
+    root: where its documents begin, if not at `spec.path`: in an archive.
 
     Raises BadInputError: not an image, several planes without a selection, a plate, malformed or absurd metadata.
     """
     called = str(dataclasses.replace(spec, level=0, channels=None, plane=()))
     try:
-        image = read_image(spec, called)
+        image = read_image(spec, called, root or spec.path)
     except BadInputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise BadInputError(f"{called}: malformed OME-Zarr metadata: {reason}") from error
-    return ZarrSource(spec, image, mask=mask)
+    return ZarrSource(spec, image, mask=mask, root=root or spec.path)
 
 
 def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[bool, Alpha]:
@@ -79,8 +82,9 @@ def _meaning(image: ZarrImage, dtype: np.dtype[Any], channels: int) -> tuple[boo
 class ZarrSource(RasterSource):
     """One 2-D image of a zarr store; each read decodes in the thread that asks."""
 
-    def __init__(self, spec: SourceSpec, image: ZarrImage, *, mask: bool = False) -> None:
+    def __init__(self, spec: SourceSpec, image: ZarrImage, *, mask: bool, root: str) -> None:
         self.spec = spec
+        self._root = root
         self._image = image
         self._mask = mask
         axes, facts = image.axes, image.facts
@@ -216,11 +220,11 @@ class ZarrSource(RasterSource):
     def contents(self) -> Iterable[tuple[str, str]]:
         """The metadata documents, and every object of the plane on every level."""
         for path in self._image.documents:
-            yield os.path.relpath(path, self.spec.path), path
+            yield os.path.relpath(path, self._root), path
         for node, grid in zip(self._image.arrays, self._grids, strict=True):
             folder = node.path.rstrip("/")
             for key in grid.keys(folder):
-                yield os.path.relpath(f"{folder}/{key}", self.spec.path), f"{folder}/{key}"
+                yield os.path.relpath(f"{folder}/{key}", self._root), f"{folder}/{key}"
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of the metadata documents, the latest time that one of them was changed, and what a listing of the
@@ -232,8 +236,8 @@ class ZarrSource(RasterSource):
             if content is None:
                 raise BadInputError(f"{self.name}: {path} is not there any more; restore it and run again")
             # An object's time is not asked for: its bytes are in the digest.
-            modified = modified if "://" in path else max(modified, os.stat(path).st_mtime)
-            digest.update(f"{os.path.relpath(path, self.spec.path)} {len(content)}\n".encode())
+            modified = modified if "://" in path else max(modified, os.stat(_file_of(path)).st_mtime)
+            digest.update(f"{os.path.relpath(path, self._root)} {len(content)}\n".encode())
             digest.update(content)
         listings = [self._listing(level) for level in range(len(self._grids))]
         known = [listing for listing in listings if listing is not None]
@@ -268,9 +272,15 @@ def _require_few_chunks(facts: ArrayFacts, axes: PlaneAxes, called: str) -> None
 def _modified(path: str) -> int | None:
     """Nanoseconds; None for what is missing and for objects by URL."""
     try:
-        return os.stat(path).st_mtime_ns if "://" not in path else None
+        return os.stat(_file_of(path)).st_mtime_ns if "://" not in path else None
     except OSError:
         return None
+
+
+def _file_of(path: str) -> str:
+    """The file that a document's path is in: its own, or an archive."""
+    found = split_member(path)
+    return path if found is None else found[0]
 
 
 def _checked_dtype(name: str, mask: bool, called: str) -> np.dtype[Any]:

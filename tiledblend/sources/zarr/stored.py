@@ -13,6 +13,7 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore, StorePath
 
+from tiledblend.bytes.archive import split_member
 from tiledblend.geometry import Region
 from tiledblend.sources.zarr.dense import dense_shard
 from tiledblend.sources.zarr.grid import ABSENT_ENTRY, ObjectGrid
@@ -93,6 +94,10 @@ class ImageStore(Protocol):
 
 def store_path(path: str, grid: ObjectGrid) -> Any:
     """What zarr-python opens an array at a path or URL from; its store is an `ImageStore`."""
+    if split_member(path) is not None:
+        from tiledblend.sources.zarr.archived import archive_path
+
+        return archive_path(path, grid)
     if "://" not in path:
         return StorePath(WatchedStore(path, grid))
     from tiledblend.sources.zarr.remote import zarr_path
