@@ -28,16 +28,23 @@ def restart_strips(jpeg: bytes) -> tuple[bytes, list[bytes]]:
     return jpeg[:first], [jpeg[start:end] for start, end in pairwise(starts)]
 
 
-def ndpi_bytes(pixels: Any, change: Callable[[list[bytes]], None] = lambda strips: None) -> bytes:
+def ndpi_bytes(
+    pixels: Any,
+    change: Callable[[list[bytes]], None] = lambda strips: None,
+    *,
+    said: tuple[int, int] | None = None,
+    is_cut: bool = True,
+) -> bytes:
     """Layout as in tifffile's NDPI_LE: 64-bit next-directory offset, then the high halves of the values.
 
-    change: what becomes of the strips before they are written.
+    change: what becomes of the strips before they are written. said: (y, x) of the tags, instead of the pixels'.
+    is_cut: the strips are listed, as they are not of small levels.
     """
     header, strips = restart_strips(restart_jpeg(pixels))
     change(strips)
     starts = list(accumulate(map(len, strips[:-1]), initial=len(header)))
     jpeg = header + b"".join(strips)
-    height, width = pixels.shape[:2]
+    height, width = said or pixels.shape[:2]
     at = 16
     table = at + len(jpeg)
     bits, unit = table + 4 * len(starts), 3
@@ -48,7 +55,8 @@ def ndpi_bytes(pixels: Any, change: Callable[[list[bytes]], None] = lambda strip
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 7), (262, 3, 1, 6),
         (271, 2, 10, make), (273, 4, 1, at), (277, 3, 1, 3), (278, 4, 1, height),
         (279, 4, 1, len(jpeg)), (282, 5, 1, resolution), (283, 5, 1, resolution), (296, 3, 1, unit),
-        (65420, 4, 1, 1), (65426, 4, len(starts), table),
+        (65420, 4, 1, 1), (65421, 11, 1, struct.unpack("<I", struct.pack("<f", 20))[0]),
+        *([(65426, 4, len(starts), table)] if is_cut else []),
     ]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     tail = struct.pack("<Q", 0) + b"\0" * (4 * len(tags))

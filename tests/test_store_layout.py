@@ -178,7 +178,7 @@ def test_partial_reads_cross_chunks(tmp_path: Path) -> None:
         ({"codec": "zstd:x"}, "not of the form name:level"),
         ({"codec": "lzma"}, "codec 'lzma' is not known"),
         ({"codec": "none:1"}, "not of the form"),
-        ({"ome_zarr": "0.3"}, "use 0.5 or 0.4"),
+        ({"ome_zarr": "0.3"}, "use 0.6, 0.5 or 0.4"),
         ({"layout": "tiled"}, "planar or interleaved"),
         ({"layout": "interleaved", "ome_zarr": "0.4"}, "does not exist in OME-Zarr 0.4"),
         ({"levels": 0}, "from 1 to 40"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import struct
@@ -21,6 +22,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ndpi import ndpi_bytes, restart_jpeg
+from own_tiff import cut, jpeg, page, smooth, write_tiff
 from PIL import Image
 
 from tiledblend.bytes.ranges import LocalFile, SeekableBytes, open_bytes
@@ -984,6 +986,64 @@ def ndpi_of_strips(path: Path, change: Callable[[list[bytes]], None], rows: int 
     pixels = make_pixels(shape=(8 * rows, 64))
     path.write_bytes(ndpi_bytes(pixels, change))
     return open_path(path), imagecodecs.jpeg_decode(restart_jpeg(pixels))
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+@pytest.mark.parametrize(
+    ("own", "said"), [((126, 200), (128, 204)), ((127, 203), (128, 203)), ((250, 503), (256, 512))]
+)
+def test_an_ndpi_level_whose_jpeg_is_smaller_than_its_tags(
+    tmp_path: Path, own: tuple[int, int], said: tuple[int, int], is_cut: bool
+) -> None:
+    pixels = make_pixels(shape=own)
+    path = tmp_path / "a.ndpi"
+    path.write_bytes(ndpi_bytes(pixels, said=said, is_cut=is_cut))
+    source = open_path(path)
+    assert source.levels[0].shape == own
+    note = f"its JPEG is of {own[0]} x {own[1]} pixels, which is read; the tags say {said[0]} x {said[1]}"
+    assert note in source.info.notes
+    with Image.open(io.BytesIO(restart_jpeg(pixels))) as picture:
+        check_regions(source, np.array(picture))
+
+
+def test_an_ndpi_level_whose_jpeg_is_much_smaller_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndpi"
+    path.write_bytes(ndpi_bytes(make_pixels(shape=(100, 150)), said=(128, 204), is_cut=False))
+    assert "100 x 150 pixels, the TIFF says 128 x 204" in refused(path, read=True)
+
+
+@pytest.mark.parametrize("compression", ["sequential", "restarts", "grey"])
+def test_a_jpeg_without_an_end_marker_is_read_where_its_scan_is_whole(tmp_path: Path, compression: str) -> None:
+    rgb = smooth((128, 192))
+    pixels = rgb[:, :, 0] if compression == "grey" else rgb
+    options = {"restart_marker_blocks": 5} if compression == "restarts" else {}
+    segments = cut(np.ascontiguousarray(pixels), (64, 64), lambda part: jpeg(part, **options))
+    samples, photometric = (1, 1) if compression == "grey" else (3, 6)
+
+    def file(cut_by: int) -> Path:
+        data = [segment[: len(segment) - cut_by] for segment in segments]
+        made = page((128, 192), data, tile=(64, 64), samples=samples, photometric=photometric, compression=7)
+        return write_tiff(tmp_path / f"{cut_by}.tif", [made])
+
+    whole_file = open_path(file(0))
+    assert not [note for note in whole_file.info.notes if "end marker" in note]
+    open_ended = open_path(file(2))
+    assert "JPEGs without an end marker: those are read whose data is whole" in open_ended.info.notes
+    check_regions(open_ended, whole(whole_file))
+    for cut_by in (3, 4, 9, 60):
+        assert "tile 0 at" in refused(file(cut_by), read=True)
+        assert "truncated JPEG: no end marker" in refused(file(cut_by), read=True)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"keep_rgb": True}])
+def test_where_a_later_scan_or_a_lenient_decoder_may_hide_what_is_missing(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Progressive scans refine each other; RGB with a colour segment of its own goes to the general decoder."""
+    data = [segment[:-2] for segment in cut(smooth((128, 192)), (64, 64), lambda part: jpeg(part, **options))]
+    photometric = 6 if "progressive" in options else 2
+    made = page((128, 192), data, tile=(64, 64), samples=3, photometric=photometric, compression=7)
+    assert "truncated JPEG: no end marker" in refused(write_tiff(tmp_path / "a.tif", [made]), read=True)
 
 
 @pytest.mark.parametrize(("one", "two", "rows"), [(3, 4, 40), (0, 1, 40), (17, 36, 40), (2, 38, 40), (1, 5, 8)])

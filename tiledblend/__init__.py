@@ -46,6 +46,7 @@ _EXPORTS = {
     "export_ometiff": "run.ometiff",
     "feather": "compose.arrays",
     "from_array": "sources.arrays",
+    "from_color": "sources.single_colour",
     "open": "sources.opening",
     "panel": "look.preview",
     "plan": "run.plan",

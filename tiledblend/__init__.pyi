@@ -37,6 +37,7 @@ from tiledblend.sources.arrays import from_array as from_array
 from tiledblend.sources.base import Alpha as Alpha
 from tiledblend.sources.base import RasterSource as RasterSource
 from tiledblend.sources.base import SourceSpec as SourceSpec
+from tiledblend.sources.single_colour import from_color as from_color
 
 open = _opening.open_source
 __version__: str

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from tiledblend.errors import UsageError
 
+LARGEST = 1e12
+"""Of any length, shift or scale that is described: what is reckoned with such numbers stays finite."""
+
 
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below a / b.
@@ -152,8 +155,8 @@ class Affine:
             values = []
         if len(values) not in (2, 3) or any(len(row) != 3 for row in values) or values[2:] not in ([], [[0, 0, 1]]):
             raise UsageError(f"affine {rows!r} must be [[a, b, c], [d, e, f]], or with a third row [0, 0, 1]")
-        if not all(math.isfinite(value) for row in values for value in row):
-            raise UsageError(f"affine {rows!r} must be finite")
+        if not all(abs(value) <= LARGEST for row in values for value in row):
+            raise UsageError(f"affine {rows!r} must be of numbers up to {LARGEST:g}")
         if centre not in (0, 0.5):
             raise UsageError(f"affine: the centre of a pixel is at 0.5 or 0, not {centre}")
         given = cls(*values[0], *values[1])

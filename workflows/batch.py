@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Blend many slides, one row of a CSV table each: python workflows/batch.py slides.csv results/
 
-The table has the columns `id`, `base`, `overlay`, `mask`, and may have others that are named like flags of
-`tiledblend blend` (`feather`, `opacity`, `offset`, …): they hold for their row, flags after `--` hold for all rows, and
+The table has the columns `id`, `base`, `overlay`, `mask` (an empty overlay goes with `fill`), and may have others that
+are named like flags of `tiledblend blend` (`feather`, `opacity`, …): they hold for their row, flags after `--` for all.
 `{id}` in any of them is the row's id. A column that is no flag (`patient`, `stain`) is carried into the results' table:
 
     python workflows/batch.py slides.csv results/ --jobs 2 -- --shard 2048 --report 'results/{id}.html'
@@ -11,8 +11,9 @@ Several classes stand in one cell with `;` between: `Tumor;Stroma`. Each slide b
 column `output` says, relative to the results' folder (`{id}.ome.tif` is an OME-TIFF). results/results.csv has one row
 per slide (done, or the reason of the failure, and the notes), results/failed.csv the rows of the table that failed, to
 be mended and run by themselves; results/logs/ID.log what was said. Run again: what is done is left alone, what was
-interrupted continues, what failed is tried again. Paths in the table are relative to the table. Exit code: 0 all done,
-1 some failed, 2 the table or the call is wrong, 75 interrupted.
+interrupted continues, what failed is tried again, and of an OME-Zarr whose row or files changed (a corrected mask,
+another feather) only the regions that differ are made, in its place. Paths in the table are relative to the table.
+Exit code: 0 all done, 1 some failed, 2 the table or the call is wrong, 75 interrupted.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
             if None in row:
                 raise ValueError(f"line {reader.line_num}: more cells than columns")
             rows.append({name: (value or "").strip() for name, value in row.items()})
-            if empty := [name for name in REQUIRED if not rows[-1][name]]:
+            if empty := [name for name in ("id", "base") if not rows[-1][name]]:
                 raise ValueError(f"line {reader.line_num}: no {', '.join(empty)}")
             if not re.fullmatch(r"[\w][\w.+-]*", rows[-1]["id"]):
                 raise ValueError(f"line {reader.line_num}: id {rows[-1]['id']!r} cannot be a file name")
@@ -191,6 +192,13 @@ def without_old_report(words: list[str]) -> list[str]:
     return words
 
 
+def reusing(output: str) -> list[str]:
+    """The flags by which a result that is there already, of an older job, is exchanged for this one's: what of it is
+    right is taken over. A manifest beside it says that it is a finished OME-Zarr of tiledblend's."""
+    is_there = "://" not in output and os.path.exists(f"{output.rstrip('/')}.manifest")
+    return ["--replace", "--reuse", output] if is_there else []
+
+
 class Batch:
     """Runs the command for each row; SIGINT and SIGTERM let the running ones stop cleanly and start no more."""
 
@@ -238,8 +246,11 @@ class Batch:
         return with_id(given[-1], row["id"])
 
     def _command(self, row: dict[str, str], output: str) -> list[str]:
-        paths = {name: self._path(with_id(row[name], row["id"])) for name in PATHS}
-        fixed = ["blend", paths["base"], paths["overlay"], "--mask", paths["mask"], "--resume", "--json"]
+        paths = {name: self._path(with_id(row[name], row["id"])) for name in PATHS if row[name]}
+        mask = ["--mask", paths["mask"]] if "mask" in paths else []
+        images = [paths[name] for name in ("base", "overlay") if name in paths]
+        fixed = ["blend", *images, *mask, "--resume", "--json"]
+        fixed += reusing(output)
         common = [with_id(word, row["id"]) for word in self.common]
         return [*program(), *fixed, *without_old_report([*own_flags(row, self.flags), *common]), "-o", output]
 

@@ -50,6 +50,10 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_BEARER_TOKEN",
     "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN",
 }
+_PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}
+"""Of the variables that each scheme's client reads."""
+_DOCUMENTS = ("GOOGLE_SERVICE_ACCOUNT_KEY",)
+"""Of several lines, rightly."""
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|KEY|CREDENTIAL|CONNECTION_STRING|SAS", re.IGNORECASE)
 _USER_INFO = re.compile(r"(\b(?!abfs)[A-Za-z][A-Za-z0-9+.-]+://)[^\s/@'\"]+@")
 _QUERY = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]+://[^\s?'\"]+)\?[^\s:,;'\")]+")
@@ -65,6 +69,18 @@ def scheme_of(uri: str) -> str:
     """
     scheme, separator, _ = uri.partition("://")
     return scheme.lower() if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme) else ""
+
+
+def path_of_file_url(url: str) -> str:
+    """The path of a `file://` URL. Raises UsageError for one of another host: no path here is what it means.
+
+    >>> path_of_file_url("file:///data/a%20b.tif"), path_of_file_url("file://localhost/data/a.tif")
+    ('/data/a b.tif', '/data/a.tif')
+    """
+    parts = urlsplit(url)
+    if parts.netloc.lower() not in ("", "localhost"):
+        raise UsageError(f"{url}: names a file of the host {parts.netloc}; give the path as this machine has it")
+    return unquote(parts.path)
 
 
 def split_url(uri: str) -> tuple[str, str]:
@@ -96,7 +112,9 @@ def split_url(uri: str) -> tuple[str, str]:
 
 def checked_url(uri: str) -> str:
     """The URL itself. Raises UsageError for one that could carry credentials, without showing it."""
-    if scheme_of(uri) != "file":
+    if scheme_of(uri) == "file":
+        path_of_file_url(uri)
+    else:
         split_url(uri)
     return uri
 
@@ -203,6 +221,7 @@ def _client(root: str, process: int, budget: float) -> Any:
     require_extra(root)
     import obstore.store
 
+    _require_plain_settings(root)
     _require_whole_endpoints(root)
     if root.startswith("gs://") and not (_names_google_credentials() or _on_google()):
         raise StorageError(f"{root}: no credentials were found; set {_CREDENTIALS['gs']} in the environment")
@@ -231,9 +250,26 @@ def _client(root: str, process: int, budget: float) -> Any:
         raise ResourceError(f"{root}: cannot be set up: {redacted(_first_line(error))}") from None
 
 
+def _require_plain_settings(root: str) -> None:
+    """Raises UsageError for a setting that cannot stand in a request: the client would end the process over it."""
+    prefix = _PREFIXES.get(scheme_of(root))
+    for name, value in os.environ.items():
+        if prefix and name.startswith(prefix) and name not in _DOCUMENTS and not _is_plain(name, value):
+            # Its value is kept out of this line.
+            raise UsageError(
+                f"{root}: {name} in the environment holds a line break or another character that no request may have; "
+                "set it again without"
+            )
+
+
+def _is_plain(name: str, value: str) -> bool:
+    is_of_a_request = name in _ENDPOINTS or any(name in names for names in _CREDENTIALS.values())
+    return value.isprintable() and (value.isascii() or not is_of_a_request)
+
+
 def _require_whole_endpoints(root: str) -> None:
     """Raises UsageError for an endpoint without http:// or https://: the client would end the process over it."""
-    prefix = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}.get(scheme_of(root))
+    prefix = _PREFIXES.get(scheme_of(root))
     for name in _ENDPOINTS:
         value = os.environ.get(name)
         if prefix and name.startswith(prefix) and value is not None and scheme_of(value) not in ("http", "https"):

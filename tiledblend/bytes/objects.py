@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from tiledblend.bytes.buckets import path_of_file_url
 from tiledblend.errors import StorageError, TiledblendError, UsageError, resource_error
 
 Data = bytes | bytearray | memoryview
@@ -80,7 +81,7 @@ def open_store(uri: str | os.PathLike[str]) -> ObjectStore:
     text = os.fspath(uri)
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "file":
-        return DirectoryStore(unquote(urlsplit(text).path))
+        return DirectoryStore(path_of_file_url(text))
     if scheme:
         from tiledblend.bytes.cloud import CloudStore
 

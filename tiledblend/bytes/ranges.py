@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from tiledblend.bytes.buckets import path_of_file_url
 from tiledblend.errors import BadInputError, TiledblendError, resource_error
 
 
@@ -256,7 +256,7 @@ def open_bytes(path_or_url: str | os.PathLike[str]) -> ByteReader:
             return open_member(path)
     scheme, separator, _ = path.partition("://")
     if separator and scheme.lower() == "file":
-        return LocalFile(unquote(urlsplit(path).path))
+        return LocalFile(path_of_file_url(path))
     if separator and scheme.isalnum():
         from tiledblend.bytes.remote import RemoteFile
 

@@ -45,7 +45,7 @@ def _told_limit(error: BaseException | None) -> TiledblendError | None:
         if isinstance(error, OSError):
             if (limit := resource_error(error, "cannot go on")) is not None:
                 return limit
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM):
                 return storage_error(error, "write", error.filename or "the output or a temporary file")
         error = error.__cause__ or error.__context__
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from tiledblend.cli.options import CLUSTER_KEYS, LAYER_KEYS, OUTPUT_KEYS, RESOLU
 from tiledblend.cli.values import (
     parse_affine,
     parse_canvas,
+    parse_color,
     parse_levels,
     parse_mask_values,
     parse_numbers,
@@ -20,28 +22,14 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
+    from tiledblend.run.ometiff import Storing
     from tiledblend.run.options import ClusterOptions
     from tiledblend.run.origin import Origin
 
-NOT_OUTPUTS = (
-    *(".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".qptiff", ".czi", ".vms", ".dcm", ".isyntax", ".lif", ".nd2", ".vsi"),
-    *(
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".jp2",
-        ".jxl",
-        ".avif",
-        ".heic",
-        ".pdf",
-        ".btf",
-        ".tf8",
-        ".h5",
-        ".hdf5",
-        ".npy",
-        ".npz",
-    ),
-    *(".zip", ".yaml", ".yml", ".json", ".geojson", ".xml", ".html"),
+NOT_OUTPUTS = re.compile(
+    r"\.(svs|ndpi|scn|mrxs|bif|qptiff|czi|vms|dcm|isyntax|lif|nd2|vsi|btf|tf8"
+    r"|webp|bmp|gif|jp2|jxl|avif|heic|pdf|h5|hdf5|npy|npz|zip|ya?ml|json|geojson|xml|html?)$",
+    re.IGNORECASE,
 )
 
 
@@ -50,7 +38,18 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
     from tiledblend.describe import job as jobs
 
     if flags["job_path"]:
-        others = ("classes", "base", "layers", "mode", "canvas", "background", "pixel_size_um")
+        others = (
+            "classes",
+            "fill",
+            "series",
+            "channels",
+            "base",
+            "layers",
+            "mode",
+            "canvas",
+            "background",
+            "pixel_size_um",
+        )
         given = [name for name in (*LAYER_KEYS, *others) if flags[name]]
         if given:
             raise UsageError(f"--job says the layers already; leave out {', '.join(flag_of(name) for name in given)}")
@@ -88,6 +87,10 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
     images = [path for path in (flags["base"], flags["overlay"]) if path]
     layers: list[dict[str, Any]] = [{"image": path} for path in images]
+    if flags["fill"] is not None:
+        if len(images) != 1:
+            raise UsageError("--fill is laid over BASE in place of OVERLAY; give BASE alone")
+        layers.append({"color": parse_color(flags["fill"])})
     top = {key: flags[flag] for flag, key in LAYER_KEYS.items() if flags[flag] is not None}
     if top and not layers:
         raise UsageError(
@@ -107,6 +110,7 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         layers[-1] |= top
     if flags["fit"] and flags["canvas"] and len(layers) > 1:
         layers[0]["fit"] = flags["fit"]
+    _select(layers, flags)
     if flags["pixel_size_um"] is not None:
         _state_pixel_sizes(layers, flags["pixel_size_um"])
     for number, text in enumerate(flags["layers"], 1):
@@ -126,12 +130,31 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return mapping
 
 
+def _select(layers: list[dict[str, Any]], flags: dict[str, Any]) -> None:
+    """--series (of BASE, of OVERLAY; one number is both's) and --channels (of both)."""
+    images = [layer for layer in layers if "image" in layer]
+    for name in ("series", "channels"):
+        if flags[name] is not None and not images:
+            raise UsageError(f"{flag_of(name)} belongs to an image; give BASE")
+    if flags["series"] is not None:
+        numbers = parse_numbers(flags["series"], "--series", int, None)
+        if len(numbers) > len(images):
+            raise UsageError(f"--series {flags['series']!r} has {len(numbers)} numbers for {len(images)} images")
+        for number, layer in enumerate(images):
+            layer["image"] = {"path": layer["image"], "series": numbers[min(number, len(numbers) - 1)]}
+    if flags["channels"] is not None:
+        kept = parse_numbers(flags["channels"], "--channels", int, None)
+        for layer in images:
+            image = layer["image"]
+            layer["image"] = {**(image if isinstance(image, dict) else {"path": image}), "channels": kept}
+
+
 def _state_pixel_sizes(layers: list[dict[str, Any]], text: str) -> None:
     """Of BASE and OVERLAY; one number is both's."""
     sizes = parse_numbers(text, "--pixel-size-um", float, None)
     if len(sizes) > max(1, len(layers)) or not layers:
         raise UsageError(f"--pixel-size-um {text!r} has {len(sizes)} numbers for {len(layers)} images")
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(layer for layer in layers if "image" in layer):
         layer["pixel_size_um"] = sizes[min(number, len(sizes) - 1)]
 
 
@@ -139,7 +162,12 @@ def built(flags: dict[str, Any]) -> Job:
     """The job that these flags say."""
     from tiledblend.describe import job as jobs
 
-    return jobs.build(job_mapping(flags), where=flags["job_path"] or "flags")
+    mapping, where = job_mapping(flags), flags["job_path"] or "flags"
+    if any(layer.get("color") == "auto" for layer in mapping["layers"]):
+        from tiledblend.compose.glass import with_colours_settled
+
+        mapping = with_colours_settled(mapping, where=where)
+    return jobs.build(mapping, where=where)
 
 
 def looked_at(flags: dict[str, Any], *, inputs: bool) -> tuple[str | None, Origin]:
@@ -165,7 +193,7 @@ def checked_output(path: str | None) -> str:
     """An output that is given and that something can be written to; else UsageError."""
     if path is None:
         raise UsageError("no output; give -o OUT.ome.zarr")
-    if path.lower().endswith(NOT_OUTPUTS):
+    if NOT_OUTPUTS.search(path):
         raise UsageError(
             f"{path}: cannot be written in this format; use .ome.tif (QuPath and other slide viewers open it) or "
             ".ome.zarr, or .png, .jpg, .tif for small results"
@@ -178,3 +206,11 @@ def is_image(path: str) -> bool:
     from tiledblend.look.pictures import is_image_path
 
     return is_image_path(path)
+
+
+def storing_of(job: Job) -> Storing:
+    """How the job's OME-TIFF is to be stored."""
+    from tiledblend.run.ometiff import Storing
+
+    said = job.mapping.get("output", {})
+    return Storing(job.compression, job.keep_levels, said.get("chunk"), said.get("shard"))

@@ -61,6 +61,18 @@ def parse_mask_values(text: str) -> Any:
         raise UsageError(f"--mask-values {text!r} is not understood; use auto, binary, LO,HI or labels:2,5") from None
 
 
+def parse_color(text: str) -> Any:
+    """The value of `color`: auto, #rrggbb, or numbers with commas between."""
+    if text == "auto" or re.fullmatch(r"#[0-9A-Fa-f]{6}", text):
+        return text
+    try:
+        values = parse_numbers(text, "--fill", float, None)
+    except UsageError:
+        raise UsageError(f"--fill {text!r} is not understood; use auto, 243,243,243 or '#f3f3f3'") from None
+    values = [int(value) if value.is_integer() else value for value in values]
+    return values[0] if len(values) == 1 else values
+
+
 def parse_canvas(text: str) -> Any:
     """Y,X, a YAML mapping, or else the path of an image."""
     if text.lstrip().startswith("{"):
@@ -74,9 +86,9 @@ def parse_canvas(text: str) -> Any:
 
 
 def parse_levels(text: str) -> int | str:
-    """auto or a number of levels."""
-    if text == "auto":
+    """auto, keep or a number of levels."""
+    if text in ("auto", "keep"):
         return text
     if not text.isdecimal():
-        raise UsageError(f"--levels {text!r} must be auto or a number from 1 to 40")
+        raise UsageError(f"--levels {text!r} must be auto, keep or a number from 1 to 40")
     return int(text)

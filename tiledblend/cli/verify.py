@@ -64,7 +64,7 @@ def _tile_count(text: str | None) -> int | None:
 
 def recomputed(result: str, count: int | None, *, inputs: bool) -> RecomputeReport:
     """Render tiles of a result again, from the inputs that it names. inputs: from web servers, too."""
-    from tiledblend.bytes.objects import open_store
+    from tiledblend.bytes.archive_objects import open_result
     from tiledblend.containers.omezarr.documents import read_attributes, result_layout
     from tiledblend.describe.job import build
     from tiledblend.describe.schema import check
@@ -73,7 +73,7 @@ def recomputed(result: str, count: int | None, *, inputs: bool) -> RecomputeRepo
     from tiledblend.run.origin import inputs_elsewhere, inputs_named, listed
     from tiledblend.run.recompute import recompute
 
-    store = open_store(result)
+    store = open_result(result)
     attributes = read_attributes(store) or {}
     layout, job = result_layout(attributes), attributes["tiledblend"].get("description")
     if layout is None or not job:

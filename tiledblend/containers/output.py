@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from tiledblend.bytes.buckets import path_of_file_url
 from tiledblend.bytes.objects import ObjectStore, beside, open_store
 from tiledblend.containers import ledger as ledgers
 from tiledblend.containers.container import Container
@@ -225,4 +226,4 @@ def _comparable(uri: str) -> str | None:
     if "://" not in uri:
         return os.path.realpath(uri)
     parts = urlsplit(uri)
-    return os.path.realpath(unquote(parts.path)) if parts.scheme == "file" else uri.rstrip("/")
+    return os.path.realpath(path_of_file_url(uri)) if parts.scheme == "file" else uri.rstrip("/")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tiledblend.bytes.objects import open_store
 from tiledblend.containers.ometiff.options import is_ometiff_path
+from tiledblend.containers.ozx.name import is_ozx_path
 from tiledblend.errors import UsageError, VerificationError
 
 Mode = Literal["fast", "full"]
@@ -68,6 +69,10 @@ def verify(uri: str, mode: Mode = "fast", *, threads: int | None = None) -> Veri
         from tiledblend.containers.ometiff.seal import verify_ometiff
 
         return verify_ometiff(uri, mode)
+    if is_ozx_path(uri):
+        from tiledblend.containers.ozx.verify import verify_ozx
+
+        return verify_ozx(uri, mode)
     from tiledblend.containers.omezarr.verify import verify_zarr
 
     return verify_zarr(open_store(uri), uri, mode, threads=threads)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiledblend.bytes.objects import mapped_errors
 from tiledblend.demo.tissue import make_slides
 from tiledblend.describe.job import build
 from tiledblend.errors import RefusedError, UsageError
@@ -79,7 +82,8 @@ def _new_folder(folder: Path | None) -> Path:
         return _free_folder(Path("tiledblend-demo"))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RefusedError(f"{folder}: is not empty; the demo writes into a new folder: name another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    with mapped_errors("make", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -87,9 +91,8 @@ def _free_folder(wanted: Path) -> Path:
     number = 1
     while True:
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+        if not os.path.lexists(folder):
+            with mapped_errors("make", folder.absolute()), suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+        number += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from tiledblend.describe.text import parse_mapping
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources import open_source
 from tiledblend.sources.opening import make_spec, require_possible
+from tiledblend.sources.single_colour import from_color
 
 if TYPE_CHECKING:
     from tiledblend.sources.base import RasterSource
@@ -36,13 +37,15 @@ MAX_BYTES = 4 * 2**20
 @dataclass(frozen=True)
 class Job:
     """What a job asks for. path: where the result goes, None when the job does not say. mapping: the job itself,
-    every path absolute, as it is stored with the result. compression: of an OME-TIFF, None when not said."""
+    every path absolute, as it is stored with the result. compression: of an OME-TIFF, None when not said.
+    keep_levels: of an OME-TIFF the base's own levels; None when levels are not said."""
 
     composite: Composite
     output: OutputSpec
     path: str | None
     mapping: dict[str, Any]
     compression: str | None = None
+    keep_levels: bool | None = None
 
 
 def load_job(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,19 +86,33 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     check(mapping, where=where)
     output_keys = dict(mapping.get("output", {}))
     path, compression = output_keys.pop("path", None), output_keys.pop("compression", None)
+    levels = output_keys.get("levels")
+    if levels == "keep":
+        del output_keys["levels"]
     if "ome_zarr" in output_keys:
         output_keys["ome_zarr"] = str(output_keys["ome_zarr"])  # YAML reads 0.5 as a number
     output = OutputSpec(**output_keys)
     feathers = [Feather.parse(layer.get("feather", 0)) for layer in mapping["layers"]]
     background = mapping.get("background", 0)
-    layers = [_layer(layer, feather) for layer, feather in zip(mapping["layers"], feathers, strict=True)]
+    canvas = _canvas(mapping.get("canvas"))
+    images = _images(mapping["layers"], canvas)
+    layers = [
+        _layer(keys, image, feather) for keys, image, feather in zip(mapping["layers"], images, feathers, strict=True)
+    ]
     composite = Composite(
         layers,
         mode=mapping.get("mode", "over"),
         background=tuple(background) if isinstance(background, list) else background,
-        canvas=_sized(_canvas(mapping.get("canvas")), layers[0], mapping.get("mpp")),
+        canvas=_sized(canvas, layers[0], mapping.get("mpp")),
     )
-    return Job(_at_resolution(composite, mapping), output, path, dict(mapping), compression)
+    return Job(
+        _at_resolution(composite, mapping),
+        output,
+        path,
+        dict(mapping),
+        compression,
+        None if levels is None else levels == "keep",
+    )
 
 
 def _sized(canvas: Canvas | None, base: Layer, mpp: float | None) -> Canvas | None:
@@ -115,11 +132,26 @@ def _at_resolution(composite: Composite, mapping: Mapping[str, Any]) -> Composit
     return composite if level is None else at_level(composite, level)
 
 
-def _layer(keys: Mapping[str, Any], feather: Feather) -> Layer:
+def _images(layers: Sequence[Mapping[str, Any]], canvas: Canvas | None) -> list[RasterSource]:
+    """Every layer's image; a colour is one of the canvas's size and of the first image's kind."""
+    opened = [None if "color" in layer else _open(layer["image"]) for layer in layers]
+    like = next((image for image in opened if image is not None), None)
+    if like is None:
+        raise UsageError("every layer is a color; at least one has to be an image")
+    shape = canvas.shape if canvas is not None else (opened[0] or like).shape
+    made = []
+    for number, (layer, image) in enumerate(zip(layers, opened, strict=True)):
+        if image is None and layer["color"] == "auto":
+            raise UsageError(f"layers[{number}].color is auto, which is settled before; give it in numbers")
+        made.append(from_color(layer["color"], like, shape) if image is None else image)
+    return made
+
+
+def _layer(keys: Mapping[str, Any], image: RasterSource, feather: Feather) -> Layer:
     offset = keys.get("offset")
     mask = keys.get("mask")
     return Layer(
-        _open(keys["image"]),
+        image,
         mask="alpha" if mask == "alpha" else None if mask is None else _open(mask, mask=True),
         mask_values=mask_values_of(keys.get("mask_values", "auto")),
         mask_frame=keys.get("mask_frame"),
@@ -176,7 +208,8 @@ def with_rgb_said(mapping: Mapping[str, Any]) -> dict[str, Any]:
     def said(image: Any) -> dict[str, Any]:
         return {**({"path": image} if isinstance(image, str) else image), "rgb": True}
 
-    return {**mapping, "layers": [{**layer, "image": said(layer["image"])} for layer in mapping["layers"]]}
+    layers = [{**layer, "image": said(layer["image"])} if "image" in layer else layer for layer in mapping["layers"]]
+    return {**mapping, "layers": layers}
 
 
 def _open_outlines(source: Mapping[str, Any]) -> RasterSource:

@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tiledblend.describe.lengths import Feather, Length, checked_grow, checked_offset, checked_pixel_size, set_number
+from tiledblend.describe.lengths import (
+    Feather,
+    Length,
+    checked_grow,
+    checked_offset,
+    checked_pixel_size,
+    is_pixel_size,
+    set_number,
+)
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine
 from tiledblend.kernels.operators import OPERATORS, Operator
@@ -189,8 +197,9 @@ class Layer:
 
     @property
     def known_pixel_size_um(self) -> tuple[float, float] | None:
-        """(y, x) of the image's pixels: as stated, else as the file says."""
-        return self.pixel_size_um or self.image.pixel_size_um
+        """(y, x) of the image's pixels: as stated, else as the file says if that can be."""
+        said = self.image.pixel_size_um
+        return self.pixel_size_um or (said if said and all(map(is_pixel_size, said)) else None)
 
     @property
     def side(self) -> Literal["both", "inside"]:

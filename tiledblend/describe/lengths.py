@@ -12,9 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from tiledblend.errors import UsageError
-from tiledblend.geometry import is_square
+from tiledblend.geometry import LARGEST, is_square
 from tiledblend.kernels.bands import Bands
 from tiledblend.kernels.gaussian import FeatherKernel
+
+SMALLEST_PIXEL_UM, LARGEST_PIXEL_UM = 1e-9, 1e12
 
 _LENGTH = re.compile(r"^\s*([-+0-9.eE]+)\s*(px|um|µm|μm|)\s*$")
 
@@ -32,8 +34,8 @@ class Length:
 
     def __post_init__(self) -> None:
         set_number(self, "value", float, "length")
-        if not math.isfinite(self.value):
-            raise UsageError(f"length {self.value} {self.unit} must be finite")
+        if not abs(self.value) <= LARGEST:
+            raise UsageError(f"length {self.value} {self.unit} must be a number up to {LARGEST:g}")
         if self.unit not in ("px", "um"):
             raise UsageError(f"length unit {self.unit!r} must be px or um")
 
@@ -88,7 +90,7 @@ class Feather:
             if self.sigma or self.kernel_size is not None:
                 raise UsageError("feather has bands and a width; give one of them")
             Bands(self.band_count)
-        if not math.isfinite(self.sigma) or self.sigma < 0:
+        if not 0 <= self.sigma <= LARGEST:
             raise UsageError(f"feather sigma {self.sigma} must be 0 or more; use for example --feather 16px")
         if self.unit not in ("px", "um"):
             raise UsageError(f"feather unit {self.unit!r} must be px or um")
@@ -211,6 +213,14 @@ def checked_pixel_size(given: Any, name: str) -> tuple[float, float]:
         y, x = (float(given),) * 2 if np.ndim(given) == 0 else (float(size) for size in given)
     except (TypeError, ValueError):
         y = x = math.nan
-    if not all(math.isfinite(size) and size > 0 for size in (y, x)):
-        raise UsageError(f"pixel size {given!r} of {name} must be one or two ([y, x]) positive numbers of micrometres")
+    if not all(is_pixel_size(size) for size in (y, x)):
+        raise UsageError(
+            f"pixel size {given!r} of {name} must be one or two ([y, x]) numbers of micrometres, "
+            f"from {SMALLEST_PIXEL_UM:g} to {LARGEST_PIXEL_UM:g}"
+        )
     return y, x
+
+
+def is_pixel_size(um: float) -> bool:
+    """True for what can be the size of a pixel, from a part of an atom to a country: arithmetic with it is finite."""
+    return SMALLEST_PIXEL_UM <= um <= LARGEST_PIXEL_UM

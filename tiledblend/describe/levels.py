@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from tiledblend.describe.composite import Composite
+from tiledblend.describe.lengths import checked_pixel_size
 from tiledblend.errors import UsageError
 
 
@@ -36,6 +37,7 @@ def at_pixel_size(composite: Composite, mpp: float) -> Composite:
     Raises UsageError when the canvas's pixel size is not known or not the same along both axes, or would be finer than
     the canvas's.
     """
+    checked_pixel_size(mpp, "the result")
     size = composite.grid.pixel_size_um
     if size is None:
         raise UsageError(f"{mpp:g} um per pixel: the canvas has no pixel size; state it, or choose a level")

@@ -26,11 +26,23 @@ def schema() -> dict[str, Any]:
 def check(mapping: Mapping[str, Any], *, where: str = "job") -> None:
     """Raises UsageError, one line, naming the first key that the schema does not allow and its place."""
     _check(mapping, schema(), where)
+    for number, layer in enumerate(mapping["layers"]):
+        _require_one_image(layer, f"{where}: layers[{number}]")
 
 
 def check_layer(mapping: Mapping[str, Any], *, where: str) -> None:
     """As `check`, for one entry of `layers`."""
     _check(mapping, {"$ref": "#/$defs/layer", "$defs": schema()["$defs"]}, where)
+    _require_one_image(mapping, where)
+
+
+def _require_one_image(layer: Mapping[str, Any], where: str) -> None:
+    if "color" not in layer:
+        if "image" not in layer:
+            raise UsageError(f"{where} has no 'image' (or 'color')")
+        return
+    if unfit := [key for key in ("image", "offset", "fit", "affine", "pixel_size_um") if layer.get(key) is not None]:
+        raise UsageError(f"{where} is a color, which covers the canvas; leave out {', '.join(unfit)}")
 
 
 def _check(mapping: Mapping[str, Any], definition: Mapping[str, Any], where: str) -> None:

@@ -301,6 +301,14 @@ def room_text(folder: str, planned: Plan) -> str:
     )
 
 
+def ozx_room_text(folder: str, planned: Plan) -> str:
+    """The line of a plan that says how much room an .ozx and its parts need."""
+    return (
+        f"room     up to {amount(2 * planned.raw_bytes)} until it is done, before compression: the file, and its parts "
+        f"in {folder}"
+    )
+
+
 def four_digits(value: float) -> str:
     """Four digits, or all of a larger number's whole ones.
 

@@ -23,6 +23,7 @@ from tiledblend.errors import RefusedError, StorageError, TiledblendError, Usage
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.run.machine import cpu_count
 from tiledblend.run.options import MORE_MEMORY, ClusterOptions, flag_of
+from tiledblend.run.ozx import planned_for
 from tiledblend.run.plan import Plan, plan
 from tiledblend.run.report import Progress, RunReport
 from tiledblend.run.reuse import Reuse
@@ -79,6 +80,9 @@ def write(
 ) -> RunReport:
     """Write a composite as an OME-Zarr pyramid at a new path; a reader sees it when it is complete, or nothing.
 
+    A path that ends in .ozx is one file (zip without compression, OME-NGFF's RFC-9); until it is complete, `path` +
+    ".unfinished/" holds its parts.
+
     client: a dask client to use (else `cluster` says which); within a task of a cluster that of
     `distributed.worker_client()`, since it frees the task's own thread. resume: continue an unfinished run of the same
     job. replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the
@@ -100,9 +104,10 @@ def write(
     planned = planned or plan(composite, output, samples=0)
     if planned.composite != composite:
         raise UsageError("planned is the plan of another composite; give plan(composite)")
-    name = uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr").removesuffix(".ome") or "composite"
+    name = uri.rstrip("/").rpartition("/")[2].removesuffix(".ozx").removesuffix(".zarr").removesuffix(".ome")
+    planned = planned_for(planned, uri)
     share = Share(resume, part, finish, deep_fingerprint, replace, None if reuse is None else os.fspath(reuse))
-    return run_plan(planned, uri, described(composite, name, job), running, share)
+    return run_plan(planned, uri, described(composite, name or "composite", job), running, share)
 
 
 def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, share: Share) -> RunReport:
@@ -117,7 +122,7 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
     identity = identity_of(composite, deep=share.deep_fingerprint)
     inputs = identity["inputs"] if listed is None else listed
     # Before anything is made: an older result that is to be replaced is still there, and one that is none is told now.
-    reuse = Reuse.of(planned.scene, planned.layout, identity, share.reuse)
+    reuse = Reuse.of(planned.scene, planned.layout, identity, share.reuse, required=not (share.resume or share.finish))
     opened = begin(
         uri,
         planned.layout,

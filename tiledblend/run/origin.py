@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from tiledblend.bytes.buckets import scheme_of
-from tiledblend.bytes.objects import open_store
+from tiledblend.bytes.archive_objects import open_result
+from tiledblend.bytes.buckets import path_of_file_url, scheme_of
 from tiledblend.containers.omezarr.documents import read_attributes, result_layout
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import input_fingerprints
@@ -37,7 +36,7 @@ def origin_of(uri: str, *, inputs: bool = False) -> Origin | None:
     """
     if uri.lower().startswith(("http://", "https://")):
         return None  # results are not written there
-    attributes = read_attributes(open_store(uri))
+    attributes = read_attributes(open_result(uri))
     layout = result_layout(attributes)
     if attributes is None or layout is None:
         return None
@@ -105,4 +104,4 @@ def _is_beside(path: str, uri: str) -> bool:
 
 def _plain(path: str) -> str:
     """A file's path for its URL."""
-    return unquote(urlsplit(path).path) if scheme_of(path) == "file" else path
+    return path_of_file_url(path) if scheme_of(path) == "file" else path

@@ -29,6 +29,7 @@ from tiledblend.containers.ometiff.seal import checksum, job_digest, seal, store
 from tiledblend.containers.ometiff.xml import ome_xml
 from tiledblend.containers.output import Output
 from tiledblend.containers.place import Place
+from tiledblend.containers.publishing import publish
 from tiledblend.errors import RefusedError, StorageError, UsageError, VerificationError
 
 SUFFIX = ".unfinished"
@@ -130,7 +131,7 @@ class TiffPlace(Place):
             finally:
                 os.close(descriptor)
         ledger.lock.check()
-        _publish(joined, self._path, replace=output.replaces)
+        publish(joined, self._path, replace=output.replaces)
         return made_by.hex(), self.remove(store, layout)[1]
 
     def remove(self, building: ObjectStore, layout: Container) -> tuple[int, tuple[str, ...]]:
@@ -167,30 +168,6 @@ def _ending(layout: TiffLayout, order: Order, image: ImageMetadata, job: bytes) 
 
 def _digest_of(layout: dict[str, Any], job: dict[str, Any]) -> bytes:
     return job_digest({"layout": layout, "job": job})
-
-
-def _publish(joined: Path, target: Path, *, replace: bool) -> None:
-    """Give the file its name, only if that is still free (or an older result's, which it replaces)."""
-    with mapped_errors("create", target):
-        if replace:
-            os.replace(joined, target)
-        else:
-            _link(joined, target)
-        sync_folder(target.parent)
-
-
-def _link(joined: Path, target: Path) -> None:
-    try:
-        os.link(joined, target)
-    except FileExistsError as error:
-        raise RefusedError(f"{target}: exists; name another output or remove it first") from error
-    except OSError:
-        # No hard links here (FAT, some network shares): the gap between looking and naming is as small as can be.
-        if os.path.lexists(target):
-            raise RefusedError(f"{target}: exists; name another output or remove it first") from None
-        os.rename(joined, target)
-    with suppress(FileNotFoundError):
-        joined.unlink()
 
 
 def _is_own(key: str, layout: Container) -> bool:

@@ -17,8 +17,8 @@ from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 
 if TYPE_CHECKING:
-    from tiledblend.containers.omezarr.place import ZarrPlace
     from tiledblend.containers.omezarr.writer import TileWriter
+    from tiledblend.containers.place import Place
 
 Array = NDArray[Any]
 
@@ -30,6 +30,7 @@ class ArrayLayout:
     channels: number of channels, at least 1. dtype: "uint8", "uint16" or "float32". is_rgb: the channels are RGB or
     RGBA: a chunk then holds all of them, otherwise one. The arrays are (c, y, x). OME-Zarr 0.5 and later: an object is
     a shard over all channels, `level/c/0/row/column`. 0.4: an object is a chunk, `level/channel/row/column`.
+    packed: the objects become the members of one file (.ozx).
     """
 
     grid: Grid
@@ -37,8 +38,11 @@ class ArrayLayout:
     dtype: str
     is_rgb: bool
     output: OutputSpec
+    packed: bool = False
 
     def __post_init__(self) -> None:
+        if self.packed and not self.sharded:
+            raise UsageError("an .ozx holds OME-Zarr 0.5 or later; use --ome-zarr 0.6 or 0.5")
         if self.channels < 1:
             raise UsageError(f"{self.channels} channels; at least 1 is needed")
         if np.dtype(self.dtype).name not in ("uint8", "uint16", "float32"):
@@ -238,6 +242,7 @@ class ArrayLayout:
             "dtype": self.dtype,
             "is_rgb": self.is_rgb,
             "output": output,
+            **({"packed": True} if self.packed else {}),
         }
 
     @classmethod
@@ -246,7 +251,8 @@ class ArrayLayout:
         output = OutputSpec(**document["output"])
         height, width = document["shape"]
         grid = output.grid((int(height), int(width)))
-        return cls(grid, int(document["channels"]), str(document["dtype"]), bool(document["is_rgb"]), output)
+        facts = int(document["channels"]), str(document["dtype"]), bool(document["is_rgb"])
+        return cls(grid, *facts, output, bool(document.get("packed", False)))
 
     def object_reads(self) -> int:
         """As `Container.object_reads`: the last level of each stage that another one follows."""
@@ -284,8 +290,12 @@ class ArrayLayout:
 
         return object_problem(self, key, data)
 
-    def place(self, final: ObjectStore) -> ZarrPlace:
+    def place(self, final: ObjectStore) -> Place:
         """As `Container.place`."""
+        if self.packed:
+            from tiledblend.containers.ozx.place import OzxPlace
+
+            return OzxPlace(final)
         from tiledblend.containers.omezarr.place import ZarrPlace
 
         return ZarrPlace(final)

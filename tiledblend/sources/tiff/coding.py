@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tiledblend.sources.tiff.jpeg import JpegStream
 from tiledblend.sources.tiff.jpeg2000 import JPEG_2000
-from tiledblend.sources.tiff.segments import GROUP_4_FAX, WEBP, JpegFrames, SegmentError, check_segment
+from tiledblend.sources.tiff.segments import GROUP_4_FAX, WEBP, JpegFrames, SegmentError, check_segment, has_end, no_end
 
 Pixels = NDArray[Any]
 Convert = Callable[[Pixels], Pixels]
@@ -37,6 +37,8 @@ class Coding:
     convert: from decoded (height, width, samples) to what a read returns, None when they are the same.
     is_joined: its separate planes are read together and converted as one pixel.
     fill: (separate * contiguous,) samples of a pixel that is not stored, as decoded.
+    predictor: of the samples before compression (TIFF's tag 317). is_plain: whole samples in the order of a
+    little-endian file, so that the stored bytes are those of such a file.
     """
 
     tile: tuple[int, int]
@@ -54,6 +56,8 @@ class Coding:
     convert: Convert | None
     fill: Pixels
     is_joined: bool = False
+    predictor: int = 1
+    is_plain: bool = False
 
     @property
     def tile_bytes(self) -> int:
@@ -92,6 +96,8 @@ class Coding:
             if self.jpeg is not None:
                 pixels = self.jpeg.decode(data, tables, frame)
             if pixels is None:
+                if frame is not None and not has_end(data, frame):
+                    raise no_end(data)
                 pixels = self.decode(data, index, jpegtables=tables, jpegheader=self.jpegheader)[0][0]
         if pixels.shape[0] < needed[0] or pixels.shape[1] < needed[1] or pixels.shape[2] != self.contiguous:
             raise SegmentError(f"decodes to {pixels.shape}, {needed} pixels are needed")

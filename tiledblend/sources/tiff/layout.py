@@ -16,6 +16,7 @@ from tiledblend.sources.tiff.codecs import own_codec
 from tiledblend.sources.tiff.coding import Coding
 from tiledblend.sources.tiff.jpeg import jpeg_stream
 from tiledblend.sources.tiff.lerc import DEFLATE, LERC, NONE, ZSTD, lerc_wrapping
+from tiledblend.sources.tiff.ndpi import level_sides
 from tiledblend.sources.tiff.pages import FoundPage, find_pages, unlike
 from tiledblend.sources.tiff.samples import Samples, interpret
 from tiledblend.sources.tiff.segments import GROUP_4_FAX
@@ -26,6 +27,7 @@ MAX_SEGMENT_BYTES = 1 << 30
 # Their streams have no end marker and their decoders make a picture of any bytes: damage would go unseen.
 _UNCHECKED_FAX = frozenset({2, 3})
 _ORIENTATION, _NODATA = 274, 42113
+_TAIL = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,15 @@ def store_level(
     found = find_pages(series, numbers, name, structure)
     first = found[0]
     samples = interpret(first.tags, name, mask=mask)
-    codings = {id(first.tags): _coding(first.tags, samples, name, base)}
+    height, width = level_sides(first.tags, structure)
+    codings = {id(first.tags): _coding(first.tags, samples, name, base, (height, width))}
     for page in found[1:]:
         if id(page.tags) not in codings:
             codings[id(page.tags)] = _coding_beside(first, page, samples, codings[id(first.tags)], name, mask, base)
-    height, width = int(first.tags.imagelength), int(first.tags.imagewidth)
     tables = [_table(page, codings[id(page.tags)], height) for page in found]
-    notes = _unlike_note(tables)
+    notes = (*_unlike_note(tables), *_sides_note(first.tags, (height, width)))
+    if base is None:
+        notes += _end_note(tables[0], structure)
     if len({coding.separate for coding in codings.values()}) > 1:
         tables = [_with(table, is_joined=table.coding.separate > 1) for table in tables]
     tables = [_as_rows(table, height, width) for table in tables]
@@ -147,16 +151,17 @@ def _coding_beside(
     base: tifffile.TiffPage | None,
 ) -> Coding:
     """Of a page with tags of its own beside the first one's, whose coding it is where it comes to the same."""
-    sides = (first.tags.imagelength, first.tags.imagewidth) == (page.tags.imagelength, page.tags.imagewidth)
-    own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if sides else samples
-    if not sides or own.meaning != samples.meaning:
+    alike = (first.tags.imagelength, first.tags.imagewidth) == (page.tags.imagelength, page.tags.imagewidth)
+    own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if alike else samples
+    if not alike or own.meaning != samples.meaning:
         raise unlike(first, page, name)
     turned, said = (tags.valueof(_ORIENTATION, 1) for tags in (page.tags.tags, first.tags.tags))
     if turned != said:
         raise BadInputError(
             f"{name}: {page.label} has Orientation {turned} where {first.label} has {said}: select one of them"
         )
-    beside = _coding(page.tags, own, f"{name}, {page.label}", base)
+    sides = int(page.tags.imagelength), int(page.tags.imagewidth)
+    beside = _coding(page.tags, own, f"{name}, {page.label}", base, sides)
     return coding if page.tags.hash == first.tags.hash and _same(beside, coding) else beside
 
 
@@ -178,10 +183,33 @@ def _unlike_note(tables: list[PageTable]) -> tuple[str, ...]:
     return (f"stored unlike {tables[0].label}, each is read by its own tags: {shown}",)
 
 
-def _coding(page: tifffile.TiffPage, samples: Samples, name: str, base: tifffile.TiffPage | None) -> Coding:
+def _sides_note(page: tifffile.TiffPage, sides: tuple[int, int]) -> tuple[str, ...]:
+    said = int(page.imagelength), int(page.imagewidth)
+    if said == sides:
+        return ()
+    return (f"its JPEG is of {sides[0]} x {sides[1]} pixels, which is read; the tags say {said[0]} x {said[1]}",)
+
+
+def _end_note(table: PageTable, structure: Structure) -> tuple[str, ...]:
+    """Of JPEGs without an end marker, by the first of them."""
+    stored = np.flatnonzero(~table.absent)
+    if table.coding.jpeg is None or table.coding.jpegheader is not None or not len(stored):
+        return ()
+    count = int(table.counts[stored[0]])
+    tail = min(count, _TAIL)
+    if b"\xff\xd9" in structure.bytes_at(int(table.offsets[stored[0]]) + count - tail, tail):
+        return ()
+    return ("JPEGs without an end marker: those are read whose data is whole",)
+
+
+def _coding(
+    page: tifffile.TiffPage, samples: Samples, name: str, base: tifffile.TiffPage | None, sides: tuple[int, int]
+) -> Coding:
+    """How a page of these (y, x) sides is cut and coded."""
     _check_compression(page, name)
-    separate, _, height, width, contiguous = page.shaped
-    tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
+    separate, _, _, _, contiguous = page.shaped
+    height, width = sides
+    tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, int(page.imagewidth))
     if min(height, width, *tile) < 1 or page.tiledepth > 1:
         raise BadInputError(
             f"{name}: image of {height} x {width} pixels in tiles of {tile[0]} x {tile[1]}; it is damaged"
@@ -192,8 +220,15 @@ def _coding(page: tifffile.TiffPage, samples: Samples, name: str, base: tifffile
     return Coding(
         tile, grid, separate, contiguous, dtype, page.is_tiled, _raw_dtype(page),
         int(page.compression), page.decode, page.jpegheader, jpeg_stream(page), own_codec(page),
-        samples.convert, _fill(page, base, dtype, luma=is_joined), is_joined,
+        samples.convert, _fill(page, base, dtype, luma=is_joined), is_joined, int(page.predictor), _is_plain(page),
     )  # fmt: skip
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """True when a segment's bytes mean the same in a little-endian file that says no more of them."""
+    if page.dtype is None or page.bitspersample != 8 * page.dtype.itemsize or page.fillorder != 1:
+        return False
+    return page.dtype.itemsize == 1 or page.parent.byteorder == "<"
 
 
 def _with(table: PageTable, **changes: Any) -> PageTable:

@@ -23,22 +23,32 @@ GROUP_4_FAX = frozenset({4})
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS_SOF = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _FAX_TAIL = 16
+_EOI = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
 class JpegFrame:
-    """A JPEG stream's frame header. marker: SOF0 to SOF15. shape: (y, x). scan: where the first scan's data begins."""
+    """A JPEG stream's frame header. marker: SOF0 to SOF15. shape: (y, x). scan: where the first scan's data begins.
+
+    scanned: number of components in the first scan.
+    """
 
     marker: int
     bits: int
     shape: tuple[int, int]
     components: int
     scan: int
+    scanned: int
 
     @property
     def is_plain(self) -> bool:
         """8-bit Huffman-coded DCT, sequential or progressive, of one component or three."""
         return self.marker in (0xC0, 0xC1, 0xC2) and self.bits == 8 and self.components in (1, 3)
+
+    @property
+    def is_one_scan(self) -> bool:
+        """True when nothing can follow the first scan's data."""
+        return self.marker in (0xC0, 0xC1) and self.scanned == self.components
 
 
 class SegmentError(ValueError):
@@ -56,7 +66,7 @@ def check_segment(
 
     stored: (height, width, samples) of a whole tile or strip. needed: (height, width) of its part inside the image,
     which is all that some writers encode at the edges. frames: of the image's JPEG segments; None where
-    their header is kept elsewhere (NDPI). Returns a JPEG's frame.
+    their header is kept elsewhere (NDPI). Returns a JPEG's frame; whether its end is there, `has_end` tells.
     """
     if compression in JPEG:
         return None if frames is None else _check_jpeg(data, stored, needed, frames)
@@ -108,9 +118,17 @@ def _check_jpeg(data: bytes, stored: tuple[int, int, int], needed: tuple[int, in
         compare_sides((height, width), stored, needed)
         if components != stored[2]:
             raise SegmentError(f"its own header says {components} samples per pixel, the TIFF says {stored[2]}")
-    if data.rfind(b"\xff\xd9") < frame.scan:
-        raise SegmentError(f"truncated JPEG: no end marker in its {len(data)} bytes")
     return frame
+
+
+def has_end(data: bytes, frame: JpegFrame) -> bool:
+    """True when a JPEG stream has its end marker."""
+    return data.endswith(_EOI) or data.rfind(_EOI) >= frame.scan
+
+
+def no_end(data: bytes) -> SegmentError:
+    """The error of a JPEG stream without one."""
+    return SegmentError(f"truncated JPEG: no end marker in its {len(data)} bytes")
 
 
 def compare_sides(own: tuple[int, int], stored: tuple[int, int, int], needed: tuple[int, int]) -> None:
@@ -128,7 +146,7 @@ def jpeg_frame(data: bytes) -> JpegFrame:
     """The frame header of a JPEG stream. Raises SegmentError when it has none, or two.
 
     >>> jpeg_frame(bytes.fromhex("ffd8 ffc0000b 08 0010 0020 01 012200 ffda0008 01 0100 003f00 ffd9"))
-    JpegFrame(marker=192, bits=8, shape=(16, 32), components=1, scan=25)
+    JpegFrame(marker=192, bits=8, shape=(16, 32), components=1, scan=25, scanned=1)
     """
     if data[:2] != b"\xff\xd8":
         raise SegmentError(f"not a JPEG (first bytes {data[:4].hex(' ')})")
@@ -152,6 +170,7 @@ def jpeg_frame(data: bytes) -> JpegFrame:
             if found is not None:
                 raise SegmentError("damaged JPEG: two frame headers")
             found = marker, bits, (height, width), components
+        scanned = data[at + 4]
         at += 2 + length
         if marker == 0xDA:
             break
@@ -159,7 +178,7 @@ def jpeg_frame(data: bytes) -> JpegFrame:
         raise SegmentError("truncated JPEG: its header does not end")
     if found is None:
         raise SegmentError("damaged JPEG: no frame header")
-    return JpegFrame(*found, at)
+    return JpegFrame(*found, at, scanned)
 
 
 def _png_shape(data: bytes) -> tuple[int, int]:
