@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.bytes.waiting import ANSWER_SECONDS, asked, never
 from tiledblend.errors import InterruptedRun, ResourceError, UsageError
 from tiledblend.run.cluster import open_client
 from tiledblend.run.options import ClusterOptions
@@ -23,7 +24,6 @@ from tiledblend.run.versions import (
     require_same_versions,
     tell_lacking,
 )
-from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 
 if TYPE_CHECKING:
     from distributed import Client, Future
