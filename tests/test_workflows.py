@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import tifffile
 import yaml
 from conftest import ROOT
 from object_stores import BUCKET, environment, seaweedfs, weed
@@ -129,6 +130,18 @@ def test_a_batch_of_slides(tmp_path: Path, slides: Slides) -> None:
     assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == written
     assert rows(results / "results.csv")[0] == first
     assert rows(results / "failed.csv") == []
+    # A corrected mask: only what it touches is made again, in place.
+    mask = tifffile.imread(slides.mask)
+    mask[:8, :8] = mask.max()
+    tifffile.imwrite(tmp_path / "corrected.tif", mask)
+    table.write_text(table.read_text().replace(f"{slides.mask},8px", f"{tmp_path / 'corrected.tif'},8px"))
+    assert "2 done" in run(command, variables)
+    root = json.loads((one / "zarr.json").read_text())["attributes"]["tiledblend"]
+    assert [revision["reused"] for revision in root["history"]] == ["one.ome.zarr"]
+    layers = ["tiledblend", "blend", slides.base, slides.overlay, "--mask", tmp_path / "corrected.tif"]
+    fresh = tmp_path / "fresh.ome.zarr"
+    run([*layers, "--feather", "8px", "--chunk=128", "--shard=512", "-o", fresh], own_programs(tmp_path))
+    assert objects_below(one) == objects_below(fresh)
     table.write_text("id,base,overlay\n")
     assert "has no column mask" in run(command, variables, code=2)
 
@@ -201,7 +214,9 @@ def test_snakemake(tmp_path: Path, slides: Slides) -> None:
     assert all((results / f"{name}.png").stat().st_size for name in ("one", "two"))
     layers = ["tiledblend", "blend", slides.base, slides.overlay, "--mask", slides.mask, "--feather", "4px"]
     run([*layers, "--chunk=128", "--shard=512", "-o", tmp_path / "cli.ome.zarr"], variables)
-    assert objects_below(results / "two.ome.zarr") == objects_below(tmp_path / "cli.ome.zarr")
+    two = results / "two.ome.zarr"
+    assert objects_below(two) == objects_below(tmp_path / "cli.ome.zarr")
+    assert len(json.loads((two / "zarr.json").read_text())["attributes"]["tiledblend"]["history"]) == 1
 
 
 def rows(path: Path) -> list[dict[str, str]]:

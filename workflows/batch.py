@@ -11,8 +11,9 @@ Several classes stand in one cell with `;` between: `Tumor;Stroma`. Each slide b
 column `output` says, relative to the results' folder (`{id}.ome.tif` is an OME-TIFF). results/results.csv has one row
 per slide (done, or the reason of the failure, and the notes), results/failed.csv the rows of the table that failed, to
 be mended and run by themselves; results/logs/ID.log what was said. Run again: what is done is left alone, what was
-interrupted continues, what failed is tried again. Paths in the table are relative to the table. Exit code: 0 all done,
-1 some failed, 2 the table or the call is wrong, 75 interrupted.
+interrupted continues, what failed is tried again, and of an OME-Zarr whose row or files changed (a corrected mask,
+another feather) only the regions that differ are made, in its place. Paths in the table are relative to the table.
+Exit code: 0 all done, 1 some failed, 2 the table or the call is wrong, 75 interrupted.
 """
 
 from __future__ import annotations
@@ -191,6 +192,13 @@ def without_old_report(words: list[str]) -> list[str]:
     return words
 
 
+def reusing(output: str) -> list[str]:
+    """The flags by which a result that is there already, of an older job, is exchanged for this one's: what of it is
+    right is taken over. A manifest beside it says that it is a finished OME-Zarr of tiledblend's."""
+    is_there = "://" not in output and os.path.exists(f"{output.rstrip('/')}.manifest")
+    return ["--replace", "--reuse", output] if is_there else []
+
+
 class Batch:
     """Runs the command for each row; SIGINT and SIGTERM let the running ones stop cleanly and start no more."""
 
@@ -242,6 +250,7 @@ class Batch:
         mask = ["--mask", paths["mask"]] if "mask" in paths else []
         images = [paths[name] for name in ("base", "overlay") if name in paths]
         fixed = ["blend", *images, *mask, "--resume", "--json"]
+        fixed += reusing(output)
         common = [with_id(word, row["id"]) for word in self.common]
         return [*program(), *fixed, *without_old_report([*own_flags(row, self.flags), *common]), "-o", output]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image
+from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image, storing_of
 from tiledblend.cli.options import (
     SCHEDULER_KEYS,
     cluster_options,
@@ -88,14 +88,15 @@ def command(
     how["deep_fingerprint"] = deep_fingerprint
     if job.compression is not None and not is_ometiff_path(path):
         raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
+    if job.keep_levels and not is_ometiff_path(path):
+        raise UsageError(f"{path}: --levels keep is for .ome.tif; give auto or a number")
     if is_ometiff_path(path):
         planned, (run, file) = _blend_to_ometiff(job, path, cluster, how)
         _tell_new(run.warnings, planned)
         whole = run.as_dict() | {"file": file.as_dict() if file else None}
         if file:
-            compression = job.compression or "deflate"
-            kind = f"an OME-TIFF with a pyramid, {compression}"
-            _write_report(report_path, job, path, kind, run.as_dict(), compression)
+            kind = f"an OME-TIFF with a pyramid, {file.compression}"
+            _write_report(report_path, job, path, kind, run.as_dict(), file.compression)
         show(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if is_image(path):
@@ -230,13 +231,10 @@ def _blend_to_ometiff(
 ) -> tuple[Plan, tuple[RunReport, ExportReport | None]]:
     from tiledblend.look import lines as report
     from tiledblend.run.driver import Running, Share
-    from tiledblend.run.ometiff import blend_ometiff
-    from tiledblend.run.plan import plan
+    from tiledblend.run.ometiff import blend_ometiff, plan_ometiff
 
-    planned = plan(job.composite, job.output, samples=0)
+    planned = plan_ometiff(job.composite, path, job.output, storing_of(job), samples=0)
     _tell(planned.notes, planned.unstored)
     with stoppable() as stop, report.progress() as progress, told_interruption(path):
         running = Running(cluster, progress, stop)
-        return planned, blend_ometiff(
-            planned, path, job.compression or "deflate", running=running, share=Share(**how), job=job.mapping
-        )
+        return planned, blend_ometiff(planned, path, running=running, share=Share(**how), job=job.mapping)

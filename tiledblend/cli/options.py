@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from tiledblend.cli.sections import Option
 
 OPERATORS = ("normal", "multiply", "screen", "darken", "lighten", "difference")
-COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
+COMPRESSIONS = "keep|deflate|zstd|jpeg[:Q]|jpeg2000|none"
 
 Decorator = Callable[[Any], Any]
 
@@ -19,6 +20,14 @@ Decorator = Callable[[Any], Any]
 def _debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.find_root().obj["debug"] = True
+
+
+def _schema(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from tiledblend.describe.schema import schema
+
+        click.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+        context.exit()
 
 
 def _stacked(*options: Decorator) -> Decorator:
@@ -41,6 +50,9 @@ reporting = partial(click.option, cls=Option, section="Reporting")
 debug_option = reporting(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_debug, help="Show a traceback on errors."
 )
+schema_option = reporting(
+    "--schema", is_flag=True, expose_value=False, is_eager=True, callback=_schema, help="Print a job's JSON Schema."
+)
 json_option = reporting("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 inputs_option = _what(
@@ -48,9 +60,12 @@ inputs_option = _what(
 )
 
 layer_flags = _stacked(
+    schema_option,
     _what("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     _what("--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."),
     _what("--fill", metavar="COLOR|auto", help="A colour as the top image: 243,243,243; auto: of glass near the mask."),
+    _what("--series", metavar="N[,N]", help="Which image of a file, from 0: of BASE, of OVERLAY. Also slide.svs#1."),
+    _what("--channels", metavar="N[,N…]", help="Channels that are kept, from 0, in this order."),
     _what("--opacity", type=float, metavar="0..1", help="Of the top image."),
     _what("--operator", type=click.Choice(OPERATORS), help="How the top image's colours meet those below."),
     _what(
@@ -101,9 +116,13 @@ output_options = _stacked(
     output("-o", "--output", metavar="OUT", help="New OME-Zarr or .ome.tif, or a small .png, .jpg or .tif."),
     output("--chunk", type=int, metavar="PX", help="Side of what is compressed at once. [512]"),
     output("--shard", type=int, metavar="PX", help="Side of one stored object. [4096]"),
-    output("--levels", metavar="auto|N", help="Pyramid levels. [auto]"),
+    output("--levels", metavar="auto|keep|N", help="Pyramid levels; keep: the base's own. [auto]"),
     output("--codec", metavar="NAME:LEVEL", help="Lossless compression. [zstd:1]"),
-    output("--compression", metavar=COMPRESSIONS, help="Of a .ome.tif; jpeg loses detail. [deflate]"),
+    output(
+        "--compression",
+        metavar=COMPRESSIONS,
+        help="Of a .ome.tif; keep: as the base is. [keep over JPEG tiles, else deflate]",
+    ),
     output("--ome-zarr", type=click.Choice(["0.6", "0.5", "0.4"]), help="Version of the format. [0.5]"),
     output("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
 )

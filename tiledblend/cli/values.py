@@ -86,9 +86,9 @@ def parse_canvas(text: str) -> Any:
 
 
 def parse_levels(text: str) -> int | str:
-    """auto or a number of levels."""
-    if text == "auto":
+    """auto, keep or a number of levels."""
+    if text in ("auto", "keep"):
         return text
     if not text.isdecimal():
-        raise UsageError(f"--levels {text!r} must be auto or a number from 1 to 40")
+        raise UsageError(f"--levels {text!r} must be auto, keep or a number from 1 to 40")
     return int(text)

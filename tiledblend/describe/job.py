@@ -37,13 +37,15 @@ MAX_BYTES = 4 * 2**20
 @dataclass(frozen=True)
 class Job:
     """What a job asks for. path: where the result goes, None when the job does not say. mapping: the job itself,
-    every path absolute, as it is stored with the result. compression: of an OME-TIFF, None when not said."""
+    every path absolute, as it is stored with the result. compression: of an OME-TIFF, None when not said.
+    keep_levels: of an OME-TIFF the base's own levels; None when levels are not said."""
 
     composite: Composite
     output: OutputSpec
     path: str | None
     mapping: dict[str, Any]
     compression: str | None = None
+    keep_levels: bool | None = None
 
 
 def load_job(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -84,6 +86,9 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     check(mapping, where=where)
     output_keys = dict(mapping.get("output", {}))
     path, compression = output_keys.pop("path", None), output_keys.pop("compression", None)
+    levels = output_keys.get("levels")
+    if levels == "keep":
+        del output_keys["levels"]
     if "ome_zarr" in output_keys:
         output_keys["ome_zarr"] = str(output_keys["ome_zarr"])  # YAML reads 0.5 as a number
     output = OutputSpec(**output_keys)
@@ -100,7 +105,14 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
         background=tuple(background) if isinstance(background, list) else background,
         canvas=_sized(canvas, layers[0], mapping.get("mpp")),
     )
-    return Job(_at_resolution(composite, mapping), output, path, dict(mapping), compression)
+    return Job(
+        _at_resolution(composite, mapping),
+        output,
+        path,
+        dict(mapping),
+        compression,
+        None if levels is None else levels == "keep",
+    )
 
 
 def _sized(canvas: Canvas | None, base: Layer, mpp: float | None) -> Canvas | None:

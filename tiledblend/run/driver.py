@@ -122,7 +122,7 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
     identity = identity_of(composite, deep=share.deep_fingerprint)
     inputs = identity["inputs"] if listed is None else listed
     # Before anything is made: an older result that is to be replaced is still there, and one that is none is told now.
-    reuse = Reuse.of(planned.scene, planned.layout, identity, share.reuse)
+    reuse = Reuse.of(planned.scene, planned.layout, identity, share.reuse, required=not (share.resume or share.finish))
     opened = begin(
         uri,
         planned.layout,

@@ -16,7 +16,7 @@ from tiledblend.containers.older import Older, open_older
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.receipts import ReceiptTable
 from tiledblend.describe.fingerprint import fingerprint
-from tiledblend.errors import UsageError
+from tiledblend.errors import BadInputError, StorageError, UsageError
 from tiledblend.geometry import Tile
 from tiledblend.run.changes import changed_lines
 from tiledblend.run.plan import Plan
@@ -38,13 +38,28 @@ class Reuse:
 
     @classmethod
     def of(
-        cls, scene: Scene, layout: Container, identity: dict[str, Any], older: str | os.PathLike[str] | None = None
+        cls,
+        scene: Scene,
+        layout: Container,
+        identity: dict[str, Any],
+        older: str | os.PathLike[str] | None = None,
+        *,
+        required: bool = True,
     ) -> Reuse:
-        """older: where a finished result lies. Raises BadInputError where there is none."""
+        """older: where a finished result lies. required: raise BadInputError where there is none, else say so.
+
+        A run that was interrupted may have been about to exchange the older result for its own: it goes on without.
+        """
         if older is not None and not isinstance(layout, ArrayLayout):
             raise UsageError(f"{os.fspath(older)}: parts are reused for an OME-Zarr; leave out --reuse")
         keys = TileKeys(scene, identity, layout.as_dict())
-        return cls(keys, identity, None if older is None else open_older(older))
+        try:
+            return cls(keys, identity, None if older is None else open_older(older))
+        except (BadInputError, StorageError) as error:
+            if required:
+                raise
+            log.warning("%s; nothing is reused", error)
+            return cls(keys, identity)
 
     def older_for(self, layout: Container) -> Older | None:
         """The older result if any of its parts can be one of this layout's; else that is said."""
