@@ -15,6 +15,7 @@ from tiledblend.cli.values import (
     parse_color,
     parse_levels,
     parse_mask_values,
+    parse_match,
     parse_numbers,
     parse_offset,
 )
@@ -100,6 +101,8 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["offset"] = parse_offset(top["offset"])
     if "affine" in top:
         top["affine"] = parse_affine(top["affine"])
+    if "match" in top or "match_ring" in top:
+        top["match"] = parse_match(top.get("match"), top.pop("match_ring", None))
     if "mask_values" in top:
         top["mask_values"] = parse_mask_values(top["mask_values"])
     if flags["classes"]:

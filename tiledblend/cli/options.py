@@ -95,6 +95,12 @@ layer_flags = _stacked(
         help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %). bands:N: multi-band blending.",
     ),
     _mask("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
+    _mask(
+        "--match",
+        metavar="offset|gain|linear|od",
+        help="Fit the top image's tone to what lies below, per channel, around the mask's edge.",
+    ),
+    _mask("--match-ring", metavar="64um|128px", help="How far from the edge pixels are compared. [64um, else 128px]"),
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
     _place(
         "--fit",
@@ -157,6 +163,8 @@ LAYER_KEYS = {
     "grow": "grow",
     "feather": "feather",
     "feather_side": "feather_side",
+    "match": "match",
+    "match_ring": "match_ring",
     "opacity": "opacity",
     "operator": "operator",
     "offset": "offset",

@@ -19,9 +19,11 @@ from tiledblend.describe.lengths import (
     is_pixel_size,
     set_number,
 )
+from tiledblend.describe.matching import Match
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine
 from tiledblend.kernels.operators import OPERATORS, Operator
+from tiledblend.kernels.tone import Tone
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
 
@@ -87,7 +89,7 @@ class Layer:
     and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
     grow: the mask grows by this much on the canvas before it is feathered (negative: shrinks), in pixels or "8um".
     operator: how the colours meet those below (W3C Compositing and Blending): "normal", "multiply", "screen", "darken",
-    "lighten" or "difference".
+    "lighten" or "difference". match: the tone, as numbers or fitted to what lies below (`Match`).
     threshold: the mask is what is at or above this, in the mask file's own numbers, instead of `mask_values`.
 
     An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
@@ -107,6 +109,7 @@ class Layer:
     affine: Affine | None = None
     grow: Length | None = None
     operator: Operator = "normal"
+    match: Match | Tone | None = None
     threshold: float | None = None
 
     def __post_init__(self) -> None:
@@ -125,6 +128,8 @@ class Layer:
             raise UsageError(
                 f"layer {self.image.name}: mask_frame must be layer or canvas, fit none, canvas, physical or scene"
             )
+        if not (self.match is None or isinstance(self.match, (Match, Tone))):
+            raise UsageError(f"match {self.match!r} of layer {self.image.name} must be a Match, a Tone or None")
         if self.operator not in OPERATORS:
             raise UsageError(f"operator {self.operator!r} of layer {self.image.name} must be {_listed(OPERATORS)}")
         if self.mask is None:

@@ -23,7 +23,7 @@ from tiledblend.compose.composed import canvas_views
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of
-from tiledblend.describe.job import Job
+from tiledblend.describe.job import Job, with_matches
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 from tiledblend.look.lines import amount, four_digits
 from tiledblend.look.methods import Made, file_name, methods_text
@@ -52,6 +52,13 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+_MODES = {
+    "over": "From the bottom: out = w · layer + (1 − w) · out.",
+    "average": "Σ w · layer / Σ w.",
+    "stack": "The channels of all layers, each layer alone: w · layer + (1 − w) · background.",
+}
+
+
 def check_report_path(path: str | os.PathLike[str]) -> None:
     """Raises UsageError for another ending than .html, RefusedError when something is there, StorageError when its
     folder is missing: before the run, which may take hours."""
@@ -76,8 +83,9 @@ def write_report(path: str | os.PathLike[str], job: Job, made: Made, *, threads:
 def _rendered(job: Job, made: Made, threads: int) -> str:
     from jinja2 import Environment
 
-    composite = job.composite
-    scene, known = decide(composite), fingerprint(composite)
+    scene = decide(job.composite)
+    composite = scene.composite
+    known = fingerprint(composite)
     template = files("tiledblend.look").joinpath("record.html").read_text("utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     return page.render(
@@ -87,9 +95,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
         methods=without_secrets(methods_text(scene, made)),
         pictures=list(_pictures(scene, made)),
         inputs=[_input(s, f) for s, f in zip(sources_of(composite), known["inputs"], strict=True)],
-        mode={"over": "From the bottom: out = w · layer + (1 − w) · out.", "average": "Σ w · layer / Σ w."}[
-            composite.mode
-        ],
+        mode=_MODES[composite.mode],
         layers=[_layer(layer) for layer in known["layers"]],
         seams=[_seam(seam) for seam in measure_seams(scene, threads=threads) if seam.pairs],
         tables=[
@@ -97,7 +103,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
             ("Run", list(_run_rows(made))),
             ("Software", list(_software_rows())),
         ],
-        job=without_secrets(yaml.safe_dump(job.mapping, sort_keys=False, allow_unicode=True)),
+        job=without_secrets(yaml.safe_dump(with_matches(job.mapping, composite), sort_keys=False, allow_unicode=True)),
     )
 
 

@@ -19,6 +19,7 @@ from tiledblend.containers.output import Output, begin
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import deep_fingerprint as by_content
 from tiledblend.describe.fingerprint import fingerprint, input_fingerprints, require_unchanged, stored_paths
+from tiledblend.describe.job import with_matches
 from tiledblend.errors import RefusedError, StorageError, TiledblendError, UsageError
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.run.machine import cpu_count
@@ -102,12 +103,12 @@ def write(
         raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
     _part(part)
     planned = planned or plan(composite, output, samples=0)
-    if planned.composite != composite:
+    if planned.scene.asked != composite:
         raise UsageError("planned is the plan of another composite; give plan(composite)")
     name = uri.rstrip("/").rpartition("/")[2].removesuffix(".ozx").removesuffix(".zarr").removesuffix(".ome")
     planned = planned_for(planned, uri)
     share = Share(resume, part, finish, deep_fingerprint, replace, None if reuse is None else os.fspath(reuse))
-    return run_plan(planned, uri, described(composite, name or "composite", job), running, share)
+    return run_plan(planned, uri, described(planned.composite, name or "composite", job), running, share)
 
 
 def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, share: Share) -> RunReport:
@@ -180,7 +181,7 @@ def described(composite: Composite, name: str, job: dict[str, Any] | None) -> Im
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),
-            "description": job,
+            "description": job and with_matches(job, composite),
         },
     )
 

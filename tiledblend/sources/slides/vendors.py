@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiledblend.bytes.ranges import ByteReader
 from tiledblend.errors import BadInputError
 from tiledblend.sources.tiff.structure import first_tags
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 HEAD_BYTES = 132
 """Bytes of a file that `vendor_of` wants to see: DICOM's mark ends there."""
@@ -86,7 +90,7 @@ def vendor_by_tags(tags: Mapping[int, bytes]) -> str | None:
     description, software = tags.get(_DESCRIPTION, b""), tags.get(_SOFTWARE, b"")
     if b"iScan" in tags.get(_XMP, b""):
         return "ventana"
-    if _LEICA in description and b"brightfield" in description:
+    if _LEICA in description and b"brightfield" in description and _has_brightfield_scan(description):
         return "leica"
     if software.startswith(b"Philips") and b"DPUfsImport" in description:
         return "philips"
@@ -97,6 +101,34 @@ def vendor_by_tags(tags: Mapping[int, bytes]) -> str | None:
     if b"Argos.Scan.Metadata" in tags.get(_ARGOS, b""):
         return "argos"
     return None
+
+
+def _has_brightfield_scan(description: bytes) -> bool:
+    """True if one of the images of Leica's XML is a scan by transmitted light.
+
+    The macro picture, which often is, covers the whole glass.
+    """
+    from xml.etree import ElementTree
+
+    if b"<!DOCTYPE" in description:
+        return False
+    try:
+        root = ElementTree.fromstring(description.rstrip(b"\0"))
+    except ElementTree.ParseError:
+        return False
+    for collection in _named(root, "collection"):
+        whole = collection.get("sizeX"), collection.get("sizeY"), "0", "0"
+        for image in _named(collection, "image"):
+            view = next(_named(image, "view"), image)
+            place = tuple(view.get(name) for name in ("sizeX", "sizeY", "offsetX", "offsetY"))
+            lights = {found.text for found in image.iter() if found.tag.endswith("}illuminationSource")}
+            if place != whole and "brightfield" in lights:
+                return True
+    return False
+
+
+def _named(parent: Element, tag: str) -> Iterator[Element]:
+    return (child for child in parent if child.tag.rpartition("}")[2] == tag)
 
 
 def dicom_files(folder: str) -> list[str]:
