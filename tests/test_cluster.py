@@ -28,6 +28,7 @@ from distributed import Client
 
 import tiledblend as tb
 from tiledblend.bytes.objects import DirectoryStore
+from tiledblend.bytes.waiting import never
 from tiledblend.containers.ometiff.options import TiffOptions
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.verify import verify
@@ -44,7 +45,6 @@ from tiledblend.run.options import ClusterOptions
 from tiledblend.run.scheduler import running_scheduler
 from tiledblend.run.tasks import SharedJob, TileJob, errors_told
 from tiledblend.run.versions import installed_versions
-from tiledblend.run.waiting import never
 
 ROOT = Path(__file__).parents[1]
 SPEC = OutputSpec(chunk=64, shard=128)

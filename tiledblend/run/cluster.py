@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.bytes.waiting import never
 from tiledblend.guard.process import process_environment
 from tiledblend.run.local import local_cluster
 from tiledblend.run.machine import require_addresses, require_open_files
 from tiledblend.run.options import ClusterOptions, threads_of
 from tiledblend.run.scheduler import running_scheduler
 from tiledblend.run.versions import require_same_versions
-from tiledblend.run.waiting import never
 
 if TYPE_CHECKING:
     from distributed import Client

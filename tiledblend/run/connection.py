@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.bytes.waiting import ANSWER_SECONDS, asked, never
 from tiledblend.errors import InterruptedRun, ResourceError, UsageError
 from tiledblend.run.cluster import open_client
 from tiledblend.run.options import ClusterOptions
 from tiledblend.run.scheduler import RunningScheduler, running_scheduler
 from tiledblend.run.versions import require_same_versions
-from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.bytes.waiting import ANSWER_SECONDS, asked, never
 from tiledblend.containers.output import Output
 from tiledblend.containers.soundness import require_agreement
 from tiledblend.describe.fingerprint import sources_of
@@ -34,7 +35,6 @@ from tiledblend.run.reuse import Reuse
 from tiledblend.run.sending import NotSendable, pickled
 from tiledblend.run.tasks import SharedJob, TileJob, TileResult, is_here, run_tile
 from tiledblend.run.versions import installed_versions
-from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 
 if TYPE_CHECKING:
     from distributed import Client, Future

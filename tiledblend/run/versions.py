@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.bytes.waiting import ANSWER_SECONDS, asked, never
 from tiledblend.errors import InterruptedRun, ResourceError
-from tiledblend.run.waiting import ANSWER_SECONDS, asked, never
 
 if TYPE_CHECKING:
     from distributed import Client
