@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -260,3 +261,22 @@ def test_a_slide_is_blended(tmp_path: Path) -> None:
     result = open_source(out)
     np.testing.assert_array_equal(whole(result), whole(open_source(slide.path)))
     assert result.pixel_size_um == (0.25, 0.25)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a parent watches only on Linux")
+@pytest.mark.parametrize("when", ["__init__", "read_region"])
+def test_a_crash_of_openslide_is_one_line(tmp_path: Path, when: str) -> None:
+    path = made("Ventana BIF", tmp_path).path
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        f"import os, openslide\nopenslide.OpenSlide.{when} = lambda *arguments: os.abort()\n"
+    )
+    paths = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "tiledblend", "blend", str(path), "-o", str(tmp_path / "out.ome.zarr")]
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONFAULTHANDLER": ""}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 4, ran.stderr
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("tiledblend: error")]
+    assert f"{path}: level 0, region" in line
+    assert "crashed (SIGABRT)" in line

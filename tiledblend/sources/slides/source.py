@@ -82,7 +82,7 @@ class SlideSource(RasterSource):
         background, (across, down) = _background(properties), self._slide.dimensions
         note = f"what was not scanned is the background colour #{background}"
         if size != (across, down):
-            note += f"; read is what was scanned, from y {self._y}, x {self._x} of the slide's {down} x {across} px on"
+            note += f"; the image is what was scanned, from y {self._y}, x {self._x} of {down} x {across} px"
         return SourceInfo(
             NAMES[self._vendor],
             "YXS",
