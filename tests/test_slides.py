@@ -223,6 +223,14 @@ def test_behind_a_web_server_it_says_to_copy_it(tmp_path: Path, kind: str) -> No
         open_source(f"{address}/{path.relative_to(tmp_path)}")
 
 
+def test_a_tile_that_no_memory_holds_is_refused_before_openslide_asks_for_it(tmp_path: Path) -> None:
+    path = made("Ventana BIF", tmp_path).path
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[1].tags["TileWidth"].overwrite(2**30 // 64 * 64)
+    with pytest.raises(BadInputError, match="tiles of 64 x 1073741824 pixels, more than the limit"):
+        open_source(path)
+
+
 def test_without_openslide_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made("Ventana BIF", tmp_path).path
     monkeypatch.setitem(sys.modules, "openslide", None)
