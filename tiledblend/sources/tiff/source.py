@@ -31,7 +31,7 @@ from tiledblend.sources.tiff.pages import dimensions, page_numbers
 from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
 from tiledblend.sources.views import downsampling
 
-_ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
+_ICC, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 282, 283, 296
 _INCH, _NDPI_LENS = 2, 65421
 
 # tifffile logs what it repairs; a file that cannot be used is an error of ours, in one line. Handlers that an
@@ -114,7 +114,6 @@ class TiffSource(RasterSource):
         stored: Sequence[StoredLevel],
         *,
         mask: bool,
-        orientation: int,
         facts: ImageFacts,
         icc_profile: bytes | None,
         info: SourceInfo,
@@ -133,7 +132,7 @@ class TiffSource(RasterSource):
         self.channels = len(chosen)
         self.alpha = alpha if keeps_alpha else Alpha.NONE
         self.is_rgb = samples.is_rgb and (chosen[:-1] if keeps_alpha else chosen) == (0, 1, 2)
-        self._orientation = _Orientation.of_tag(orientation)
+        self._orientation = _Orientation.of_tag(whole[0].orientation)
         turned = self._orientation.pair
         self._masked = bool(masks) and total - 1 in chosen
         beside = masks if self._masked else (None,) * len(stored)
@@ -259,14 +258,12 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
             raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
         facts = _facts(images, index, _channel_count(stored[0]))
         info = _describe(images, index, stored, facts, notes)
-        tags = images.series[index].keyframe.tags
-        orientation, profile = tags.valueof(_ORIENTATION, 1), tags.valueof(_ICC)
+        profile = images.series[index].keyframe.tags.valueof(_ICC)
     return TiffSource(
         spec,
         reader,
         stored,
         mask=mask,
-        orientation=orientation if isinstance(orientation, int) else 1,
         facts=facts,
         icc_profile=profile if isinstance(profile, bytes) and profile else None,
         info=info,
@@ -370,7 +367,7 @@ def _describe(
 ) -> SourceInfo:
     series, structure = images.series[index], images.structure
     page, first = series.keyframe, stored[0]
-    orientation = page.tags.valueof(_ORIENTATION, 1)
+    orientation = first.orientation
     others = [
         f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images.series) if i != index
     ]
