@@ -202,6 +202,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             ),
             *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar", "--level", "2"),
             *("--pixel-size-um", "0.5,0.25", "--operator", "multiply"),
+            *("--match", "linear", "--match-ring", "64um"),
         )
     )
     path = write_job(
@@ -215,7 +216,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
           - {image: b.tif, pixel_size_um: 0.5}
           - {image: o.tif, pixel_size_um: 0.25, mask: m.tif, mask_values: {labels: [2, 5]}, mask_frame: canvas,
              invert: true, grow: -3um, feather: 8um, feather_side: inside, opacity: 0.5, offset: [-3, 4],
-             operator: multiply}
+             operator: multiply, match: {by: linear, ring: 64um}}
           - {image: top.tif, mask: alpha, affine: [[1, 0, 2.5], [0, 1, 0]]}
         output: {path: out.ome.zarr, chunk: 64, shard: 128, levels: 3, codec: gzip, ome_zarr: "0.4", layout: planar}
         """,
@@ -252,7 +253,7 @@ def test_output_flag_wins_over_the_jobs_path(slides: Slides, tmp_path: Path, mon
         (["--feather", "3", "--layer", "{image: a.tif}"], "--feather belongs to an image; give BASE"),
         (["b.tif", "--offset", "3"], "--offset '3' is not of the form Y,X"),
         (["b.tif", "--mask-values", "some"], "--mask-values 'some' is not understood"),
-        (["b.tif", "--levels", "many"], "--levels 'many' must be auto or a number"),
+        (["b.tif", "--levels", "many"], "--levels 'many' must be auto, keep or a number"),
         (["b.tif", "--background", "red"], "--background 'red' is not of the form numbers"),
         (["b.tif", "--layer", "[1]"], "--layer 1: holds a list"),
         ([], "nothing to blend"),
@@ -270,7 +271,7 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     Draft202012Validator.check_schema(schema())
     layer = schema()["$defs"]["layer"]["properties"]
     weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity", "operator"}
-    weight |= {"threshold"}
+    weight |= {"threshold", "match"}
     assert set(layer) == {"image", "color", "offset", "fit", "affine", "pixel_size_um"} | weight
 
 

@@ -15,6 +15,7 @@ from tiledblend.cli.values import (
     parse_color,
     parse_levels,
     parse_mask_values,
+    parse_match,
     parse_numbers,
     parse_offset,
 )
@@ -22,6 +23,7 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
+    from tiledblend.run.ometiff import Storing
     from tiledblend.run.options import ClusterOptions
     from tiledblend.run.origin import Origin
 
@@ -99,6 +101,8 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["offset"] = parse_offset(top["offset"])
     if "affine" in top:
         top["affine"] = parse_affine(top["affine"])
+    if "match" in top or "match_ring" in top:
+        top["match"] = parse_match(top.get("match"), top.pop("match_ring", None))
     if "mask_values" in top:
         top["mask_values"] = parse_mask_values(top["mask_values"])
     if flags["classes"]:
@@ -107,7 +111,7 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["mask"] = {"path": top["mask"], "classes": list(flags["classes"])}
     if layers:
         layers[-1] |= top
-    if flags["fit"] and flags["canvas"] and len(layers) > 1:
+    if flags["fit"] not in (None, "scene") and flags["canvas"] and len(layers) > 1:
         layers[0]["fit"] = flags["fit"]
     _select(layers, flags)
     if flags["pixel_size_um"] is not None:
@@ -205,3 +209,11 @@ def is_image(path: str) -> bool:
     from tiledblend.look.pictures import is_image_path
 
     return is_image_path(path)
+
+
+def storing_of(job: Job) -> Storing:
+    """How the job's OME-TIFF is to be stored."""
+    from tiledblend.run.ometiff import Storing
+
+    said = job.mapping.get("output", {})
+    return Storing(job.compression, job.keep_levels, said.get("chunk"), said.get("shard"))

@@ -167,6 +167,21 @@ class TiffSource(RasterSource):
             for number, level in enumerate(stored)
         ]
 
+    @property
+    def stored(self) -> tuple[StoredLevel, ...]:
+        """Each level as it is stored."""
+        return self._stored
+
+    @property
+    def level_readers(self) -> list[LevelReader]:
+        """Of each level."""
+        return self._readers
+
+    @property
+    def is_whole(self) -> bool:
+        """True when `read` gives all channels, as they lie."""
+        return self._orientation == _Orientation() and self._chosen == tuple(range(_channel_count(self._stored[0])))
+
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         stored = self._orientation.stored(region, self.levels[level].shape)
         return self._orientation.turn(self._stored_pixels(stored, level))
