@@ -55,7 +55,8 @@ def ndpi_bytes(
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 7), (262, 3, 1, 6),
         (271, 2, 10, make), (273, 4, 1, at), (277, 3, 1, 3), (278, 4, 1, height),
         (279, 4, 1, len(jpeg)), (282, 5, 1, resolution), (283, 5, 1, resolution), (296, 3, 1, unit),
-        (65420, 4, 1, 1), *([(65426, 4, len(starts), table)] if is_cut else []),
+        (65420, 4, 1, 1), (65421, 11, 1, struct.unpack("<I", struct.pack("<f", 20))[0]),
+        *([(65426, 4, len(starts), table)] if is_cut else []),
     ]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     tail = struct.pack("<Q", 0) + b"\0" * (4 * len(tags))

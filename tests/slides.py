@@ -267,6 +267,83 @@ def make_huron(folder: Path) -> MadeSlide:
     return MadeSlide(path, truth, (0.5, 0.5), None)
 
 
+def make_argos(folder: Path) -> MadeSlide:
+    """Argos: known by a tag of its own, with XML."""
+    truth = picture(192, 128)
+    text = b"<Argos.Scan.Metadata><MinZ>0</MinZ><MaxZ>0</MaxZ><ObjectiveMagnification>20</ObjectiveMagnification>"
+    text += b"</Argos.Scan.Metadata>\0"
+    path = folder / "argos.avs"
+    with tifffile.TiffWriter(path) as tiff:
+        _jpeg_page(
+            tiff, truth.shape[:2], [jpeg(tile) for tile in _tiles(truth)], resolution=(20000, 10000),
+            resolutionunit="centimeter", extratags=[(65000, "s", len(text), text, True)],
+        )  # fmt: skip
+    return MadeSlide(path, truth, (1.0, 0.5), 20.0)
+
+
+def make_vms(folder: Path) -> MadeSlide:
+    """Hamamatsu VMS: two JPEGs beside each other, cut at restart markers, and a small map of both."""
+    truth = picture(128, 256)
+    for name, pixels in (("a.jpg", truth[:, :128]), ("b.jpg", truth[:, 128:]), ("map.jpg", truth[::4, ::4])):
+        Image.fromarray(np.ascontiguousarray(pixels)).save(
+            folder / name, quality=95, subsampling=0, restart_marker_blocks=8
+        )
+    path = folder / "slide.vms"
+    path.write_text(
+        "[Virtual Microscope Specimen]\nNoLayers=1\nNoJpegColumns=2\nNoJpegRows=1\nImageFile=a.jpg\n"
+        "ImageFile(1,0)=b.jpg\nMapFile=map.jpg\nPhysicalWidth=128000\nPhysicalHeight=32000\nSourceLens=40\n"
+    )
+    return MadeSlide(path, truth, (0.25, 0.5), 40.0)
+
+
+def make_czi(folder: Path) -> MadeSlide:
+    """Zeiss: two tiles of uncompressed colour with a gap of 30 px between them, and each at half its size."""
+    one, two, gap = picture(100, 80), picture(100, 90, 1), 30
+    truth = np.full((120, 80 + gap + 90, 3), 255, np.uint8)
+    truth[:100, :80], truth[20:, 80 + gap :] = one, two
+    blocks = [(one, 0, 0, 1), (two, 20, 80 + gap, 1), (_half(one), 0, 0, 2), (_half(two), 20, 80 + gap, 2)]
+    xml = (
+        f"<ImageDocument><Metadata><Information><Image><SizeX>{truth.shape[1]}</SizeX><SizeY>{truth.shape[0]}</SizeY>"
+        '<ObjectiveSettings><ObjectiveRef Id="Objective:1"/></ObjectiveSettings></Image><Instrument><Objectives>'
+        '<Objective Id="Objective:1"><NominalMagnification>20</NominalMagnification></Objective></Objectives>'
+        '</Instrument></Information><Scaling><Items><Distance Id="X"><Value>2.5E-07</Value></Distance>'
+        '<Distance Id="Y"><Value>5E-07</Value></Distance></Items></Scaling></Metadata></ImageDocument>'
+    ).encode()
+    data, entries = bytearray(512), b""
+
+    def segment(name: bytes, content: bytes) -> int:
+        data.extend(bytes(-len(data) % 32))
+        at = len(data)
+        data.extend(name.ljust(16, b"\0") + struct.pack("<qq", len(content), len(content)) + content)
+        return at
+
+    for number, (pixels, y, x, factor) in enumerate(blocks):
+        height, width = pixels.shape[:2]
+        sides = (
+            (b"X", x, width * factor, width),
+            (b"Y", y, height * factor, height),
+            (b"C", 0, 1, 1),
+            (b"M", number, 1, 1),
+        )
+        place = b"".join(
+            name.ljust(4, b"\0") + struct.pack("<iifi", at, size, at, own) for name, at, size, own in sides
+        )
+        at = -(-len(data) // 32) * 32
+        entry = struct.pack("<2siqii6xi", b"DV", 3, at, 0, 0, len(sides)) + place
+        stored = pixels[:, :, ::-1].tobytes()
+        head = (struct.pack("<iiq", 0, 0, len(stored)) + entry).ljust(256, b"\0")
+        assert segment(b"ZISRAWSUBBLOCK", head + stored) == at
+        entries += entry
+    index = segment(b"ZISRAWDIRECTORY", struct.pack("<i", len(blocks)) + bytes(124) + entries)
+    meta = segment(b"ZISRAWMETADATA", struct.pack("<ii", len(xml), 0) + bytes(248) + xml)
+    attached = segment(b"ZISRAWATTDIR", bytes(256))
+    data[:32] = b"ZISRAWFILE".ljust(16, b"\0") + struct.pack("<qq", 512, 512)
+    struct.pack_into("<iiii32xiqqiq", data, 32, 1, 0, 0, 0, 0, index, meta, 0, attached)
+    path = folder / "slide.czi"
+    path.write_bytes(bytes(data))
+    return MadeSlide(path, truth, (0.5, 0.25), 20.0, off=0)
+
+
 def make_dicom(folder: Path, *, icc: bytes | None = None) -> MadeSlide:
     """DICOM WSI: a folder of two instances, one a level; TILED_FULL frames of JPEG."""
     from pydicom.uid import generate_uid
@@ -322,4 +399,7 @@ MAKERS: dict[str, Callable[[Path], MadeSlide]] = {
     "Trestle (TIFF)": make_trestle,
     "Huron (TIFF)": make_huron,
     "DICOM WSI": make_dicom,
+    "Argos (TIFF)": make_argos,
+    "Hamamatsu VMS": make_vms,
+    "Zeiss CZI": make_czi,
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from ndpi import ndpi_bytes
 from PIL import Image, ImageCms
 
 from tiledblend.run.ometiff import export_ometiff
@@ -55,3 +56,11 @@ def test_the_objectives_power_goes_into_an_ometiff_and_comes_back(tmp_path: Path
     assert ome.images[0].objective_settings.id == objective.id
     assert open_source(out).magnification == 40.0
     assert from_array(PIXELS, axes="yxc").magnification is None
+
+
+def test_the_power_of_hamamatsus_objective(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndpi"
+    path.write_bytes(ndpi_bytes(PIXELS))
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.pages.first.ndpi_tags["Magnification"] == 20
+    assert open_source(path).magnification == 20.0

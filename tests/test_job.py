@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
+from conftest import ROOT, Command
+from job_page import job_page
 from jsonschema.exceptions import ValidationError
 
+import tiledblend as tb
 from tiledblend.cli.main import cli
 from tiledblend.cli.mapping import job_mapping
 from tiledblend.demo.tissue import Slides
@@ -197,6 +202,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             ),
             *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar", "--level", "2"),
             *("--pixel-size-um", "0.5,0.25", "--operator", "multiply"),
+            *("--match", "linear", "--match-ring", "64um"),
         )
     )
     path = write_job(
@@ -210,7 +216,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
           - {image: b.tif, pixel_size_um: 0.5}
           - {image: o.tif, pixel_size_um: 0.25, mask: m.tif, mask_values: {labels: [2, 5]}, mask_frame: canvas,
              invert: true, grow: -3um, feather: 8um, feather_side: inside, opacity: 0.5, offset: [-3, 4],
-             operator: multiply}
+             operator: multiply, match: {by: linear, ring: 64um}}
           - {image: top.tif, mask: alpha, affine: [[1, 0, 2.5], [0, 1, 0]]}
         output: {path: out.ome.zarr, chunk: 64, shard: 128, levels: 3, codec: gzip, ome_zarr: "0.4", layout: planar}
         """,
@@ -247,7 +253,7 @@ def test_output_flag_wins_over_the_jobs_path(slides: Slides, tmp_path: Path, mon
         (["--feather", "3", "--layer", "{image: a.tif}"], "--feather belongs to an image; give BASE"),
         (["b.tif", "--offset", "3"], "--offset '3' is not of the form Y,X"),
         (["b.tif", "--mask-values", "some"], "--mask-values 'some' is not understood"),
-        (["b.tif", "--levels", "many"], "--levels 'many' must be auto or a number"),
+        (["b.tif", "--levels", "many"], "--levels 'many' must be auto, keep or a number"),
         (["b.tif", "--background", "red"], "--background 'red' is not of the form numbers"),
         (["b.tif", "--layer", "[1]"], "--layer 1: holds a list"),
         ([], "nothing to blend"),
@@ -265,5 +271,67 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     Draft202012Validator.check_schema(schema())
     layer = schema()["$defs"]["layer"]["properties"]
     weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity", "operator"}
-    weight |= {"threshold"}
+    weight |= {"threshold", "match"}
     assert set(layer) == {"image", "color", "offset", "fit", "affine", "pixel_size_um"} | weight
+
+
+def test_the_page_of_the_job_file_is_that_of_the_schema() -> None:
+    """To make it anew: python tests/job_page.py >docs/job.md"""
+    assert (ROOT / "docs" / "job.md").read_text("utf-8") == job_page()
+
+
+def test_every_key_has_a_meaning_and_examples_that_are_allowed() -> None:
+    from jsonschema import Draft202012Validator
+
+    known = schema()
+    layer, source = known["$defs"]["layer"]["properties"], known["$defs"]["source"]["oneOf"][1]["properties"]
+    canvas = {k: v for form in known["properties"]["canvas"]["oneOf"] for k, v in form["properties"].items()}
+    for keys in (known["properties"], layer, source, canvas, known["properties"]["output"]["properties"]):
+        for key, value in keys.items():
+            whole = known["$defs"][value["$ref"].rpartition("/")[2]] | value if "$ref" in value else value
+            assert whole.get("description"), key
+            for example in whole.get("examples", []):
+                Draft202012Validator({**value, "$defs": known["$defs"]}).validate(example)
+            assert whole.get("examples") or key == "output", key
+
+
+def test_the_example_of_the_page_is_a_job(tmp_path: Path) -> None:
+    jobs.load_job(write_job(tmp_path, job_page().partition("```yaml\n")[2].partition("```")[0]))
+
+
+def test_the_schema_is_printed(command: Command) -> None:
+    for words in (["--schema"], ["blend", "--schema"], ["plan", "--schema"]):
+        assert json.loads(command(*words).out) == schema()
+
+
+def test_series_and_channels_are_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, over = "{path: b.tif, series: 1, channels: [2, 0]}", "{path: o.tif, series: 3, channels: [2, 0]}"
+    text = f"layers: [{{image: {base}}}, {{image: {over}}}]"
+    expected = jobs.load_job(write_job(tmp_path, text))
+    assert job_mapping(flags_of("b.tif", "o.tif", "--series", "1,3", "--channels", "2,0")) == expected
+    same = job_mapping(flags_of("b.tif", "o.tif", "--series", "1"))
+    assert [layer["image"]["series"] for layer in same["layers"]] == [1, 1]
+    with pytest.raises(UsageError, match="has 3 numbers for 2 images"):
+        job_mapping(flags_of("b.tif", "o.tif", "--series", "1,2,3"))
+
+
+def test_a_path_selects_a_series(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "two.ome.tif"
+    first, second = (np.full((40, 50, 3), value, np.uint8) for value in (10, 20))
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for pixels in (first, second):
+            writer.write(pixels, photometric="rgb", metadata={"axes": "YXS"})
+    for number, words in enumerate(
+        (["two.ome.tif#1"], ["two.ome.tif", "--series", "1"], ["--layer", "{image: two.ome.tif#1}"])
+    ):
+        ran = command("blend", *words, "-o", f"{number}.tif")
+        assert ran.code == 0, ran.err
+        assert (tifffile.imread(tmp_path / f"{number}.tif") == 20).all()
+    assert (tb.open(f"{path}#0").read(tb.Region(0, 0, 1, 1)) == 10).all()
+    assert "series 1" in command("info", "two.ome.tif#1").out
+    assert "has no series 7" in command("blend", "two.ome.tif#7", "-o", "x.tif").error
+    path.rename(tmp_path / "a.tif#1")
+    assert (tb.open(tmp_path / "a.tif#1").read(tb.Region(0, 0, 1, 1)) == 10).all()
+    with pytest.raises(UsageError, match="says series 1, and series 2 is asked for"):
+        tb.open("b.tif#1", series=2)

@@ -33,6 +33,7 @@ from tiledblend.containers.ometiff.place import SUFFIX
 from tiledblend.containers.ometiff.xml import OME
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, StorageError, UsageError
 from tiledblend.geometry import Region
+from tiledblend.look.lines import amount
 from tiledblend.run.driver import Running, write
 from tiledblend.run.ometiff import export_ometiff
 from tiledblend.run.report import ProgressEvent
@@ -735,7 +736,7 @@ def test_plan_says_how_much_room_the_work_needs(tmp_path: Path, command: Command
     # The file's tiles, and the pixels of level 1, which level 2 starts from.
     assert planned["work_bytes"] == tiles * 64 * 64 * 3 + 155 * 210 * 3
     told = command("plan", *arguments)
-    room = f"room     up to {planned['work_bytes'] / 1e6:.1f} MB until it is done"
+    room = f"room     up to {amount(planned['work_bytes'])} until it is done"
     assert room in told.out
     assert "work_bytes" not in json.loads(command("plan", *arguments[:-1], "out.ome.zarr", "--json").out)
     assert command("plan", *arguments, "--compression", "jpeg:0").code == 2

@@ -159,6 +159,23 @@ def test_one_place_along_z_of_a_set_is_an_image(tmp_path: Path) -> None:
     assert source.info.channel_names == ("a", "b")
 
 
+def test_micro_managers_file_has_its_images_names_and_sizes(tmp_path: Path) -> None:
+    """One of two positions. By its tag tifffile takes it for a part of Micro-Manager's own index, which is not here."""
+
+    def data(k: int) -> str:
+        uuid = f'<UUID FileName="Pos{k}.ome.tif">urn:uuid:{k}</UUID>'
+        return "".join(f'<TiffData FirstC="{c}" IFD="{c}">{uuid}</TiffData>' for c in (0, 1))
+
+    xml = ome(*(image(k, (HEIGHT, WIDTH), 0.3 + k, ["a", "b"], data(k)) for k in (0, 1)), own=' UUID="urn:uuid:1"')
+    said = b'{"ChannelIndex": 0, "FrameIndex": 0, "SliceIndex": 0, "PositionIndex": 1}'
+    path = write(tmp_path / "Pos1.ome.tif", STACK[:2], xml, extratags=[(51123, "s", len(said), said, True)])
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.is_micromanager
+    source = open_source(path)
+    assert (source.info.channel_names, source.pixel_size_um) == (("a", "b"), (2.6, 1.3))
+    np.testing.assert_array_equal(stacked(source), STACK[:2])
+
+
 @pytest.mark.parametrize("order", ["XYCZT", "XYZCT", "XYTCZ"])
 def test_planes_are_where_the_xml_puts_them(tmp_path: Path, order: str) -> None:
     """Of 2 channels x 2 z; the first two planes are stored last."""

@@ -15,7 +15,7 @@ import click
 from tiledblend import __version__
 from tiledblend.bytes.buckets import redacted
 from tiledblend.cli.ending import explained
-from tiledblend.cli.options import debug_option
+from tiledblend.cli.options import debug_option, schema_option
 from tiledblend.cli.sections import HELP
 from tiledblend.cli.state import advised
 from tiledblend.cli.stopping import end_when_asked, ignore_signals, stop_when_asked
@@ -73,6 +73,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 @click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name="tiledblend", message="%(prog)s %(version)s")
+@schema_option
 @debug_option
 def cli() -> None:
     """Blend gigapixel images by masks, tile by tile on a dask cluster, into an OME-Zarr pyramid."""

@@ -15,6 +15,7 @@ from tiledblend.cli.values import (
     parse_color,
     parse_levels,
     parse_mask_values,
+    parse_match,
     parse_numbers,
     parse_offset,
 )
@@ -22,6 +23,7 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from tiledblend.describe.job import Job
+    from tiledblend.run.ometiff import Storing
     from tiledblend.run.options import ClusterOptions
     from tiledblend.run.origin import Origin
 
@@ -37,7 +39,18 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
     from tiledblend.describe import job as jobs
 
     if flags["job_path"]:
-        others = ("classes", "fill", "base", "layers", "mode", "canvas", "background", "pixel_size_um")
+        others = (
+            "classes",
+            "fill",
+            "series",
+            "channels",
+            "base",
+            "layers",
+            "mode",
+            "canvas",
+            "background",
+            "pixel_size_um",
+        )
         given = [name for name in (*LAYER_KEYS, *others) if flags[name]]
         if given:
             raise UsageError(f"--job says the layers already; leave out {', '.join(flag_of(name) for name in given)}")
@@ -88,6 +101,8 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["offset"] = parse_offset(top["offset"])
     if "affine" in top:
         top["affine"] = parse_affine(top["affine"])
+    if "match" in top or "match_ring" in top:
+        top["match"] = parse_match(top.get("match"), top.pop("match_ring", None))
     if "mask_values" in top:
         top["mask_values"] = parse_mask_values(top["mask_values"])
     if flags["classes"]:
@@ -96,8 +111,9 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["mask"] = {"path": top["mask"], "classes": list(flags["classes"])}
     if layers:
         layers[-1] |= top
-    if flags["fit"] and flags["canvas"] and len(layers) > 1:
+    if flags["fit"] not in (None, "scene") and flags["canvas"] and len(layers) > 1:
         layers[0]["fit"] = flags["fit"]
+    _select(layers, flags)
     if flags["pixel_size_um"] is not None:
         _state_pixel_sizes(layers, flags["pixel_size_um"])
     for number, text in enumerate(flags["layers"], 1):
@@ -115,6 +131,25 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         values = parse_numbers(flags["background"], "--background", float, None)
         mapping["background"] = values[0] if len(values) == 1 else values
     return mapping
+
+
+def _select(layers: list[dict[str, Any]], flags: dict[str, Any]) -> None:
+    """--series (of BASE, of OVERLAY; one number is both's) and --channels (of both)."""
+    images = [layer for layer in layers if "image" in layer]
+    for name in ("series", "channels"):
+        if flags[name] is not None and not images:
+            raise UsageError(f"{flag_of(name)} belongs to an image; give BASE")
+    if flags["series"] is not None:
+        numbers = parse_numbers(flags["series"], "--series", int, None)
+        if len(numbers) > len(images):
+            raise UsageError(f"--series {flags['series']!r} has {len(numbers)} numbers for {len(images)} images")
+        for number, layer in enumerate(images):
+            layer["image"] = {"path": layer["image"], "series": numbers[min(number, len(numbers) - 1)]}
+    if flags["channels"] is not None:
+        kept = parse_numbers(flags["channels"], "--channels", int, None)
+        for layer in images:
+            image = layer["image"]
+            layer["image"] = {**(image if isinstance(image, dict) else {"path": image}), "channels": kept}
 
 
 def _state_pixel_sizes(layers: list[dict[str, Any]], text: str) -> None:
@@ -174,3 +209,11 @@ def is_image(path: str) -> bool:
     from tiledblend.look.pictures import is_image_path
 
     return is_image_path(path)
+
+
+def storing_of(job: Job) -> Storing:
+    """How the job's OME-TIFF is to be stored."""
+    from tiledblend.run.ometiff import Storing
+
+    said = job.mapping.get("output", {})
+    return Storing(job.compression, job.keep_levels, said.get("chunk"), said.get("shard"))

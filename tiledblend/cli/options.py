@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from tiledblend.cli.sections import Option
 
 OPERATORS = ("normal", "multiply", "screen", "darken", "lighten", "difference")
-COMPRESSIONS = "deflate|zstd|jpeg[:Q]|jpeg2000|none"
+COMPRESSIONS = "keep|deflate|zstd|jpeg[:Q]|jpeg2000|none"
 
 Decorator = Callable[[Any], Any]
 
@@ -19,6 +20,14 @@ Decorator = Callable[[Any], Any]
 def _debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.find_root().obj["debug"] = True
+
+
+def _schema(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from tiledblend.describe.schema import schema
+
+        click.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+        context.exit()
 
 
 def _stacked(*options: Decorator) -> Decorator:
@@ -41,6 +50,9 @@ reporting = partial(click.option, cls=Option, section="Reporting")
 debug_option = reporting(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_debug, help="Show a traceback on errors."
 )
+schema_option = reporting(
+    "--schema", is_flag=True, expose_value=False, is_eager=True, callback=_schema, help="Print a job's JSON Schema."
+)
 json_option = reporting("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 inputs_option = _what(
@@ -48,9 +60,12 @@ inputs_option = _what(
 )
 
 layer_flags = _stacked(
+    schema_option,
     _what("--job", "job_path", metavar="FILE", help="Job file (YAML or JSON) instead of layer flags."),
     _what("--layer", "layers", multiple=True, metavar="YAML", help="A further layer on top: '{image: …, mask: …}'."),
     _what("--fill", metavar="COLOR|auto", help="A colour as the top image: 243,243,243; auto: of glass near the mask."),
+    _what("--series", metavar="N[,N]", help="Which image of a file, from 0: of BASE, of OVERLAY. Also slide.svs#1."),
+    _what("--channels", metavar="N[,N…]", help="Channels that are kept, from 0, in this order."),
     _what("--opacity", type=float, metavar="0..1", help="Of the top image."),
     _what("--operator", type=click.Choice(OPERATORS), help="How the top image's colours meet those below."),
     _what(
@@ -80,11 +95,17 @@ layer_flags = _stacked(
         help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %). bands:N: multi-band blending.",
     ),
     _mask("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
+    _mask(
+        "--match",
+        metavar="offset|gain|linear|od",
+        help="Fit the top image's tone to what lies below, per channel, around the mask's edge.",
+    ),
+    _mask("--match-ring", metavar="64um|128px", help="How far from the edge pixels are compared. [64um, else 128px]"),
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
     _place(
         "--fit",
-        type=click.Choice(["canvas", "physical", "none"]),
-        help="Resample images and mask to the canvas's size; physical: the top image by the pixel sizes.",
+        type=click.Choice(["canvas", "physical", "scene", "none"]),
+        help="Resample images and mask to the canvas's size; the top image by pixel sizes, or its store's scene.",
     ),
     _place(
         "--affine", metavar="A,B,C,D,E,F|FILE|YAML", help="Maps points (x, y) of the top image to points of the canvas."
@@ -101,9 +122,13 @@ output_options = _stacked(
     output("-o", "--output", metavar="OUT", help="New OME-Zarr or .ome.tif, or a small .png, .jpg or .tif."),
     output("--chunk", type=int, metavar="PX", help="Side of what is compressed at once. [512]"),
     output("--shard", type=int, metavar="PX", help="Side of one stored object. [4096]"),
-    output("--levels", metavar="auto|N", help="Pyramid levels. [auto]"),
+    output("--levels", metavar="auto|keep|N", help="Pyramid levels; keep: the base's own. [auto]"),
     output("--codec", metavar="NAME:LEVEL", help="Lossless compression. [zstd:1]"),
-    output("--compression", metavar=COMPRESSIONS, help="Of a .ome.tif; jpeg loses detail. [deflate]"),
+    output(
+        "--compression",
+        metavar=COMPRESSIONS,
+        help="Of a .ome.tif; keep: as the base is. [keep over JPEG tiles, else deflate]",
+    ),
     output("--ome-zarr", type=click.Choice(["0.6", "0.5", "0.4"]), help="Version of the format. [0.5]"),
     output("--layout", type=click.Choice(["planar", "interleaved"]), help="Bytes inside RGB chunks. [planar]"),
 )
@@ -138,6 +163,8 @@ LAYER_KEYS = {
     "grow": "grow",
     "feather": "feather",
     "feather_side": "feather_side",
+    "match": "match",
+    "match_ring": "match_ring",
     "opacity": "opacity",
     "operator": "operator",
     "offset": "offset",

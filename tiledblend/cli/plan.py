@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image
+from tiledblend.cli.mapping import built, checked_output, cluster_of, is_image, storing_of
 from tiledblend.cli.options import (
     cluster_options,
     debug_option,
@@ -44,7 +44,7 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
     from tiledblend.containers.ozx.name import UNFINISHED, is_ozx_path
     from tiledblend.look import lines as report
     from tiledblend.look.pictures import without_pyramid
-    from tiledblend.run.ometiff import checked_target, planned_ometiff
+    from tiledblend.run.ometiff import checked_target, plan_ometiff
     from tiledblend.run.ozx import planned_for
     from tiledblend.run.plan import plan
 
@@ -54,10 +54,12 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
     job = built(flags)
     if job.path is not None:
         checked_output(job.path)
-    planned = plan(job.composite, job.output, exact=exact)
     is_tiff = job.path is not None and is_ometiff_path(job.path)
     if is_tiff:
-        planned = planned_ometiff(planned, checked_target(job.path or ""), job.compression or "deflate")
+        target = checked_target(job.path or "")
+        planned = plan_ometiff(job.composite, target, job.output, storing_of(job), exact=exact)
+    else:
+        planned = plan(job.composite, job.output, exact=exact)
     is_ozx = job.path is not None and is_ozx_path(job.path)
     if is_ozx:
         planned = planned_for(planned, job.path or "")
@@ -91,11 +93,11 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
 
 def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
     """Why blend, with the same flags, would not begin; None where it would."""
+    from tiledblend.bytes.waiting import ANSWER_SECONDS, asked
     from tiledblend.containers.output import refuse_taken
     from tiledblend.describe.fingerprint import stored_paths
     from tiledblend.look.pictures import check_image_output
     from tiledblend.run.options import threads_of
-    from tiledblend.run.waiting import ANSWER_SECONDS, asked
 
     composite, path = job.composite, job.path
 

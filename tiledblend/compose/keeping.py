@@ -91,7 +91,9 @@ class OwnLayer:
 def own_layer(reader: LayerReader, layout: KeepingLayout, scene: Scene) -> OwnLayer | None:
     """The layer as one of whose image chunks may be taken; None if they never can."""
     image, pixels = reader.layer.image, reader.pixels
-    if pixels.sampling is not None or image.channels != layout.channels or not keeps_alpha(reader, scene):
+    if pixels.sampling is not None or reader.tone is not None:
+        return None
+    if image.channels != layout.channels or not keeps_alpha(reader, scene):
         return None
     origin = reader.frame.y0 - pixels.shift[0], reader.frame.x0 - pixels.shift[1]
     factors = {level_power(image, pixels.level, number): number for number in range(pixels.level, len(image.levels))}
@@ -126,7 +128,7 @@ def render_tile_keeping(renderer: TileRenderer, layout: KeepingLayout, tile: Til
         return render_rows(renderer, layout.grid, tile, sink)
     work = _KeptTile(scene, layout, tile, sink, layers, owners)
     work.make(lambda region: renderer.chunk_row(region, layout.grid.chunk))
-    renderer.stats.copied += int((~work.needed[0]).sum())
+    renderer.stats.copied += int((~work.needed[0] | work.own[0]).sum())
     return renderer.stats
 
 
@@ -270,11 +272,12 @@ class _KeptTile:
             out[:, _columns(part, tile)] = (
                 self._first(part) if level == self.first else self._halved(finer, start, stop)
             )
-        for column in np.flatnonzero(needed & own).tolist():
-            part = self._region(level, row, column)
-            layer = self.layers[int(self.owners[level][row, column])]
+        for index in set(self.owners[level][row][needed & own].tolist()):
+            layer = self.layers[index]
             assert layer is not None
-            out[:, _columns(part, tile)] = _own_pixels(layer, level, part)
+            for start, stop in runs(needed & own & (self.owners[level][row] == index)):
+                part = self._region(level, row, start, stop - start)
+                out[:, _columns(part, tile)] = _own_pixels(layer, level, part)
         for column in np.flatnonzero(self._made[level][row]).tolist():
             part = self._region(level, row, column)
             self.sink.add_chunk(level, row, column, out[:, _columns(part, tile)])

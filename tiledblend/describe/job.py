@@ -20,11 +20,13 @@ from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Labels, Layer, MaskValues
 from tiledblend.describe.lengths import Feather
 from tiledblend.describe.levels import at_level, at_pixel_size
+from tiledblend.describe.matching import Match, match_of, tone_as_dict
 from tiledblend.describe.matrix import affine_of, with_numbers
 from tiledblend.describe.schema import check
 from tiledblend.describe.text import parse_mapping
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources import open_source
+from tiledblend.sources.base import Alpha
 from tiledblend.sources.opening import make_spec, require_possible
 from tiledblend.sources.single_colour import from_color
 
@@ -37,13 +39,15 @@ MAX_BYTES = 4 * 2**20
 @dataclass(frozen=True)
 class Job:
     """What a job asks for. path: where the result goes, None when the job does not say. mapping: the job itself,
-    every path absolute, as it is stored with the result. compression: of an OME-TIFF, None when not said."""
+    every path absolute, as it is stored with the result. compression: of an OME-TIFF, None when not said.
+    keep_levels: of an OME-TIFF the base's own levels; None when levels are not said."""
 
     composite: Composite
     output: OutputSpec
     path: str | None
     mapping: dict[str, Any]
     compression: str | None = None
+    keep_levels: bool | None = None
 
 
 def load_job(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -84,6 +88,9 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     check(mapping, where=where)
     output_keys = dict(mapping.get("output", {}))
     path, compression = output_keys.pop("path", None), output_keys.pop("compression", None)
+    levels = output_keys.get("levels")
+    if levels == "keep":
+        del output_keys["levels"]
     if "ome_zarr" in output_keys:
         output_keys["ome_zarr"] = str(output_keys["ome_zarr"])  # YAML reads 0.5 as a number
     output = OutputSpec(**output_keys)
@@ -100,7 +107,38 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
         background=tuple(background) if isinstance(background, list) else background,
         canvas=_sized(canvas, layers[0], mapping.get("mpp")),
     )
-    return Job(_at_resolution(composite, mapping), output, path, dict(mapping), compression)
+    return Job(
+        _at_resolution(composite, mapping),
+        output,
+        path,
+        dict(mapping),
+        compression,
+        None if levels is None else levels == "keep",
+    )
+
+
+def with_matches(mapping: Mapping[str, Any], composite: Composite) -> dict[str, Any]:
+    """The job's mapping with the numbers that a composite has for its matches; without those that were left out.
+
+    composite: the job's, decided.
+    """
+    layers = mapping.get("layers")
+    if not isinstance(layers, list) or len(layers) != len(composite.layers):
+        return dict(mapping)
+    return {
+        **mapping,
+        "layers": [_with_match(keys, layer) for keys, layer in zip(layers, composite.layers, strict=True)],
+    }
+
+
+def _with_match(keys: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
+    given = keys.get("match")
+    if given is None or isinstance(layer.match, Match):
+        return dict(keys)
+    if layer.match is None:
+        return {key: value for key, value in keys.items() if key != "match"}
+    named = {"by": given} if isinstance(given, str) else {k: v for k, v in given.items() if k in ("by", "ring")}
+    return {**keys, "match": named | tone_as_dict(layer.match)}
 
 
 def _sized(canvas: Canvas | None, base: Layer, mpp: float | None) -> Canvas | None:
@@ -137,7 +175,7 @@ def _images(layers: Sequence[Mapping[str, Any]], canvas: Canvas | None) -> list[
 
 def _layer(keys: Mapping[str, Any], image: RasterSource, feather: Feather) -> Layer:
     offset = keys.get("offset")
-    mask = keys.get("mask")
+    mask, image = keys.get("mask"), _open(keys["image"])
     return Layer(
         image,
         mask="alpha" if mask == "alpha" else None if mask is None else _open(mask, mask=True),
@@ -150,6 +188,7 @@ def _layer(keys: Mapping[str, Any], image: RasterSource, feather: Feather) -> La
         feather_side=keys.get("feather_side"),
         opacity=keys.get("opacity", 1.0),
         operator=keys.get("operator", "normal"),
+        match=match_of(keys.get("match"), image.channels - (image.alpha is not Alpha.NONE)),
         offset=None if offset is None else (offset[0], offset[1]),
         fit=None if keys.get("fit") == "none" else keys.get("fit"),
         pixel_size_um=_pixel_size(keys.get("pixel_size_um")),

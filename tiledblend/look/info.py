@@ -26,8 +26,10 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises BadInputError when nothing is there or it is no image.
     """
-    absolute = make_spec(path).path
-    kind = recognise(absolute)
+    asked = make_spec(path)
+    absolute, kind = asked.path, recognise(asked.path)
+    if asked.series is not None:
+        return [_entry(absolute, asked.series, "")]
     if kind == "tiff":
         return [_entry(absolute, series, name) for series, name in _tiff_series(absolute)]
     if kind in ("zarr", "archive"):

@@ -32,6 +32,7 @@ def notes_of(scene: Scene) -> Iterator[str]:
                 "of the layer lies outside"
             )
     yield from _hiding_notes(scene)
+    yield from map(str, scene.matches)
 
 
 def _hiding_notes(scene: Scene) -> Iterator[str]:

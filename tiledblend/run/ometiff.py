@@ -11,6 +11,7 @@ from typing import Any
 
 from tiledblend.bytes.objects import open_store
 from tiledblend.compose.keeping import level_power
+from tiledblend.compose.scene import Scene, decide
 from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.options import TiffOptions, is_ometiff_path
@@ -21,10 +22,21 @@ from tiledblend.describe.layers import Layer
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid
 from tiledblend.run.driver import Running, Share, described, run_plan
+from tiledblend.run.kept import (
+    Ladder,
+    base_coding,
+    is_jpeg,
+    kept_layout,
+    kept_notes,
+    kept_spec,
+    on_ladder,
+    why_not_kept,
+)
 from tiledblend.run.plan import Plan, plan
 from tiledblend.run.report import RunReport
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import open_source
+from tiledblend.sources.tiff.encoded import NotKept
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,11 @@ def blend_ometiff(
         raise UsageError(f"{planned!r} must be a Plan; use blend_ometiff(plan(composite), path)")
     target = checked_target(path)
     planned = planned_ometiff(planned, target, compression)
-    image = described(planned.composite, _name(target), job)
-    return _run(planned, target, _with_default_channels(image, planned), running or Running(), share or Share())
+    image = _with_default_channels(described(planned.composite, _name(target), job), planned)
+    if isinstance(planned.layout, TiffLayout) and planned.layout.kept:
+        # Its bytes are the base's, and so are its colours.
+        image = replace(image, icc_profile=planned.composite.layers[0].image.icc_profile)
+    return _run(planned, target, image, running or Running(), share or Share())
 
 
 def export_ometiff(
@@ -92,13 +107,20 @@ def export_ometiff(
     """
     target, options = checked_target(path), options or TiffOptions()
     source = result if isinstance(result, RasterSource) else open_source(result)
-    planned = plan(Composite([Layer(source)]), OutputSpec(options.tile, 8 * options.tile), samples=0)
-    layout = source_layout(source, options)
-    layout.require_fit(target)
+    composite = Composite([Layer(source)])
+    if options.compression == "keep":
+        planned = plan_ometiff(composite, target, OutputSpec(), Storing("keep"), samples=0)
+        layout = planned.layout
+        image_profile = source.icc_profile
+    else:
+        planned = plan(composite, OutputSpec(options.tile, 8 * options.tile), samples=0)
+        layout, image_profile = source_layout(source, options), None
+        layout.require_fit(target)
     own = source.info.channel_names, source.info.channel_colors
     names, colors = (given if len(given) == source.channels else () for given in own)
     image = described(planned.composite, _name(target), None)
     image = replace(image, channel_names=names, channel_colors=colors, magnification=source.magnification)
+    image = replace(image, icc_profile=image_profile)
     planned = replace(planned, layout=layout)
     _, done = _run(planned, target, image, running or Running(), Share(resume=resume))
     assert done is not None
@@ -116,9 +138,61 @@ def checked_target(path: str | os.PathLike[str]) -> str:
     return store.uri
 
 
+@dataclass(frozen=True)
+class Storing:
+    """How a blend's file is to be stored. compression: None: as a base of JPEG tiles is, else deflate. keep_levels: the
+    base's own ladder; None: where it is stored as the base is. chunk, shard: where the user said them."""
+
+    compression: str | None = None
+    keep_levels: bool | None = None
+    chunk: int | None = None
+    shard: int | None = None
+
+
+def plan_ometiff(
+    composite: Composite, target: str, output: OutputSpec, storing: Storing, *, exact: bool = False, samples: int = 12
+) -> Plan:
+    """The plan of a file. Raises UsageError when that cannot hold the composite, or be stored as its base is."""
+    scene = decide(composite)
+    wanted = None if storing.compression is None else storing.compression.strip().lower()
+    by_default = wanted is None and is_jpeg(scene) and storing.chunk in (None, base_coding(scene).side)
+    if by_default or wanted == "keep":
+        keep_levels = storing.keep_levels is not False
+        try:
+            spec = kept_spec(scene, output, keep_levels=keep_levels, shard=storing.shard)
+            if storing.chunk not in (None, spec.chunk):
+                raise NotKept(f"the base has tiles of {spec.chunk} px, and --chunk {storing.chunk} asks for others")
+            layout = kept_layout(scene, spec.grid(scene.shape), keep_levels=keep_levels)
+        except NotKept as error:
+            raise UsageError(f"{target}: --compression keep: {error}; use --compression deflate") from error
+        planned = plan(scene, spec, exact=exact, samples=samples)
+        notes = (*planned.notes, *kept_notes(scene, layout, by_default=by_default))
+        return replace(planned, layout=layout, notes=notes)
+    planned = _plan_encoded(scene, target, output, storing, wanted or "deflate", exact=exact, samples=samples)
+    why = why_not_kept(scene) if wanted is None else None
+    return planned if why is None else replace(planned, notes=(*planned.notes, why))
+
+
+def _plan_encoded(
+    scene: Scene, target: str, output: OutputSpec, storing: Storing, compression: str, *, exact: bool, samples: int
+) -> Plan:
+    """Of a file in which every tile is encoded."""
+    if storing.keep_levels and len((ladder := Ladder.of_base(scene)).stored) > 1:
+        output = replace(output, levels=ladder.levels)
+        planned = planned_ometiff(plan(scene, output, exact=exact, samples=samples), target, compression)
+        assert isinstance(planned.layout, TiffLayout)
+        return replace(planned, layout=on_ladder(planned.layout, ladder))
+    return planned_ometiff(plan(scene, output, exact=exact, samples=samples), target, compression)
+
+
 def planned_ometiff(planned: Plan, target: str, compression: str) -> Plan:
     """The plan, for a file. Raises UsageError when that cannot hold it."""
     composite, grid = planned.composite, planned.grid
+    if isinstance(planned.layout, TiffLayout):
+        return planned
+    if compression.strip().lower() == "keep":
+        output = OutputSpec(levels="auto")
+        return plan_ometiff(composite, target, output, Storing("keep"), samples=planned.sampled_tiles)
     options = TiffOptions.parse(compression, grid.chunk)
     alpha = Alpha.STRAIGHT if composite.has_alpha else Alpha.NONE
     facts = composite.channels, composite.dtype.name

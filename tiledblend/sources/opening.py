@@ -50,7 +50,8 @@ def open_source(
 ) -> RasterSource:
     """Open an image by its metadata only; the format is known by its first bytes or its zarr metadata.
 
-    path: a local path, a URL (file://, s3://, gs://, az://, https://), or a `SourceSpec` that already says the rest.
+    path: a local path, a URL (file://, s3://, gs://, az://, https://), either with "#1" for its series 1, or a
+    `SourceSpec` that already says the rest.
     series: TIFF series or OME-Zarr image index. level: the pyramid level taken as level 0. channels: indices kept, in
     this order. plane: index along each further axis, `{"z": 3}`. allow_sparse: as of `SourceSpec`. mask: accept every
     dtype that a mask may have (`MASK_DTYPES`).
@@ -77,7 +78,10 @@ def make_spec(
     channels: Iterable[int] | None = None,
     plane: Plane = (),
 ) -> SourceSpec:
-    """The spec of these arguments, with a local path made absolute: it must open in another process too."""
+    """The spec of these arguments, with a local path made absolute: it must open in another process too.
+
+    path: `slide.svs#1` is series 1 of slide.svs, where no file is called so.
+    """
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise UsageError(f"{type(path).__name__} is no path or URL; arrays become sources with tiledblend.from_array")
     name = os.fsdecode(path)
@@ -89,7 +93,18 @@ def make_spec(
         raise UsageError(
             f'{name}: channels {channels!r} and plane {plane!r} must be as [0, 2] and {{"z": 3}}'
         ) from None
-    return SourceSpec(path=_absolute(name), series=series, level=level, channels=kept, plane=at)
+    path, chosen = _selected(_absolute(name))
+    if chosen is not None and series not in (None, chosen):
+        raise UsageError(f"{name}: says series {chosen}, and series {series} is asked for; give one of them")
+    return SourceSpec(path=path, series=chosen if series is None else series, level=level, channels=kept, plane=at)
+
+
+def _selected(path: str) -> tuple[str, int | None]:
+    """The path without `#N` at its end, and N, the series that it selects; a file may be called so itself."""
+    found = re.fullmatch(r"(.+)#(\d{1,6})", path)
+    if found is None or (not is_remote(path) and os.path.exists(path)):
+        return path, None
+    return found[1], int(found[2])
 
 
 def reopen(spec: SourceSpec, mask: bool = False) -> RasterSource:

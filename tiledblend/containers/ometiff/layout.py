@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.bytes.objects import ObjectStore
+from tiledblend.bytes.objects import Data, ObjectStore
+from tiledblend.containers.ometiff.encode import encoder
+from tiledblend.containers.ometiff.kept import KeptLevel, KeptTiles
 from tiledblend.containers.ometiff.options import TiffOptions
 from tiledblend.errors import UsageError
 from tiledblend.geometry import Grid, Region, Tile, ceil_div
 from tiledblend.sources.base import Alpha, RasterSource
+from tiledblend.sources.tiff.encoded import NotKept, tiles_of
 
 if TYPE_CHECKING:
     from tiledblend.containers.ometiff.part import TilePart
@@ -32,7 +35,8 @@ class TiffLayout:
 
     grid: its chunks are the file's tiles. is_rgb: RGB(A) pixels in one plane; other images have a plane a channel.
     stored: the grid's levels that the file has, level 0 first; shapes: (y, x) of each, at most the grid's. own_levels:
-    a chunk of any level is the image's own, where one layer alone decides it and its image has that level.
+    a chunk of any level is the image's own, where one layer alone decides it and its image has that level. kept: how
+    each level is stored, where that is the base's own way (`--compression keep`).
 
     A part is what one of the run's tiles puts: its own TIFF tiles of its stage's levels (`stage/row/column.part`), and,
     where a stage follows, the pixels of its last level without loss (`.pixels`), kept only while the run lasts.
@@ -47,6 +51,7 @@ class TiffLayout:
     stored: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     own_levels: bool = False
+    kept: tuple[KeptLevel, ...] = ()
 
     @classmethod
     def of_grid(
@@ -202,7 +207,7 @@ class TiffLayout:
         own = {"container": "ome-tiff", "format": FORMAT, "shape": list(self.grid.shape), "shard": self.grid.shard}
         plain = {"levels": self.grid.levels, "channels": self.channels, "dtype": self.dtype, "is_rgb": self.is_rgb}
         stored = {"stored": list(self.stored), "shapes": [list(shape) for shape in self.shapes]}
-        stored |= {"own_levels": self.own_levels}
+        stored |= {"own_levels": self.own_levels, "kept": [level.as_dict() for level in self.kept]}
         return {**own, **plain, **stored, "alpha": self.alpha.value, "options": asdict(self.options)}
 
     @classmethod
@@ -216,7 +221,8 @@ class TiffLayout:
         shapes = tuple((int(y), int(x)) for y, x in document["shapes"])
         facts = int(document["channels"]), str(document["dtype"]), bool(document["is_rgb"])
         levels = tuple(map(int, document["stored"]))
-        return cls(grid, *facts, Alpha(document["alpha"]), options, levels, shapes, bool(document["own_levels"]))
+        kept = tuple(map(KeptLevel.from_dict, document["kept"]))
+        return cls(grid, *facts, Alpha(document["alpha"]), options, levels, shapes, bool(document["own_levels"]), kept)
 
     def with_options(self, options: TiffOptions) -> TiffLayout:
         """The same, stored in another way."""
@@ -227,11 +233,27 @@ class TiffLayout:
     @property
     def keeps(self) -> bool:
         """True when a tile is made with regard to what its layers' images have stored."""
-        return self.own_levels
+        return self.own_levels or bool(self.kept)
 
-    def stored_tiles(self, image: RasterSource, number: int, level: int) -> None:
+    def stored_tiles(self, image: RasterSource, number: int, level: int) -> KeptTiles | None:
         """The tiles of level `number` of an image, if they are as the file's level `level` stores them."""
-        return
+        if not self.kept:
+            return None
+        kept = self.kept[self.stored.index(level)]
+        try:
+            tiles = tiles_of(image, number)
+        except NotKept:
+            return None
+        coding = tiles.coding
+        alike = coding.side == self.grid.chunk and coding.dtype == self.dtype
+        alike = alike and (coding.samples, coding.planes) == (self.samples, self.planes)
+        return KeptTiles(tiles, complete=kept.tables is None) if alike and kept.takes(coding) else None
+
+    def encoder(self, level: int) -> Callable[[NDArray[Any]], Data]:
+        """Function from the pixels of one tile of the file's level `level` to its stored bytes. For one thread."""
+        if self.kept:
+            return self.kept[self.stored.index(level)].encoder(self.grid.chunk)
+        return encoder(self.options)
 
     def writer(self, store: ObjectStore, tile: Tile) -> TilePart:
         """As `Container.writer`."""

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from tiledblend.errors import UsageError
 
-Compression = Literal["deflate", "zstd", "jpeg", "jpeg2000", "none"]
+Compression = Literal["deflate", "zstd", "jpeg", "jpeg2000", "none", "keep"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 ENDINGS = (".ome.tif", ".ome.tiff")
 DEFAULT_QUALITY = 90
@@ -25,7 +25,8 @@ def is_ometiff_path(path: str | os.PathLike[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TiffOptions:
-    """compression: all but jpeg keep every bit. quality: of jpeg, 1 to 100. tile: side in pixels, a multiple of 16.
+    """compression: all but jpeg keep every bit; keep: as the base's image is stored. quality: of jpeg, 1 to 100. tile:
+    side in pixels, a multiple of 16.
 
     Raises UsageError.
     """
@@ -44,7 +45,7 @@ class TiffOptions:
 
     @classmethod
     def parse(cls, compression: str, tile: int = 512) -> TiffOptions:
-        """Options of "deflate", "zstd", "jpeg2000", "none", "jpeg" or "jpeg:QUALITY". Raises UsageError.
+        """Options of "deflate", "zstd", "jpeg2000", "none", "keep", "jpeg" or "jpeg:QUALITY". Raises UsageError.
 
         >>> TiffOptions.parse("jpeg:85").quality
         85

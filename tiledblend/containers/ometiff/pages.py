@@ -8,7 +8,7 @@ of several planes has no such set: OpenSlide would show one channel, and libvips
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.geometry import Tile
 from tiledblend.sources.base import Alpha
 
-CODES = {"none": 1, "jpeg": 7, "deflate": 8, "jpeg2000": 34712, "zstd": 50000}
+CODES = {"none": 1, "lzw": 5, "jpeg": 7, "deflate": 8, "jpeg2000": 34712, "zstd": 50000}
 GREY, RGB, YCBCR = 1, 2, 6
 EXTRA_SAMPLES = {Alpha.PREMULTIPLIED: 1, Alpha.STRAIGHT: 2}
 CENTIMETRE = 3
@@ -91,22 +91,45 @@ class TileTables:
         return [level.reshape(len(level), -1) for level in self._passed]
 
 
+class _Coding(NamedTuple):
+    """What a page's tags say of how its tiles are stored."""
+
+    compression: int
+    photometric: int
+    predictor: int = 1
+    subsampling: tuple[int, int] | None = None
+    tables: bytes | None = None
+
+
+def _coding(layout: TiffLayout, number: int) -> _Coding:
+    colours = RGB if layout.is_rgb else GREY
+    if not layout.kept:
+        options = layout.options
+        predictor = 2 if has_predictor(options, np.dtype(layout.dtype)) else 1
+        if options.compression == "jpeg" and layout.is_rgb:
+            return _Coding(CODES["jpeg"], YCBCR, predictor, chroma_subsampling(options))
+        return _Coding(CODES[options.compression], colours, predictor)
+    kept = layout.kept[number]
+    if kept.jpeg is not None and kept.jpeg.colour == "ycbcr":
+        return _Coding(CODES[kept.codec], YCBCR, 1, kept.jpeg.sampling[0], kept.tables)
+    return _Coding(CODES[kept.codec], colours, kept.predictor, None, kept.tables)
+
+
 def _tags(tail: Tail, layout: TiffLayout, number: int, pixel_size_um: tuple[float, float] | None) -> dict[int, Value]:
     """All tags of a page but those that say where its tiles are."""
-    options, dtype = layout.options, np.dtype(layout.dtype)
+    coding, dtype = _coding(layout, number), np.dtype(layout.dtype)
     height, width = layout.shapes[number]
-    is_color = layout.is_rgb
     tags: dict[int, tuple[Any, Any]] = {
         254: ("long", 1 if number else 0),
         256: ("long", width),
         257: ("long", height),
         258: ("short", [dtype.itemsize * 8] * layout.samples),
-        259: ("short", CODES[options.compression]),
-        262: ("short", (YCBCR if options.compression == "jpeg" else RGB) if is_color else GREY),
+        259: ("short", coding.compression),
+        262: ("short", coding.photometric),
         277: ("short", layout.samples),
         284: ("short", 1),
-        322: ("long", options.tile),
-        323: ("long", options.tile),
+        322: ("long", layout.options.tile),
+        323: ("long", layout.options.tile),
         339: ("short", [3 if dtype.kind == "f" else 1] * layout.samples),
     }
     if pixel_size_um is not None:
@@ -114,12 +137,14 @@ def _tags(tail: Tail, layout: TiffLayout, number: int, pixel_size_um: tuple[floa
         tags[282] = "rational", rational(1e4 * width / (fine_x * size_x))
         tags[283] = "rational", rational(1e4 * height / (fine_y * size_y))
         tags[296] = "short", CENTIMETRE
-    if has_predictor(options, dtype):
-        tags[317] = "short", 2
-    if is_color and layout.alpha is not Alpha.NONE:
+    if coding.predictor != 1:
+        tags[317] = "short", coding.predictor
+    if layout.is_rgb and layout.alpha is not Alpha.NONE:
         tags[338] = "short", EXTRA_SAMPLES[layout.alpha]
-    if is_color and options.compression == "jpeg":
-        tags[530] = "short", chroma_subsampling(options)
+    if coding.tables is not None:
+        tags[347] = "undefined", np.frombuffer(coding.tables, np.uint8)
+    if coding.subsampling is not None:
+        tags[530] = "short", coding.subsampling
         tags[531] = "short", 1
         tags[532] = "rational", [0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1]
     return {tag: tail.value(kind, values) for tag, (kind, values) in tags.items()}

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from tiledblend.bytes.objects import Data, Draft, ObjectStore
 from tiledblend.containers.digests import hasher
-from tiledblend.containers.ometiff.encode import encoder
 from tiledblend.containers.ometiff.layout import TiffLayout, part_key, pixels_key
 from tiledblend.containers.receipts import Receipt
 from tiledblend.errors import StorageError, VerificationError
@@ -40,7 +39,8 @@ class TilePart:
 
     def __init__(self, layout: TiffLayout, store: ObjectStore, tile: Tile) -> None:
         self.layout, self.store, self.tile = layout, store, tile
-        self._encode: Callable[[Pixels], Data] = encoder(layout.options)
+        levels = layout.tile_levels(tile)
+        self._encode: dict[int, Callable[[Pixels], Data]] = {level: layout.encoder(level) for level in levels}
         self._places = np.zeros(layout.entries(tile), PLACE)
         self._added = np.zeros(len(self._places), bool)
         self._blocks = dict(zip(layout.tile_levels(tile), layout.blocks(tile), strict=True))
@@ -120,10 +120,10 @@ class TilePart:
 
     def _add(self, level: int, row: int, column: int, pixels: Pixels) -> None:
         if self.layout.is_rgb:
-            self._write(level, row, column, 0, self._encode(pixels))
+            self._write(level, row, column, 0, self._encode[level](pixels))
             return
         for plane in range(self.layout.planes):
-            self._write(level, row, column, plane, self._encode(pixels[:, :, plane]))
+            self._write(level, row, column, plane, self._encode[level](pixels[:, :, plane]))
 
     def _write(self, level: int, row: int, column: int, plane: int, data: Data, *, passed: bool = False) -> None:
         _, first, (rows, columns), _ = self._blocks[level]

@@ -37,6 +37,8 @@ class Coding:
     convert: from decoded (height, width, samples) to what a read returns, None when they are the same.
     is_joined: its separate planes are read together and converted as one pixel.
     fill: (separate * contiguous,) samples of a pixel that is not stored, as decoded.
+    predictor: of the samples before compression (TIFF's tag 317). is_plain: whole samples in the order of a
+    little-endian file, so that the stored bytes are those of such a file.
     """
 
     tile: tuple[int, int]
@@ -54,6 +56,8 @@ class Coding:
     convert: Convert | None
     fill: Pixels
     is_joined: bool = False
+    predictor: int = 1
+    is_plain: bool = False
 
     @property
     def tile_bytes(self) -> int:

@@ -114,6 +114,8 @@ def open_images(reader: ByteReader) -> Iterator[Images]:
                 if reader.has_latency:
                     _require_own(tiff, reader.uri)
                 kind = next((kind for kind in _DESCRIBED if getattr(tiff, f"is_{kind}", False)), None)
+                if kind == "mmstack" and tiff.is_ome:
+                    kind = "ome"  # Micro-Manager's own index is of the whole set of files
                 try:
                     images = _images(tiff, structure, reader.uri, kind, notes)
                 except (TiledblendError, MemoryError):

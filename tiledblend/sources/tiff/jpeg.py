@@ -13,9 +13,9 @@ from tiledblend.sources.tiff.segments import JPEG, JpegFrame, has_end, jpeg_fram
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 # An Adobe segment that says "not transformed": the samples are RGB as they are (T.872, 6.5.3).
-_ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+SAYS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 # With a JFIF segment the samples are YCbCr (T.871), whatever Adobe segments and component identifiers say.
-_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+SAYS_YCBCR = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _COLOUR_SEGMENTS = (b"JFIF\0", b"Adobe")
 _GREY, _RGB, _YCBCR = (0, 1), 2, 6
 
@@ -44,7 +44,7 @@ class JpegStream:
         if frame is None or not frame.is_plain:
             return None
         colours = self.colours if frame.components == 3 else b""
-        if colours is _ADOBE_RGB and any(name in data[: frame.scan] for name in _COLOUR_SEGMENTS):
+        if colours is SAYS_RGB and any(name in data[: frame.scan] for name in _COLOUR_SEGMENTS):
             return None
         is_ended = has_end(data, frame)
         if not is_ended and not frame.is_one_scan:
@@ -68,9 +68,9 @@ def jpeg_stream(page: tifffile.TiffPage) -> JpegStream | None:
         return None
     says_colours = tables is not None and any(name in tables for name in _COLOUR_SEGMENTS)
     if photometric == _YCBCR:
-        return JpegStream(_JFIF, page.jpegheader)
+        return JpegStream(SAYS_YCBCR, page.jpegheader)
     if says_colours:
         return None
     # As tifffile has it: an Aperio slide says RGB, and its JPEGs do not say anything.
     is_rgb = photometric == _RGB and page.planarconfig == 1 and not page.is_jfif
-    return JpegStream(_ADOBE_RGB if is_rgb else b"", page.jpegheader)
+    return JpegStream(SAYS_RGB if is_rgb else b"", page.jpegheader)

@@ -220,8 +220,15 @@ def _coding(
     return Coding(
         tile, grid, separate, contiguous, dtype, page.is_tiled, _raw_dtype(page),
         int(page.compression), page.decode, page.jpegheader, jpeg_stream(page), own_codec(page),
-        samples.convert, _fill(page, base, dtype, luma=is_joined), is_joined,
+        samples.convert, _fill(page, base, dtype, luma=is_joined), is_joined, int(page.predictor), _is_plain(page),
     )  # fmt: skip
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """True when a segment's bytes mean the same in a little-endian file that says no more of them."""
+    if page.dtype is None or page.bitspersample != 8 * page.dtype.itemsize or page.fillorder != 1:
+        return False
+    return page.dtype.itemsize == 1 or page.parent.byteorder == "<"
 
 
 def _with(table: PageTable, **changes: Any) -> PageTable:

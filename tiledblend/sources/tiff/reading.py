@@ -284,6 +284,20 @@ class LevelReader:
         values = [str(value) for value in self._fill(item).tolist()]
         return values[0] if len(set(values)) == 1 else ", ".join(values)
 
+    @property
+    def frames(self) -> JpegFrames:
+        """Headers of JPEG segments that were parsed."""
+        return self._frames
+
+    def stored(self, places: Sequence[tuple[int, int, int]]) -> list[bytes | None]:
+        """The bytes of segments by (page, row, column); None for one that is not stored, or not whole."""
+        items = [
+            self._segment(0, (page, 0), row, column, Region.of_shape(self._level.shape)) for page, row, column in places
+        ]
+        whole = [item.count > 0 and self._check_place(item, item.bounds) for item in items]
+        data = iter(self._fetch([item for item, is_there in zip(items, whole, strict=True) if is_there]))
+        return [next(data) if is_there else None for is_there in whole]
+
     def _fetch(self, items: Sequence[_Wanted]) -> list[bytes]:
         return self._reader.pread_many([(item.offset, item.count) for item in items])
 

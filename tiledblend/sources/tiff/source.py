@@ -26,13 +26,13 @@ from tiledblend.sources.tiff.internal_mask import alpha_of, mask_levels
 from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
 from tiledblend.sources.tiff.large import LARGE_TILE
 from tiledblend.sources.tiff.layout import StoredLevel, store_level
-from tiledblend.sources.tiff.metadata import ImageFacts, imagej_facts, resolution_facts, scanner_facts
+from tiledblend.sources.tiff.metadata import ImageFacts, imagej_facts, positive, resolution_facts, scanner_facts
 from tiledblend.sources.tiff.pages import dimensions, page_numbers
 from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
 from tiledblend.sources.views import downsampling
 
 _ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
-_INCH = 2
+_INCH, _NDPI_LENS = 2, 65421
 
 # tifffile logs what it repairs; a file that cannot be used is an error of ours, in one line. Handlers that an
 # application installs still get the messages.
@@ -167,6 +167,21 @@ class TiffSource(RasterSource):
             LevelReader(self._reader, level, cache, name=name, number=number, allow_sparse=self.spec.allow_sparse)
             for number, level in enumerate(stored)
         ]
+
+    @property
+    def stored(self) -> tuple[StoredLevel, ...]:
+        """Each level as it is stored."""
+        return self._stored
+
+    @property
+    def level_readers(self) -> list[LevelReader]:
+        """Of each level."""
+        return self._readers
+
+    @property
+    def is_whole(self) -> bool:
+        """True when `read` gives all channels, as they lie."""
+        return self._orientation == _Orientation() and self._chosen == tuple(range(_channel_count(self._stored[0])))
 
     def _read(self, region: Region, level: int) -> NDArray[Any]:
         stored = self._orientation.stored(region, self.levels[level].shape)
@@ -349,6 +364,8 @@ def _facts(images: Images, index: int, channels: int) -> ImageFacts:
         known = _INCH if unit is None else unit
         size = resolution_facts(known, x, y, trusted=series.kind == "ndpi").pixel_size_um
         facts = replace(facts, pixel_size_um=size)
+    if facts.magnification is None and series.kind == "ndpi":
+        facts = replace(facts, magnification=positive(tags.valueof(_NDPI_LENS)))
     names = tuple(one_line(name) for name in facts.names) if len(facts.names) == channels else ()
     colors = facts.colors if len(facts.colors) == channels else ()
     return replace(facts, names=names, colors=colors)
