@@ -523,8 +523,10 @@ def test_an_ome_tiff_is_made_anew(tmp_path: Path, older: Path, caplog: pytest.Lo
     from tiledblend.run.ometiff import blend_ometiff
 
     planned = plan(two(CHANGED), OUTPUT, samples=0)
-    report, _ = blend_ometiff(planned, tmp_path / "x.ome.tif", share=Share(reuse=str(older)))
-    blend_ometiff(planned, tmp_path / "fresh.ome.tif")
+    for name in ("new", "fresh"):
+        (tmp_path / name).mkdir()
+    report, _ = blend_ometiff(planned, tmp_path / "new/x.ome.tif", share=Share(reuse=str(older)))
+    blend_ometiff(planned, tmp_path / "fresh/x.ome.tif")
     assert report.reused_tiles == 0
     assert "nothing is reused" in caplog.text
-    assert (tmp_path / "x.ome.tif").read_bytes() == (tmp_path / "fresh.ome.tif").read_bytes()
+    assert (tmp_path / "new/x.ome.tif").read_bytes() == (tmp_path / "fresh/x.ome.tif").read_bytes()
