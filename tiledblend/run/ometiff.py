@@ -84,7 +84,7 @@ def blend_ometiff(
     image = _with_default_channels(described(planned.composite, _name(target), job), planned)
     if isinstance(planned.layout, TiffLayout) and planned.layout.kept:
         # Its bytes are the base's, and so are its colours.
-        image = replace(image, icc_profile=planned.composite.layers[0].image.icc_profile)
+        image = replace(image, icc_profile=image.icc_profile or planned.composite.layers[0].image.icc_profile)
     return _run(planned, target, image, running or Running(), share or Share())
 
 
@@ -111,16 +111,15 @@ def export_ometiff(
     if options.compression == "keep":
         planned = plan_ometiff(composite, target, OutputSpec(), Storing("keep"), samples=0)
         layout = planned.layout
-        image_profile = source.icc_profile
     else:
         planned = plan(composite, OutputSpec(options.tile, 8 * options.tile), samples=0)
-        layout, image_profile = source_layout(source, options), None
+        layout = source_layout(source, options)
         layout.require_fit(target)
     own = source.info.channel_names, source.info.channel_colors
     names, colors = (given if len(given) == source.channels else () for given in own)
     image = described(planned.composite, _name(target), None)
     image = replace(image, channel_names=names, channel_colors=colors, magnification=source.magnification)
-    image = replace(image, icc_profile=image_profile)
+    image = replace(image, icc_profile=source.icc_profile)
     planned = replace(planned, layout=layout)
     _, done = _run(planned, target, image, running or Running(), Share(resume=resume))
     assert done is not None
