@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import platform
 import re
@@ -22,13 +23,15 @@ from tiledblend.bytes.new_file import refuse_existing, write_new
 from tiledblend.compose.composed import canvas_views
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.describe.composite import Composite
-from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of
+from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of, stored_paths
 from tiledblend.describe.job import Job, with_matches
+from tiledblend.describe.publishing import text_without_folders
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 from tiledblend.look.lines import amount, four_digits
 from tiledblend.look.methods import Made, file_name, methods_text
 from tiledblend.look.preview import picture_png
 from tiledblend.look.seams import Seam, Step, measure_seams
+from tiledblend.run.origin import inputs_named
 from tiledblend.sources import open_source
 from tiledblend.sources.base import RasterSource
 
@@ -67,13 +70,20 @@ def check_report_path(path: str | os.PathLike[str]) -> None:
     refuse_existing(path)
 
 
-def write_report(path: str | os.PathLike[str], job: Job, made: Made, *, threads: int = 2) -> int:
-    """Write the report of a finished run as a new file; returns its bytes.
+def write_report(
+    path: str | os.PathLike[str], job: Job, made: Made, *, threads: int = 2, no_paths: bool = False
+) -> int:
+    """Write the report of a finished run as a new file; returns its bytes. no_paths: files without their folders.
 
     Reads the inputs' and the result's coarsest levels and, for the seams, a bounded sample of their pixels. Raises
     RefusedError, StorageError; the result is complete then.
     """
     page = _rendered(job, made, threads)
+    if no_paths:
+        from markupsafe import escape
+
+        named = [*stored_paths(job.composite), made.uri, *inputs_named(job.mapping)]
+        page = text_without_folders(page, [form for name in named for form in (name, str(escape(name)))])
     try:
         return write_new(path, page.encode(errors="replace"))
     except StorageError as error:
@@ -103,8 +113,13 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
             ("Run", list(_run_rows(made))),
             ("Software", list(_software_rows())),
         ],
-        job=without_secrets(yaml.safe_dump(with_matches(job.mapping, composite), sort_keys=False, allow_unicode=True)),
+        job=without_secrets(_yaml(with_matches(job.mapping, composite))),
     )
+
+
+def _yaml(mapping: dict[str, Any]) -> str:
+    """One line a value, however long."""
+    return str(yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=math.inf))
 
 
 def without_secrets(text: str) -> str:
