@@ -442,7 +442,7 @@ def test_dasks_too_short_timeout_is_named() -> None:
 
 def test_an_error_names_the_worker_of_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     class Elsewhere:
-        address = "tcp://10.0.0.7:4711"
+        address, name = "tcp://10.0.0.7:4711", "tcp://10.0.0.7:4711"
 
     class Panic(BaseException):
         """As of a library in Rust."""
@@ -453,6 +453,12 @@ def test_an_error_names_the_worker_of_another_host(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("distributed.get_worker", Elsewhere)
     with pytest.raises(BadInputError, match=r"^a.tif: no such file \(on worker tcp://10.0.0.7:4711\)$"):
+        fail(BadInputError("a.tif: no such file"))
+    monkeypatch.setattr(Elsewhere, "address", "tcp://127.0.0.1:4711")
+    with pytest.raises(BadInputError, match=r"^a.tif: no such file \(on worker tcp://127.0.0.1:4711\)$"):
+        fail(BadInputError("a.tif: no such file"))
+    monkeypatch.setattr(Elsewhere, "name", 0)
+    with pytest.raises(BadInputError, match=r"^a.tif: no such file$"):
         fail(BadInputError("a.tif: no such file"))
     monkeypatch.setattr(Elsewhere, "address", "inproc://192.0.2.1/1/2")
     with pytest.raises(BadInputError, match=r"^a.tif: no such file$"):
@@ -468,6 +474,19 @@ def test_a_part_takes_no_cluster(tmp_path: Path, slides: Slides) -> None:
     with pytest.raises(UsageError, match=r"leave out --scheduler$"):
         write(composite(slides), out, output=SPEC, part=(1, 2), cluster=ClusterOptions(scheduler="tcp://h:1"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_tells_its_own_progress_and_whether_all_is_done(tmp_path: Path, slides: Slides) -> None:
+    out, told = str(tmp_path / "out.ome.zarr"), list[tb.ProgressEvent]()
+    tiles = tb.plan(composite(slides), SPEC).grid.tile_counts()
+    for part in (1, 2, 3):
+        told.clear()
+        report = write(composite(slides), out, output=SPEC, part=(part, 3), progress=told.append)
+        share = len(range(part - 1, tiles[0] * tiles[1], 3))
+        assert (told[-1].done_tiles, told[-1].tiles, report.complete) == (share, share, False)
+        assert told[-1].done_pixels == told[-1].pixels < 400_000
+    write(composite(slides), out, output=SPEC, finish=True)
+    assert write(composite(slides), out, output=SPEC, part=(2, 3), resume=True).complete
 
 
 class Cluster:

@@ -93,6 +93,7 @@ class Stages:
         self._pickled: bytes | None = None
         self._notes: list[str] = []
         self.resumed = planned.tiles if output.complete else len(output.receipts)
+        self._share = self.resumed, planned.tiles, planned.pixels
         self.bytes = output.receipts.stored_bytes
 
     def make_tiles(
@@ -105,6 +106,7 @@ class Stages:
         grid = self.plan.grid
         if part is not None:
             index, count = part
+            self._look_at_share(tile for number, tile in enumerate(grid.tiles()) if number % count == index - 1)
             mine = (
                 tile for number, tile in enumerate(grid.tiles()) if number % count == index - 1 and tile not in done
             )
@@ -126,6 +128,16 @@ class Stages:
         with connect(options, client, self._stop_if_asked) as connection:
             for stage in range(grid.stages):
                 self._make_stage(connection, stage)
+
+    def _look_at_share(self, share: Iterable[Tile]) -> None:
+        """Progress is told of this driver's tiles alone."""
+        done, size_of = self.output.open_ledger().receipts, self.plan.grid.tile_region
+        tiles = pixels = resumed = self.tally.pixels = 0
+        for tile in share:
+            tiles, pixels = tiles + 1, pixels + size_of(tile).size
+            if tile in done:
+                resumed, self.tally.pixels = resumed + 1, self.tally.pixels + size_of(tile).size
+        self._share = resumed, tiles, pixels
 
     def _make_unsent(self, why: NotSendable, options: ClusterOptions) -> None:
         """Make every missing tile in threads of this process: a lock, an open file or the like cannot leave it."""
@@ -274,9 +286,9 @@ class Stages:
         pixels = self.plan.grid.tile_region(result.tile).size if result.tile.stage == 0 else 0
         self.tally.add(result, pixels)
         if self.progress is not None:
-            done = self.resumed + self.tally.done
+            resumed, tiles, pixels = self._share
             seconds = time.monotonic() - self.tally.started
-            self.progress(ProgressEvent(done, self.plan.tiles, self.tally.pixels, self.plan.pixels, seconds))
+            self.progress(ProgressEvent(resumed + self.tally.done, tiles, self.tally.pixels, pixels, seconds))
 
     def report(self, complete: bool) -> RunReport:
         stats, composite = self.tally.stats, self.plan.composite
