@@ -111,7 +111,7 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["mask"] = {"path": top["mask"], "classes": list(flags["classes"])}
     if layers:
         layers[-1] |= top
-    if flags["fit"] and flags["canvas"] and len(layers) > 1:
+    if flags["fit"] not in (None, "scene") and flags["canvas"] and len(layers) > 1:
         layers[0]["fit"] = flags["fit"]
     _select(layers, flags)
     if flags["pixel_size_um"] is not None:

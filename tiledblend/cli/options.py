@@ -104,8 +104,8 @@ layer_flags = _stacked(
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
     _place(
         "--fit",
-        type=click.Choice(["canvas", "physical", "none"]),
-        help="Resample images and mask to the canvas's size; physical: the top image by the pixel sizes.",
+        type=click.Choice(["canvas", "physical", "scene", "none"]),
+        help="Resample images and mask to the canvas's size; the top image by pixel sizes, or its store's scene.",
     ),
     _place(
         "--affine", metavar="A,B,C,D,E,F|FILE|YAML", help="Maps points (x, y) of the top image to points of the canvas."

@@ -14,7 +14,7 @@ from tiledblend.describe.canvas import Canvas
 from tiledblend.describe.layers import Labels, Layer
 from tiledblend.describe.lengths import Length, set_number
 from tiledblend.describe.placement import Placement, place
-from tiledblend.describe.places import canvas_origin, coarser_origin, stated_corner
+from tiledblend.describe.places import by_scene, canvas_origin, coarser_origin, stated_corner
 from tiledblend.describe.stacking import stacked_canvas
 from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, UsageError
@@ -68,6 +68,7 @@ class Composite(ShownInNotebooks):
             raise UsageError(f"mode {mode!r} must be over, average or stack")
         if not (math.isfinite(self.reduction) and self.reduction >= 1):
             raise UsageError(f"reduction {reduction} must be 1 or more: a composite is not enlarged")
+        object.__setattr__(self, "layers", by_scene(self.layers))
         object.__setattr__(self, "canvas", self._resolved(canvas))
         placed = tuple(_with_placed_polygons(layer, self.full.shape) for layer in self.layers)
         object.__setattr__(self, "layers", placed)

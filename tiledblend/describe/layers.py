@@ -85,8 +85,9 @@ class Layer:
     feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's
     top-left corner on the canvas, whole pixels or `Length`s (also "12um"), may be negative; None: not placed, so the
     sizes must agree. fit: "canvas" resamples image and mask to the canvas's size, "physical" by the pixel sizes of
-    layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says. affine: maps points (x, y) of
-    the layer to points of the canvas, instead of offset and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
+    layer and canvas, "scene" by the scene above OME-Zarr images of one store. pixel_size_um: (y, x) of the image,
+    instead of what its file says. affine: maps points (x, y) of the layer to points of the canvas, instead of offset
+    and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
     grow: the mask grows by this much on the canvas before it is feathered (negative: shrinks), in pixels or "8um".
     operator: how the colours meet those below (W3C Compositing and Blending): "normal", "multiply", "screen", "darken",
     "lighten" or "difference". match: the tone, as numbers or fitted to what lies below (`Match`).
@@ -104,7 +105,7 @@ class Layer:
     feather_side: Literal["both", "inside"] | None = None
     opacity: float = 1.0
     offset: tuple[int, int] | tuple[Length, Length] | None = None
-    fit: Literal["canvas", "physical"] | None = None
+    fit: Literal["canvas", "physical", "scene"] | None = None
     pixel_size_um: tuple[float, float] | None = None
     affine: Affine | None = None
     grow: Length | None = None
@@ -122,11 +123,11 @@ class Layer:
             raise UsageError(
                 f"layer {self.image.name} has an affine and {'fit' if self.fit else 'an offset'}; give one"
             )
-        if self.fit == "canvas" and self.offset not in (None, (0, 0)):
-            raise UsageError(f"layer {self.image.name} has both fit canvas and an offset; give one of them")
-        if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas", "physical"):
+        if self.fit in ("canvas", "scene") and self.offset not in (None, (0, 0)):
+            raise UsageError(f"layer {self.image.name} has both fit {self.fit} and an offset; give one of them")
+        if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas", "physical", "scene"):
             raise UsageError(
-                f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none, canvas or physical"
+                f"layer {self.image.name}: mask_frame must be layer or canvas, fit none, canvas, physical or scene"
             )
         if not (self.match is None or isinstance(self.match, (Match, Tone))):
             raise UsageError(f"match {self.match!r} of layer {self.image.name} must be a Match, a Tone or None")

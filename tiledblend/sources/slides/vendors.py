@@ -47,6 +47,8 @@ def vendor_of(path: str, head: bytes) -> str | None:
     Raises BadInputError for a .mrxs file without its folder: what is in the file is a thumbnail.
     """
     vendor = by_first_bytes(path, head)
+    if vendor == "mirax" and not path.endswith(".mrxs"):
+        raise BadInputError(f"{path}: OpenSlide knows a MIRAX slide by the ending .mrxs in small letters; rename it")
     folder = os.path.splitext(path)[0]
     if vendor == "mirax" and not os.path.isfile(os.path.join(folder, "Slidedat.ini")):
         raise BadInputError(
@@ -141,14 +143,24 @@ def dicom_files(folder: str) -> list[str]:
     return [path for path in paths if _first(path, HEAD_BYTES)[128:] == b"DICM"]
 
 
-def series_uid(path: str) -> bytes:
-    """The Series Instance UID (0020,000E) of a DICOM file: what the files of one slide share. Empty if not found."""
+def series_of(path: str) -> tuple[bytes, bool]:
+    """(Series Instance UID, whether it is a level of a slide) of a DICOM file; empty, False if not found.
+
+    The files of one slide share the first (0020,000E); a level has VOLUME in its Image Type (0008,0008), and not LABEL
+    or OVERVIEW.
+    """
     head = _first(path, 1 << 16)
-    for order, mark in (("<", b"\x20\x00\x0e\x00UI"), (">", b"\x00\x20\x00\x0eUI")):
-        at = head.find(mark, HEAD_BYTES)
-        if at >= 0:
-            (length,) = struct.unpack_from(f"{order}H", head, at + 6) if at + 8 <= len(head) else (0,)
-            return head[at + 8 : at + 8 + length].rstrip(b"\0 ")
+    uid = _element(head, 0x0020, 0x000E, b"UI").rstrip(b"\0 ")
+    return uid, b"VOLUME" in _element(head, 0x0008, 0x0008, b"CS").split(b"\\")
+
+
+def _element(head: bytes, group: int, element: int, kind: bytes) -> bytes:
+    """The value of the first such element of a DICOM file that writes kinds (explicit VR), in either byte order."""
+    for order in "<>":
+        at = head.find(struct.pack(f"{order}HH", group, element) + kind, HEAD_BYTES)
+        if 0 <= at <= len(head) - 8:
+            (length,) = struct.unpack_from(f"{order}H", head, at + 6)
+            return head[at + 8 : at + 8 + length]
     return b""
 
 
