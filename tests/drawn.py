@@ -16,6 +16,7 @@ from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Labels, Layer
 from tiledblend.describe.lengths import Feather
 from tiledblend.geometry import Grid
+from tiledblend.kernels.tone import Tone
 from tiledblend.sources import Alpha, from_array
 
 Array = NDArray[Any]
@@ -211,6 +212,7 @@ def layer_of(picture: Picture, number: int) -> Layer:
         offset=None if picture.fit else picture.offset,
         fit="canvas" if picture.fit else None,
         operator=picture.operator,  # type: ignore[arg-type]
+        match=None if picture.gain is None else Tone(picture.gain, picture.tone_offset),
     )
 
 
@@ -233,6 +235,10 @@ def cases(draw: st.DrawFn, odd_floats: bool = False) -> Case:
     for picture in stack:
         if picture.mask is None:
             picture.invert = False
+        if draw(st.integers(0, 3)) == 0:
+            own = picture.image.shape[2] - (picture.alpha != "none")
+            picture.gain = tuple(rng.uniform(0.5, 1.5, own).tolist())
+            picture.tone_offset = tuple((rng.uniform(-0.2, 0.2, own) * full_scale(dtype)).tolist())
         if mode == "over":
             picture.operator = draw(st.sampled_from(OPERATORS))
             if not has_alpha and draw(st.integers(0, 3)) == 0:

@@ -40,6 +40,14 @@ layers:                                  # bottom first
   - {color: auto, mask: pen.geojson}     # a colour in place of an image
 output: {path: out.ome.tif, compression: "jpeg:85"}
 ```
+
+## What a result tells of its inputs
+
+An OME-Zarr keeps its job and, of every input, path or address, size, time of change and a digest of its structure, in
+the root's attributes under `tiledblend` (with `--deep-fingerprint` a digest of its content); its `--report` tells them
+too. An OME-TIFF keeps none of it. For data that will be published, `--no-paths` leaves the folders out: names and
+digests stay. Such a result is looked at and verified as ever; what reads its inputs again (`verify --against-inputs`,
+`--reuse`) then looks for their names in the folder that it runs in. No result and no message holds credentials.
 """
 
 

@@ -46,6 +46,8 @@ class Picture:
     fit: bool = False
     operator: str = "normal"
     bands: int | None = None
+    gain: tuple[float, ...] | None = None
+    tone_offset: tuple[float, ...] = ()
 
     @property
     def feathered(self) -> bool:
@@ -207,6 +209,8 @@ def place(layer: Picture, canvas: tuple[int, int]) -> Placed:
     frame = canvas if layer.fit else layer.image.shape[:2]
     offset = (0, 0) if layer.fit else layer.offset
     colour, alpha = _colour_and_alpha(layer, frame)
+    if layer.gain is not None:
+        colour = reference_modes.tone(colour, np.array(layer.gain), np.array(layer.tone_offset))
     weight = np.full(frame, layer.opacity)
     mask_on_canvas = None
     if layer.mask is not None:
@@ -288,7 +292,10 @@ def composite(
     if mode == "stack":
         return _stacked(placed, background)
     ground = np.broadcast_to(np.asarray(background, float), placed[0].colour.shape)
-    return _over(placed, ground) if mode == "over" else _average(placed, ground)
+    done = _over(placed, ground) if mode == "over" else _average(placed, ground)
+    # Cut once, at the end: bands and tones may leave the dtype's range.
+    full = placed[0].full
+    return Expected(np.clip(done.values, 0, full), done.allowed) if full > 1 else done
 
 
 def _over(placed: Sequence[Placed], ground: Array) -> Expected:
@@ -303,8 +310,7 @@ def _over(placed: Sequence[Placed], ground: Array) -> Expected:
         through = 0 if layer.operator == "normal" else 1
         allowed = layer.error * (np.abs(colour - out) + (1 + through) * allowed) + (1 - w + through * w) * allowed
         out = w * colour + (1 - w) * out
-    # Cut once, at the end: bands may overshoot.
-    return Expected(np.clip(out, 0, placed[0].full) if placed[0].full > 1 else out, allowed)
+    return Expected(out, allowed)
 
 
 def _in_bands(layer: Placed, out: Array, colour: Array, allowed: Array) -> tuple[Array, Array]:
@@ -330,7 +336,7 @@ def _stacked(placed: Sequence[Placed], background: Sequence[float]) -> Expected:
         stop = start + layer.colour.shape[2]
         ground = np.broadcast_to(np.asarray(background[start:stop], float), layer.colour.shape)
         alone = _over([layer], ground)
-        values.append(alone.values)
+        values.append(np.clip(alone.values, 0, layer.full) if layer.full > 1 else alone.values)
         allowed.append(alone.allowed)
         start = stop
     return Expected(np.concatenate(values, axis=2), np.concatenate(allowed, axis=2))
@@ -372,6 +378,11 @@ def _with_alpha(placed: Sequence[Placed], background: Array, full: float, mode: 
         colour = alpha[..., None] * np.where(some[..., None], mean, background[:-1])
         slack = weight - errors
         allowed_alpha = np.where(slack > 0, 2 * errors / np.where(slack > 0, slack, 1), 1.0)
+    if full > 1:
+        shown = alpha[..., None] > 0
+        colour = np.where(
+            shown, np.clip(colour / np.where(shown, alpha[..., None], 1), 0, full) * alpha[..., None], colour
+        )
     largest = max(max(np.abs(p.colour).max() for p in placed), np.abs(background).max(), 1e-9)
     values = np.concatenate([colour, alpha[..., None]], axis=2)
     allowed = np.concatenate(

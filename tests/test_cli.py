@@ -131,7 +131,7 @@ def test_plan_does_not_wait_for_an_output_that_does_not_answer(
         time.sleep(20)
 
     monkeypatch.setattr("tiledblend.containers.output.refuse_taken", silent)
-    monkeypatch.setattr("tiledblend.run.waiting.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("tiledblend.bytes.waiting.ANSWER_SECONDS", 0.5)
     planned = command("plan", slides.base, "-o", "s3://bucket/out.ome.zarr", "--json")
     assert (planned.code, json.loads(planned.out)["refused"]) == (0, "s3://bucket/out.ome.zarr: no answer in 0.5 s")
 

@@ -37,6 +37,7 @@ def test_every_key_reaches_the_composite(slides: Slides, tmp_path: Path) -> None
         """
         canvas: {shape: [900, 900], pixel_size_um: [0.5, 0.5], channels: 3}
         mode: average
+        icc: base
         background: [1, 2, 3]
         layers:
           - {image: he.ome.tif, offset: [-10, 5]}
@@ -201,7 +202,8 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
                 "128",
             ),
             *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar", "--level", "2"),
-            *("--pixel-size-um", "0.5,0.25", "--operator", "multiply"),
+            *("--pixel-size-um", "0.5,0.25", "--operator", "multiply", "--icc", "base"),
+            *("--match", "linear", "--match-ring", "64um"),
         )
     )
     path = write_job(
@@ -209,13 +211,14 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         """
         canvas: {shape: [100, 200]}
         mode: average
+        icc: base
         background: [1, 2, 3]
         level: 2
         layers:
           - {image: b.tif, pixel_size_um: 0.5}
           - {image: o.tif, pixel_size_um: 0.25, mask: m.tif, mask_values: {labels: [2, 5]}, mask_frame: canvas,
              invert: true, grow: -3um, feather: 8um, feather_side: inside, opacity: 0.5, offset: [-3, 4],
-             operator: multiply}
+             operator: multiply, match: {by: linear, ring: 64um}}
           - {image: top.tif, mask: alpha, affine: [[1, 0, 2.5], [0, 1, 0]]}
         output: {path: out.ome.zarr, chunk: 64, shard: 128, levels: 3, codec: gzip, ome_zarr: "0.4", layout: planar}
         """,
@@ -270,7 +273,7 @@ def test_schema_is_a_schema_and_covers_the_layer_flags() -> None:
     Draft202012Validator.check_schema(schema())
     layer = schema()["$defs"]["layer"]["properties"]
     weight = {"mask", "mask_values", "mask_frame", "invert", "grow", "feather", "feather_side", "opacity", "operator"}
-    weight |= {"threshold"}
+    weight |= {"threshold", "match"}
     assert set(layer) == {"image", "color", "offset", "fit", "affine", "pixel_size_um"} | weight
 
 

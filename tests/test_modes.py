@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,106 @@ def test_a_stack_of_unlike_colours_and_what_it_refuses(command: Command, tmp_pat
         assert says in done.error
     assert command("seams", "he.tif", "dapi.tif", "--mode", "stack").code == 0
     assert command("preview", "he.tif", "dapi.tif", "--mode", "stack", "stack.png").code == 0
+
+
+# --- match
+
+
+def tissue(seed: int, shape: tuple[int, int] = (420, 560)) -> Array:
+    """float64 (y, x, 3): half of it glass, stained spots of many tones."""
+    rng = np.random.default_rng(seed)
+    spots = ndimage.gaussian_filter(rng.random(shape), 5)
+    stain = np.clip((spots - np.median(spots)) / (spots.max() - np.median(spots)), 0, 1)[..., None]
+    return np.asarray(240 - stain * np.array([90, 190, 110]) + rng.normal(0, 2, (*shape, 3)))
+
+
+GAIN, SHIFT = np.array([0.9, 1.12, 1.0]), np.array([10.0, -8.0, 5.0])
+
+
+@pytest.fixture
+def toned(tmp_path: Path) -> tuple[Array, Array, Array]:
+    """(base, overlay, mask): the overlay is the base in another tone, a tenth of the ring covered by other tissue."""
+    base = save(tmp_path / "b.tif", np.clip(np.rint(tissue(1) * GAIN + SHIFT), 0, 255).astype(np.uint8))
+    overlay = np.clip(np.rint((base - SHIFT) / GAIN), 0, 255).astype(np.uint8)
+    y, x = np.mgrid[: base.shape[0], : base.shape[1]]
+    sector = np.degrees(np.arctan2(y - 189, x - 291)) % 360 < 36
+    other = np.clip(tissue(2), 0, 255).astype(np.uint8)
+    overlay[sector] = other[sector]
+    return base, save(tmp_path / "o.tif", overlay), save(tmp_path / "m.tif", disc(base.shape[:2], 110))
+
+
+def told(path: Path) -> Any:
+    """What a result says of its upper layer."""
+    attributes: Any = zarr.open_group(path, mode="r").attrs["tiledblend"]
+    return attributes["description"]["layers"][1], attributes["job"]["layers"][1]
+
+
+def test_match_finds_a_known_gain_and_offset(
+    toned: tuple[Array, Array, Array], command: Command, tmp_path: Path
+) -> None:
+    base, overlay, mask = toned
+    flags = ("--mask", "m.tif", "--feather", "6px", "--match", "linear", "--match-ring", "40px")
+    done = command("blend", "b.tif", "o.tif", *flags, *OUTPUT)
+    assert done.code == 0
+    described, fingerprint = told(tmp_path / "out.ome.zarr")
+    assert described["match"]["by"] == "linear"
+    assert described["match"]["ring"] == "40px"
+    gain, offset = np.array(described["match"]["gain"]), np.array(described["match"]["offset"])
+    np.testing.assert_allclose(gain, GAIN, rtol=0.01)
+    np.testing.assert_allclose(offset, SHIFT, atol=1)
+    assert fingerprint["match"] == {"gain": gain.tolist(), "offset": offset.tolist()}
+    assert "match linear from" in done.err
+    weight = ndimage.gaussian_filter(mask / 255, 6, mode="mirror", truncate=4)[..., None]
+    expected = weight * reference_modes.tone(overlay.astype(float), gain, offset) + (1 - weight) * base
+    assert np.abs(level_0(tmp_path / "out.ome.zarr") - np.clip(expected, 0, 255)).max() <= 0.5 + 0.002 * 255
+    assert command("verify", "out.ome.zarr", "--against-inputs", "3", "--inputs").code == 0
+    # The job that the result keeps has the numbers: it is not fitted again, and gives the same.
+    numbers = f"{{gain: {gain.tolist()}, offset: {offset.tolist()}}}"
+    layer = f"{{image: o.tif, mask: m.tif, feather: 6px, match: {numbers}}}"
+    again = ("--layer", "{image: b.tif}", "--layer", layer, "-o", "again.ome.zarr", "--chunk", "64", "--shard", "64")
+    assert command("blend", *again).code == 0
+    np.testing.assert_array_equal(level_0(tmp_path / "again.ome.zarr"), level_0(tmp_path / "out.ome.zarr"))
+
+
+def test_seams_compare_every_match(toned: tuple[Array, Array, Array], command: Command) -> None:
+    done = command("seams", "b.tif", "o.tif", "--mask", "m.tif", "--feather", "6px", "--match", "all", "--json")
+    assert done.code == 0
+    seam = json.loads(done.out)["seams"][0]
+    steps = {match["by"]: match for match in seam["matches"]}
+    assert set(steps) == {"offset", "gain", "linear", "od"}
+    assert steps["linear"]["hard"]["mean"] < seam["before"]["mean"]
+    assert steps["linear"]["feathered"]["mean"] <= seam["after"]["mean"]
+    text = command("seams", "b.tif", "o.tif", "--mask", "m.tif", "--match", "all").out
+    assert "linear, hard edge" in text
+
+
+def test_a_match_that_does_not_help_is_left_out(command: Command, tmp_path: Path) -> None:
+    """The same image twice: nothing is to be matched, and that is said; the result is that without."""
+    image = save(tmp_path / "b.tif", np.clip(tissue(5), 0, 255).astype(np.uint8))
+    save(tmp_path / "o.tif", image)
+    save(tmp_path / "m.tif", disc(image.shape[:2], 110))
+    done = command("blend", "b.tif", "o.tif", "--mask", "m.tif", "--match", "linear", *OUTPUT)
+    assert done.code == 0
+    assert "match linear is left out: it makes the step across the edge no smaller" in done.err
+    assert "match" not in told(tmp_path / "out.ome.zarr")[0]
+    np.testing.assert_array_equal(level_0(tmp_path / "out.ome.zarr"), image)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("b.tif", "--match", "linear"), "nothing lies below it"),
+        (("b.tif", "o.tif", "--match", "some"), "--match 'some' must be offset, gain, linear or od"),
+        (("b.tif", "o.tif", "--match-ring", "9px"), "--match-ring 9px needs --match"),
+        (("b.tif", "o.tif", "--match", "gain", "--match-ring", "8um"), "needs a pixel size"),
+        (("b.tif", "o.tif", "--match", "gain", "--match-ring", "-8px"), "must be above 0"),
+        (("b.tif", "o.tif", "--match", "{gain: [1, 2]}"), "is for 2 channels; the image has 3"),
+        (("b.tif", "o.tif", "--match", "{gain: [0, 1, 1]}"), "must be above 0"),
+        (("b.tif", "o.tif", "--match", "{od: 1.2, gain: 1}"), "od beside gain"),
+        (("b.tif", "o.tif", "--match", "linear", "--mode", "stack"), "nothing lies below it"),
+    ],
+)
+def test_wrong_matches(flags: tuple[str, ...], says: str, toned: Any, command: Command) -> None:
+    done = command("blend", *flags, "--mask", "m.tif", "-o", "no.ome.zarr")
+    assert done.code == 2
+    assert says in done.error

@@ -161,10 +161,13 @@ def test_dicom_files_that_are_no_slide(tmp_path: Path) -> None:
     second.mkdir()
     shutil.copytree(slides.make_dicom(first).path, tmp_path / "both")
     shutil.copy(slides.make_dicom(second).path / "level0.dcm", tmp_path / "both" / "other.dcm")
-    with pytest.raises(BadInputError, match="of 2 series; give one file of the slide"):
+    with pytest.raises(BadInputError, match="of 2 slides; give one file of the slide"):
         open_source(tmp_path / "both")
     assert open_source(tmp_path / "both" / "level0.dcm").shape == (200, 150)
     data = (first / "dicom" / "level0.dcm").read_bytes()
+    label = (tmp_path / "both" / "other.dcm").read_bytes().replace(b"\\VOLUME\\NONE", b"\\LABEL\\NONE ")
+    (tmp_path / "both" / "other.dcm").write_bytes(label)  # of another series, as some scanners have it
+    assert open_source(tmp_path / "both").shape == (200, 150)
     other = tmp_path / "scan.dcm"
     other.write_bytes(data.replace(b"1.2.840.10008.5.1.4.1.1.77.1.6", b"1.2.840.10008.5.1.4.1.1.77.1.4"))
     with pytest.raises(BadInputError, match="does not read it: it is no whole-slide image"):
@@ -239,7 +242,9 @@ def test_other_slides_do_not_import_openslide(tmp_path: Path) -> None:
 def test_fluorescence_of_leica_stays_a_tiff(tmp_path: Path) -> None:
     slide = made("Leica SCN", tmp_path)
     data = slide.path.read_bytes()
-    slide.path.write_bytes(data.replace(b"brightfield", b"fluoresenc_"))
+    # The macro picture, the first, is by transmitted light.
+    head, mark, tail = data.partition(b"brightfield")
+    slide.path.write_bytes(head + mark + tail.replace(b"brightfield", b"fluoresenc_"))
     source = open_source(slide.path)
     assert source.info.format == "SCN (TIFF)"
     assert source.shape == slide.pixels.shape[:2]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from tiledblend.bytes.waiting import heard
 from tiledblend.errors import ResourceError, StorageError, TiledblendError, UsageError
 
 T = TypeVar("T")
@@ -174,7 +175,7 @@ def repeated(action: Callable[[], T]) -> T:
     tries = Repeating()
     while True:
         try:
-            return action()
+            return heard(action)
         except Exception as error:
             if not tries.pause_after(error):
                 raise

@@ -30,6 +30,7 @@ from tiledblend.bytes.buckets import (
 )
 from tiledblend.bytes.objects import Blob, Draft, checked_key
 from tiledblend.bytes.spool import SpooledDraft, contents
+from tiledblend.bytes.waiting import heard
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 
 # Azure takes names that are identifiers only: no hyphen.
@@ -68,7 +69,7 @@ class CloudStore:
         import obstore
 
         with self._told("write", key):
-            obstore.put(self._client, self._path(key), _content(data), use_multipart=False)
+            heard(lambda: obstore.put(self._client, self._path(key), _content(data), use_multipart=False))
 
     def put_many(self, items: Iterable[tuple[str, Blob]]) -> None:
         """As `put` for each, several at once; nothing is under way any more when it returns or raises."""
@@ -143,7 +144,7 @@ class CloudStore:
 
         with self._told("read", key):
             try:
-                return int(obstore.head(self._client, self._path(key))["size"])
+                return int(heard(lambda: obstore.head(self._client, self._path(key)))["size"])
             except FileNotFoundError:
                 return None
 
@@ -159,7 +160,8 @@ class CloudStore:
         with self._told("list", folder):
             while True:
                 try:
-                    for batch in obstore.list(self._client, prefix=start or None, offset=last):
+                    pages = iter(obstore.list(self._client, prefix=start or None, offset=last))
+                    while batch := heard(lambda pages=pages: next(pages, None)):  # type: ignore[misc]
                         for found in batch:
                             last = found["path"]
                             key = last[skip:]
@@ -194,9 +196,8 @@ class CloudStore:
 
         path, client = self._path(key), self._client
         try:
-            obstore.put(
-                client, path, _content(data), mode="create", attributes={TOKEN: token}, use_multipart=False
-            )  # fmt: skip
+            how: dict[str, Any] = {"mode": "create", "attributes": {TOKEN: token}, "use_multipart": False}
+            heard(lambda: obstore.put(client, path, _content(data), **how))
         except Exception as error:
             return error
         return None

@@ -28,6 +28,7 @@ from tiledblend.bytes.buckets import (
     split_url,
 )
 from tiledblend.bytes.ranges import ByteReader, open_bytes
+from tiledblend.bytes.waiting import heard
 from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
 
 BLOCK_BYTES = 1 << 18
@@ -324,7 +325,7 @@ def stored_state(uri: str) -> StoredState | None:
         return None
     with told(uri, "cannot be opened"):
         try:
-            return _state_of(obstore.head(client_of(root), key))
+            return _state_of(heard(lambda: obstore.head(client_of(root), key)))
         except Exception as error:
             if is_absent(error, uri):
                 return None
@@ -447,7 +448,7 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]] | None:
     pages = obstore.list(client_of(root), folder or None, chunk_size=1000)
     try:
         with told(uri, "cannot be listed"):
-            first = next(iter(pages), [])
+            first = heard(lambda: next(iter(pages), []))
     except StorageError as error:
         if isinstance(error.__context__, PermissionDeniedError | UnauthenticatedError):
             return None  # readable, but not to be listed
@@ -461,7 +462,7 @@ def _listed(uri: str, folder: str, first: Any, pages: Any) -> Iterator[tuple[str
         for item in page:
             yield item["path"].removeprefix(folder), int(item["size"]), _state_of(item).version
         with told(uri, "cannot be listed"):
-            page = next(pages, [])
+            page = heard(lambda: next(pages, []))
 
 
 def import_checked(uri: str) -> None:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 @running(
     "--deep-fingerprint", is_flag=True, help="Know inputs by a hash of their content: --resume after they were copied."
 )
+@reporting("--no-paths", is_flag=True, help="Result and report name inputs without their folders, to be published.")
 @reporting("--report", "report_path", metavar="FILE.html", help="New page: inputs, layers, pictures, methods text.")
 @cluster_options
 @json_option
@@ -63,6 +64,7 @@ def command(
     part: str | None,
     finish: bool,
     deep_fingerprint: bool,
+    no_paths: bool,
     report_path: str | None,
     as_json: bool,
     **flags: Any,
@@ -85,7 +87,7 @@ def command(
     job = built(flags)
     path = checked_output(job.path)
     how: dict[str, Any] = {"resume": resume, "replace": replace, "reuse": reuse, "part": share, "finish": finish}
-    how["deep_fingerprint"] = deep_fingerprint
+    how |= {"deep_fingerprint": deep_fingerprint, "no_paths": no_paths}
     if job.compression is not None and not is_ometiff_path(path):
         raise UsageError(f"{path}: --compression is for .ome.tif; an OME-Zarr takes --codec")
     if job.keep_levels and not is_ometiff_path(path):
@@ -96,7 +98,7 @@ def command(
         whole = run.as_dict() | {"file": file.as_dict() if file else None}
         if file:
             kind = f"an OME-TIFF with a pyramid, {file.compression}"
-            _write_report(report_path, job, path, kind, run.as_dict(), file.compression)
+            _write_report(report_path, job, path, kind, run.as_dict(), file.compression, no_paths)
         show(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if is_image(path):
@@ -109,7 +111,9 @@ def command(
             )
         resumes(False)
         result, kind = _blend_to_image(job, path), Path(path).suffix[1:].upper()
-        _write_report(report_path, job, path, f"a {kind} image", result, "jpeg" if kind in ("JPG", "JPEG") else "none")
+        _write_report(
+            report_path, job, path, f"a {kind} image", result, "jpeg" if kind in ("JPG", "JPEG") else "none", no_paths
+        )
         show(json.dumps(result) if as_json else report.image_text(result))
         return
     planned, done = _blend_to_zarr(job, path, cluster, how)
@@ -118,7 +122,7 @@ def command(
         output = job.output
         levels = report.counted(done.levels, "level", "levels")
         kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels} ({output.compressor})"
-        _write_report(report_path, job, path, kind, done.as_dict(), str(output.compressor))
+        _write_report(report_path, job, path, kind, done.as_dict(), str(output.compressor), no_paths)
     show(json.dumps(done.as_dict()) if as_json else report.run_text(done))
 
 
@@ -131,7 +135,7 @@ def _check_report(report_path: str, part: str | None) -> None:
 
 
 def _write_report(
-    report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any], compression: str
+    report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any], compression: str, no_paths: bool
 ) -> None:
     if report_path is None:
         return
@@ -140,7 +144,8 @@ def _write_report(
     from tiledblend.look.record import write_report
     from tiledblend.run.machine import cpu_count
 
-    write_report(report_path, job, Made(uri, kind, facts, compression), threads=cpu_count())
+    made = Made(uri, kind, facts, compression)
+    write_report(report_path, job, made, threads=cpu_count(), no_paths=no_paths)
     say(f"report in {report_path}")
 
 
@@ -167,7 +172,9 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     lacking, notes = find_unstored(scene), [*notes_of(scene), *without_pyramid(path, composite.shape)]
     _tell(notes, lacking)
     started = time.perf_counter()
-    size = write_image(to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
+    size = write_image(
+        to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha, icc_profile=composite.icc_profile
+    )
     sources = enumerate(sources_of(composite))
     missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
     found = unstored_found(composite, lacking, missed)

@@ -6,8 +6,7 @@ import errno
 
 import click
 
-from tiledblend.cli.state import IF_WRITING
-from tiledblend.cli.stopping import Stopped
+from tiledblend.cli.stopping import INTERRUPTED, Stopped
 from tiledblend.errors import InterruptedRun, ResourceError, TiledblendError, one_line, resource_error
 
 
@@ -20,7 +19,7 @@ def explained(error: BaseException) -> tuple[int, str]:
         verb = context.command_path.partition(" ")[2] if context is not None else ""
         return 2, one_line(f"{verb}: {error.format_message()}" if verb else error.format_message())
     if isinstance(error, (Stopped, KeyboardInterrupt, click.Abort)):
-        return InterruptedRun.exit_code, f"interrupted{IF_WRITING}"
+        return InterruptedRun.exit_code, INTERRUPTED
     if isinstance(error, MemoryError):
         return 6, "out of memory; use fewer threads or a smaller --shard"
     if (told := _told_limit(error)) is not None:

@@ -15,6 +15,7 @@ from tiledblend.cli.values import (
     parse_color,
     parse_levels,
     parse_mask_values,
+    parse_match,
     parse_numbers,
     parse_offset,
 )
@@ -46,6 +47,7 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
             "base",
             "layers",
             "mode",
+            "icc",
             "canvas",
             "background",
             "pixel_size_um",
@@ -100,6 +102,8 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["offset"] = parse_offset(top["offset"])
     if "affine" in top:
         top["affine"] = parse_affine(top["affine"])
+    if "match" in top or "match_ring" in top:
+        top["match"] = parse_match(top.get("match"), top.pop("match_ring", None))
     if "mask_values" in top:
         top["mask_values"] = parse_mask_values(top["mask_values"])
     if flags["classes"]:
@@ -108,7 +112,7 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
         top["mask"] = {"path": top["mask"], "classes": list(flags["classes"])}
     if layers:
         layers[-1] |= top
-    if flags["fit"] and flags["canvas"] and len(layers) > 1:
+    if flags["fit"] not in (None, "scene") and flags["canvas"] and len(layers) > 1:
         layers[0]["fit"] = flags["fit"]
     _select(layers, flags)
     if flags["pixel_size_um"] is not None:
@@ -120,8 +124,9 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
     if not layers:
         raise UsageError("nothing to blend; give BASE and OVERLAY, --layer, or --job FILE")
     mapping: dict[str, Any] = {"layers": layers}
-    if flags["mode"]:
-        mapping["mode"] = flags["mode"]
+    for key in ("mode", "icc"):
+        if flags[key]:
+            mapping[key] = flags[key]
     if flags["canvas"]:
         mapping["canvas"] = parse_canvas(flags["canvas"])
     if flags["background"] is not None:

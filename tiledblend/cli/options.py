@@ -73,6 +73,11 @@ layer_flags = _stacked(
         type=click.Choice(["over", "average", "stack"]),
         help="Bottom to top, weighted average, or the channels of all images one after another.",
     ),
+    _what(
+        "--icc",
+        type=click.Choice(["keep", "base", "srgb"]),
+        help="Colour profiles: carry the base's [keep], convert the others into it, or all into sRGB.",
+    ),
     _what("--background", metavar="N[,N…]", help="Value where no image is."),
     _what(
         "--allow-sparse",
@@ -95,11 +100,17 @@ layer_flags = _stacked(
         help="Soft edge: a Gaussian's sigma. It looks 3.3 times as wide (5 to 95 %). bands:N: multi-band blending.",
     ),
     _mask("--feather-side", type=click.Choice(["both", "inside"]), help="Where the soft edge lies."),
+    _mask(
+        "--match",
+        metavar="offset|gain|linear|od",
+        help="Fit the top image's tone to what lies below, per channel, around the mask's edge.",
+    ),
+    _mask("--match-ring", metavar="64um|128px", help="How far from the edge pixels are compared. [64um, else 128px]"),
     _place("--offset", metavar="Y,X", help="Where the top image's corner lies: pixels, or 12um,30um."),
     _place(
         "--fit",
-        type=click.Choice(["canvas", "physical", "none"]),
-        help="Resample images and mask to the canvas's size; physical: the top image by the pixel sizes.",
+        type=click.Choice(["canvas", "physical", "scene", "none"]),
+        help="Resample images and mask to the canvas's size; the top image by pixel sizes, or its store's scene.",
     ),
     _place(
         "--affine", metavar="A,B,C,D,E,F|FILE|YAML", help="Maps points (x, y) of the top image to points of the canvas."
@@ -157,6 +168,8 @@ LAYER_KEYS = {
     "grow": "grow",
     "feather": "feather",
     "feather_side": "feather_side",
+    "match": "match",
+    "match_ring": "match_ring",
     "opacity": "opacity",
     "operator": "operator",
     "offset": "offset",

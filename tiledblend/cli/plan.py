@@ -93,11 +93,11 @@ def command(exact: bool, reuse: str | None, as_json: bool, **flags: Any) -> None
 
 def _refusal(job: Job, planned: Plan, cluster: ClusterOptions) -> str | None:
     """Why blend, with the same flags, would not begin; None where it would."""
+    from tiledblend.bytes.waiting import ANSWER_SECONDS, asked
     from tiledblend.containers.output import refuse_taken
     from tiledblend.describe.fingerprint import stored_paths
     from tiledblend.look.pictures import check_image_output
     from tiledblend.run.options import threads_of
-    from tiledblend.run.waiting import ANSWER_SECONDS, asked
 
     composite, path = job.composite, job.path
 

@@ -23,9 +23,11 @@ from tiledblend.errors import BadInputError, RefusedError
 def command(widths: str | None, inputs: bool, as_json: bool, **flags: Any) -> None:
     """How visible the seams are: the step across each layer's edge, hard, feathered, and of the images themselves.
 
-    BASE alone may be a result; else what blend would make of the same flags.
+    BASE alone may be a result; else what blend would make of the same flags. --match all compares every kind.
     """
     from tiledblend.describe.lengths import Feather
+    from tiledblend.describe.matching import Match, ring_of
+    from tiledblend.kernels.tone_fit import KINDS
     from tiledblend.look import lines as report
     from tiledblend.look.seams import measure_seams
     from tiledblend.run.machine import cpu_count
@@ -33,12 +35,19 @@ def command(widths: str | None, inputs: bool, as_json: bool, **flags: Any) -> No
     resumes(False)
     report.start_logging(debug=is_debugging())
     compared = [Feather.parse(text.strip()) for text in widths.split(",")] if widths else []
+    matches: list[Match] = []
+    if flags["match"] == "all":
+        ring = flags["match_ring"]
+        matches = [Match(kind, None if ring is None else ring_of(ring)) for kind in KINDS]
+        flags |= {"match": None, "match_ring": None}
     result, origin = looked_at(flags, inputs=inputs)
     if origin.composite is None:
         raise (RefusedError if origin.withheld else BadInputError)(f"{result}: {origin.note}")
     if origin.note:
         report.say(f"note: {origin.note}")
-    found = measure_seams(origin.composite, compared, threads=cpu_count())
+    if any(layer.image.dtype.kind == "f" for layer in origin.composite.layers):
+        matches = [match for match in matches if match.by != "od"]
+    found = measure_seams(origin.composite, compared, matches=matches, threads=cpu_count())
     if as_json:
         show(json.dumps({"seams": [seam.as_dict() for seam in found]}))
     else:

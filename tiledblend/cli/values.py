@@ -17,6 +17,21 @@ def parse_offset(text: str) -> list[int | str]:
     return [int(part) if re.fullmatch(r"[-+]?\d+", part) else part for part in parts]
 
 
+def parse_match(text: str | None, ring: str | None) -> Any:
+    """A kind and a ring, or a YAML mapping, as the mapping of `match`."""
+    if text is None:
+        raise UsageError(f"--match-ring {ring} needs --match offset, gain, linear or od")
+    if text.lstrip().startswith("{"):
+        from tiledblend.describe.text import parse_mapping
+
+        given = parse_mapping(text, where="--match")
+    elif text in ("offset", "gain", "linear", "od"):
+        given = {"by": text}
+    else:
+        raise UsageError(f"--match {text!r} must be offset, gain, linear or od")
+    return given | ({} if ring is None else {"ring": ring})
+
+
 def parse_affine(text: str) -> Any:
     """Six or nine numbers as a 3 × 3 matrix, a YAML mapping, or else the path of a file."""
     if text.lstrip().startswith("{"):

@@ -20,6 +20,7 @@ from tiledblend.describe.fingerprint import fingerprint
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
 from tiledblend.describe.levels import at_level
+from tiledblend.describe.matching import Match
 from tiledblend.geometry import Grid, Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec
 
@@ -140,7 +141,7 @@ def _covers(composite: Composite, layer: Layer) -> bool:
 
 
 def unmasked(layer: Layer) -> Layer:
-    """The layer with all of its image at full weight."""
+    """The layer with all of its image at full weight, in the tone that it has, if that is known."""
     return replace(
         layer,
         mask=None,
@@ -150,6 +151,8 @@ def unmasked(layer: Layer) -> Layer:
         grow=None,
         feather=Feather(),
         opacity=1.0,
+        operator="normal",
+        match=None if isinstance(layer.match, Match) else layer.match,
     )
 
 

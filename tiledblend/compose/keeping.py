@@ -95,7 +95,9 @@ class OwnLayer:
 def own_layer(reader: LayerReader, layout: KeepingLayout, scene: Scene) -> OwnLayer | None:
     """The layer as one of whose image chunks may be taken; None if they never can."""
     image, pixels = reader.layer.image, reader.pixels
-    if pixels.sampling is not None or image.channels != layout.channels or not keeps_alpha(reader, scene):
+    if pixels.sampling is not None or reader.tone is not None:
+        return None
+    if image.channels != layout.channels or not keeps_alpha(reader, scene):
         return None
     origin = reader.frame.y0 - pixels.shift[0], reader.frame.x0 - pixels.shift[1]
     factors = {level_power(image, pixels.level, number): number for number in range(pixels.level, len(image.levels))}

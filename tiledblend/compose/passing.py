@@ -61,7 +61,9 @@ class StoredLayer:
 def stored_layer(reader: LayerReader, layout: ArrayLayout, scene: Scene) -> StoredLayer | None:
     """The layer as one whose chunks may be passed on; None if they never can."""
     image, pixels = reader.layer.image, reader.pixels
-    if pixels.sampling is not None or image.channels != layout.channels or not keeps_alpha(reader, scene):
+    if pixels.sampling is not None or reader.tone is not None:
+        return None
+    if image.channels != layout.channels or not keeps_alpha(reader, scene):
         return None
     encoded = image.encoded()
     if encoded is None:

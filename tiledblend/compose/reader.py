@@ -13,6 +13,7 @@ from tiledblend.compose.mask_pixels import MaskPixels, inverted, is_inside
 from tiledblend.compose.masks import MaskRule
 from tiledblend.compose.placed import Kept, assembled, pixels_of
 from tiledblend.describe.composite import Composite
+from tiledblend.describe.matching import Match
 from tiledblend.describe.placement import Placement
 from tiledblend.geometry import Region
 from tiledblend.kernels.border import AlignedBorder, Border, PlacedBorder
@@ -27,7 +28,8 @@ class LayerReader:
 
     index: of the layer, bottom 0. rule: how its mask's numbers are taken, None without a raster mask. shares_mask: True
     when another layer has the same mask. canvas: its (y, x). frame: the layer's rectangle on the canvas. visible: its
-    part on the canvas. kernel: its feather. bands: of a multi-band edge, None: it has none. border: its weight towards
+    part on the canvas. kernel: its feather. bands: of a multi-band edge, None: it has none. tone: of its
+    colours, None: they are as stored. border: its weight towards
     its own sides. mask_frame: the rectangle that the mask covers, in canvas pixels. growth: by how much the mask grows,
     None: it stays as it is. pixels: the image's, in the frame.
     """
@@ -46,6 +48,8 @@ class LayerReader:
         self.border = _border(placement, canvas, fade)
         self.growth = composite.growth(layer)
         self.bands = composite.bands(layer)
+        assert not isinstance(layer.match, Match), "decided by the scene"
+        self.tone = None if layer.match is None or layer.match.is_identity else layer.match
         self.has_alpha = layer.image.alpha is not Alpha.NONE
         self.mask_frame = canvas if layer.mask_frame == "canvas" else self.frame
         self.pixels = pixels_of(layer.image, placement)
@@ -78,15 +82,18 @@ class LayerReader:
     def read(self, region: Region) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
         """(colours, alpha) of a region of the canvas inside `visible`.
 
-        colours: (y, x, c), in the image's dtype, or float32 (unrounded) where resampled or un-multiplied. alpha:
+        colours: (y, x, c), in the image's dtype, or float32 (unrounded) where resampled, un-multiplied or toned. alpha:
         float32 (y, x) in [0, 1] or None.
         """
         region = region.shift(-self.frame.y0, -self.frame.x0)
         image, sampling = self.layer.image, self.pixels.sampling
         if sampling is None:
-            return split_alpha(checked_alpha(self.pixels.read(region), image, region, self.pixels.level), image.alpha)
-        pixels = assembled(region, self.pixels.parts(region), self._resampled)
-        return (pixels, None) if image.alpha is Alpha.NONE else (pixels[:, :, :-1], pixels[:, :, -1])
+            stored = checked_alpha(self.pixels.read(region), image, region, self.pixels.level)
+            colour, alpha = split_alpha(stored, image.alpha)
+        else:
+            pixels = assembled(region, self.pixels.parts(region), self._resampled)
+            colour, alpha = (pixels, None) if image.alpha is Alpha.NONE else (pixels[:, :, :-1], pixels[:, :, -1])
+        return (colour if self.tone is None else self.tone.of(colour, image.dtype)), alpha
 
     def expect(self, regions: Sequence[Region], *, fetch: bool = True) -> int:
         """These regions, as of `read`, will be read soon (`RasterSource.expect`)."""

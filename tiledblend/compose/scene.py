@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tiledblend.compose.masks import MaskRule, decide_layer_rule
+from tiledblend.compose.matching import Matched, matched, with_match
 from tiledblend.compose.modes.average import Average
 from tiledblend.compose.modes.bands import Banded, BandedLayer
 from tiledblend.compose.modes.mode import BlendMode, ChunkClass, Ground
@@ -26,8 +27,10 @@ from tiledblend.compose.weights import LayerField
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.levels import at_level
+from tiledblend.describe.matching import Match
 from tiledblend.geometry import Region
 from tiledblend.kernels.bands import Bands
+from tiledblend.kernels.tone import Tone
 
 
 def _over(readers: Sequence[LayerReader]) -> BlendMode:
@@ -54,13 +57,16 @@ MODES: Mapping[str, Callable[[Sequence[LayerReader]], BlendMode]] = {
 class Scene:
     """A composite, decided. Holds no pixels; pickles with its sources' names, and nothing is looked at again then.
 
-    readers: the layers, placed, bottom first. mode: how they become one picture. ground: what they are laid on.
+    composite: with numbers for every match. asked: as it was given. matches: how those numbers were found. readers: the
+    layers, placed, bottom first. mode: how they become one picture. ground: what they are laid on.
     """
 
     composite: Composite
     readers: tuple[LayerReader, ...]
     mode: BlendMode
     ground: Ground
+    asked: Composite
+    matches: tuple[Matched, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,7 +106,17 @@ class Scene:
     def derived(self, changed: Composite) -> Scene:
         """The scene of another composite of the same masks: how their values are taken is not decided again."""
         rules = {_mask_key(reader.layer): reader.rule for reader in self.readers}
-        return _scene(changed, rules)
+        for index, layer in enumerate(changed.layers):
+            if isinstance(layer.match, Match):
+                changed = with_match(changed, index, self._match_of(layer))
+        return _decided(changed, rules)
+
+    def _match_of(self, layer: Layer) -> Match | Tone | None:
+        """What a match was decided to be; itself where it is a new one."""
+        for asked, decided in zip(self.asked.layers, self.composite.layers, strict=True):
+            if asked.image is layer.image and asked.match == layer.match:
+                return decided.match
+        return layer.match
 
     def at_level(self, level: int) -> Scene:
         """The scene on the canvas of the result's level `level` (`describe.levels.at_level`)."""
@@ -108,11 +124,17 @@ class Scene:
 
 
 def decide(composite: Composite) -> Scene:
-    """The scene of a composite. Reads integer masks whose values are taken by `auto` until they tell how.
+    """The scene of a composite. Reads integer masks whose values are taken by `auto` until they tell how, and pixels
+    around the edges of layers whose tone is to be matched.
 
     Raises BadInputError for masks whose values cannot be told.
     """
-    return _scene(composite, {})
+    return _decided(composite, {})
+
+
+def _decided(composite: Composite, rules: dict[_MaskKey, MaskRule | None]) -> Scene:
+    found, matches = matched(composite, lambda other: _scene(other, rules))
+    return replace(_scene(found, rules), asked=composite, matches=matches)
 
 
 _MaskKey = tuple[int, Any, float | None]
@@ -130,7 +152,7 @@ def _scene(composite: Composite, rules: dict[_MaskKey, MaskRule | None]) -> Scen
         LayerReader(composite, index, rules[_mask_key(layer)]) for index, layer in enumerate(composite.layers)
     )
     ground = Ground(composite.background_values(), composite.dtype, composite.has_alpha, composite.keeps_bottom_alpha)
-    return Scene(composite, readers, MODES[composite.mode](readers), ground)
+    return Scene(composite, readers, MODES[composite.mode](readers), ground, composite)
 
 
 class SceneWhenAsked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tiledblend.describe.layers import Layer
+from tiledblend.describe.matching import Match
 from tiledblend.describe.placement import overlaps
 from tiledblend.describe.places import stated_corner
 from tiledblend.errors import BadInputError, UsageError
@@ -47,6 +48,8 @@ def check_mode(layer: Layer, composite: Composite) -> None:
             f"operator {layer.operator} of layer {layer.image.name} is for mode over: in mode {composite.mode} nothing "
             "lies below a layer"
         )
+    if layer.match is not None:
+        _check_match(layer, composite)
     if layer.feather.band_count is None:
         return
     bands, name = f"feather bands:{layer.feather.band_count}", layer.image.name
@@ -58,6 +61,21 @@ def check_mode(layer: Layer, composite: Composite) -> None:
         )
     if layer.feather_side == "inside":
         raise UsageError(f"{bands} of layer {name} has no inner side; leave feather_side out, or give a width")
+
+
+def _check_match(layer: Layer, composite: Composite) -> None:
+    name, match = layer.image.name, layer.match
+    scales_od = match.by == "od" if isinstance(match, Match) else bool(match and match.od)
+    if scales_od and layer.image.dtype.kind == "f":
+        raise UsageError(f"match od of layer {name} needs a white point: it is for 8 and 16 bit images")
+    if isinstance(match, Match):
+        if layer is composite.layers[0] or composite.mode == "stack":
+            raise UsageError(
+                f"match {match.by} of layer {name}: nothing lies below it; give it to a layer above another"
+            )
+        match.ring_px(composite.full.pixel_size_um)
+    elif match is not None and match.channels != layer.colours:
+        raise UsageError(f"match of layer {name} is for {match.channels} channels; the image has {layer.colours}")
 
 
 def check_placement(layer: Layer, composite: Composite) -> None:

@@ -11,6 +11,7 @@ from tiledblend.bytes.content import content_digest
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Labels, Layer
 from tiledblend.describe.lengths import Feather
+from tiledblend.describe.matching import Match, tone_as_dict
 from tiledblend.sources.base import RasterSource
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,9 @@ LIBRARIES = (
 def fingerprint(composite: Composite) -> dict[str, Any]:
     """Plain JSON values: algorithm revision, parameters, inputs, library versions."""
     numbers = {id(source): number for number, source in enumerate(sources_of(composite))}
+    colours = {} if composite.icc == "keep" else {"icc": composite.icc}
     return {
+        **colours,
         "algorithm": ALGORITHM_REVISION,
         "mode": composite.mode,
         "background": composite.background_values().tolist(),
@@ -100,6 +103,8 @@ def _layer(composite: Composite, layer: Layer, numbers: dict[int, int]) -> dict[
     values = layer.mask_values
     # Only where one is chosen: jobs that were begun without are the same as ever.
     chosen: dict[str, Any] = {} if layer.operator == "normal" else {"operator": layer.operator}
+    if layer.match is not None:
+        chosen["match"] = layer.match.as_dict() if isinstance(layer.match, Match) else tone_as_dict(layer.match)
     return {
         **chosen,
         "image": _selection(layer.image, numbers),

@@ -20,12 +20,14 @@ from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Labels, Layer, MaskValues
 from tiledblend.describe.lengths import Feather
 from tiledblend.describe.levels import at_level, at_pixel_size
+from tiledblend.describe.matching import Match, match_of, tone_as_dict
 from tiledblend.describe.matrix import affine_of, with_numbers
 from tiledblend.describe.schema import check
 from tiledblend.describe.text import parse_mapping
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources import open_source
-from tiledblend.sources.opening import make_spec, require_possible
+from tiledblend.sources.base import Alpha
+from tiledblend.sources.opening import make_spec, outlines_spec, require_possible
 from tiledblend.sources.single_colour import from_color
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     composite = Composite(
         layers,
         mode=mapping.get("mode", "over"),
+        icc=mapping.get("icc", "keep"),
         background=tuple(background) if isinstance(background, list) else background,
         canvas=_sized(canvas, layers[0], mapping.get("mpp")),
     )
@@ -113,6 +116,30 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
         compression,
         None if levels is None else levels == "keep",
     )
+
+
+def with_matches(mapping: Mapping[str, Any], composite: Composite) -> dict[str, Any]:
+    """The job's mapping with the numbers that a composite has for its matches; without those that were left out.
+
+    composite: the job's, decided.
+    """
+    layers = mapping.get("layers")
+    if not isinstance(layers, list) or len(layers) != len(composite.layers):
+        return dict(mapping)
+    return {
+        **mapping,
+        "layers": [_with_match(keys, layer) for keys, layer in zip(layers, composite.layers, strict=True)],
+    }
+
+
+def _with_match(keys: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
+    given = keys.get("match")
+    if given is None or isinstance(layer.match, Match):
+        return dict(keys)
+    if layer.match is None:
+        return {key: value for key, value in keys.items() if key != "match"}
+    named = {"by": given} if isinstance(given, str) else {k: v for k, v in given.items() if k in ("by", "ring")}
+    return {**keys, "match": named | tone_as_dict(layer.match)}
 
 
 def _sized(canvas: Canvas | None, base: Layer, mpp: float | None) -> Canvas | None:
@@ -149,7 +176,7 @@ def _images(layers: Sequence[Mapping[str, Any]], canvas: Canvas | None) -> list[
 
 def _layer(keys: Mapping[str, Any], image: RasterSource, feather: Feather) -> Layer:
     offset = keys.get("offset")
-    mask = keys.get("mask")
+    mask, image = keys.get("mask"), _open(keys["image"])
     return Layer(
         image,
         mask="alpha" if mask == "alpha" else None if mask is None else _open(mask, mask=True),
@@ -162,6 +189,7 @@ def _layer(keys: Mapping[str, Any], image: RasterSource, feather: Feather) -> La
         feather_side=keys.get("feather_side"),
         opacity=keys.get("opacity", 1.0),
         operator=keys.get("operator", "normal"),
+        match=match_of(keys.get("match"), image.channels - (image.alpha is not Alpha.NONE)),
         offset=None if offset is None else (offset[0], offset[1]),
         fit=None if keys.get("fit") == "none" else keys.get("fit"),
         pixel_size_um=_pixel_size(keys.get("pixel_size_um")),
@@ -177,8 +205,6 @@ def _pixel_size(value: Any) -> tuple[float, float] | None:
 def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSource:
     if isinstance(source, str):
         return open_source(source, mask=mask)
-    if "classes" in source or "invalid" in source:
-        return _open_outlines(source)
     spec = make_spec(
         source["path"],
         series=source.get("series"),
@@ -186,6 +212,9 @@ def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSourc
         channels=source.get("channels"),
         plane=source.get("plane", {}),
     )
+    if "classes" in source or "invalid" in source:
+        chosen = outlines_spec(spec, tuple(source.get("classes", ())), source.get("invalid", "repair"))
+        return open_source(chosen, mask=True)
     spec = replace(spec, allow_sparse=source.get("allow_sparse", False), rgb=source.get("rgb", False))
     return open_source(spec, mask=mask)
 
@@ -210,20 +239,6 @@ def with_rgb_said(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
     layers = [{**layer, "image": said(layer["image"])} if "image" in layer else layer for layer in mapping["layers"]]
     return {**mapping, "layers": layers}
-
-
-def _open_outlines(source: Mapping[str, Any]) -> RasterSource:
-    from tiledblend.sources.opening import recognise
-    from tiledblend.sources.outlines.source import PolygonSpec
-
-    path = make_spec(source["path"]).path
-    if recognise(path) != "polygons":
-        raise UsageError(f"{path}: classes and invalid are for outlines (GeoJSON, XML, HALO, GeoParquet)")
-    if unfit := [key for key in ("series", "channels", "plane") if key in source]:
-        raise UsageError(f"{path}: outlines have no {', '.join(unfit)}")
-    classes = tuple(source.get("classes", ()))
-    spec = PolygonSpec(path, level=source.get("level", 0), classes=classes, invalid=source.get("invalid", "repair"))
-    return open_source(spec, mask=True)
 
 
 def mask_values_of(value: Any) -> MaskValues:

@@ -19,9 +19,11 @@ from tiledblend.describe.lengths import (
     is_pixel_size,
     set_number,
 )
+from tiledblend.describe.matching import Match
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine
 from tiledblend.kernels.operators import OPERATORS, Operator
+from tiledblend.kernels.tone import Tone
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
 
@@ -79,14 +81,16 @@ class Layer:
     image: the colours. mask: one-channel (or RGB) source, "alpha" for the image's own alpha channel, or None (opaque).
     mask_values: how the mask's numbers become 0..1. mask_frame: what the mask covers, this layer or the whole canvas
     (None: the canvas for polygons, else the layer).
+    feather: a `Feather`, or what a job has: 16, "16px", "8um", "bands:6", "ksize:5".
     feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's
     top-left corner on the canvas, whole pixels or `Length`s (also "12um"), may be negative; None: not placed, so the
     sizes must agree. fit: "canvas" resamples image and mask to the canvas's size, "physical" by the pixel sizes of
-    layer and canvas. pixel_size_um: (y, x) of the image, instead of what its file says. affine: maps points (x, y) of
-    the layer to points of the canvas, instead of offset and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
+    layer and canvas, "scene" by the scene above OME-Zarr images of one store. pixel_size_um: (y, x) of the image,
+    instead of what its file says. affine: maps points (x, y) of the layer to points of the canvas, instead of offset
+    and fit; rows [[a, b, c], [d, e, f]] will do (`Affine`).
     grow: the mask grows by this much on the canvas before it is feathered (negative: shrinks), in pixels or "8um".
     operator: how the colours meet those below (W3C Compositing and Blending): "normal", "multiply", "screen", "darken",
-    "lighten" or "difference".
+    "lighten" or "difference". match: the tone, as numbers or fitted to what lies below (`Match`).
     threshold: the mask is what is at or above this, in the mask file's own numbers, instead of `mask_values`.
 
     An offset in micrometres is rounded to a whole pixel of the canvas where the layer's pixels are not resampled.
@@ -101,11 +105,12 @@ class Layer:
     feather_side: Literal["both", "inside"] | None = None
     opacity: float = 1.0
     offset: tuple[int, int] | tuple[Length, Length] | None = None
-    fit: Literal["canvas", "physical"] | None = None
+    fit: Literal["canvas", "physical", "scene"] | None = None
     pixel_size_um: tuple[float, float] | None = None
     affine: Affine | None = None
     grow: Length | None = None
     operator: Operator = "normal"
+    match: Match | Tone | None = None
     threshold: float | None = None
 
     def __post_init__(self) -> None:
@@ -118,12 +123,14 @@ class Layer:
             raise UsageError(
                 f"layer {self.image.name} has an affine and {'fit' if self.fit else 'an offset'}; give one"
             )
-        if self.fit == "canvas" and self.offset not in (None, (0, 0)):
-            raise UsageError(f"layer {self.image.name} has both fit canvas and an offset; give one of them")
-        if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas", "physical"):
+        if self.fit in ("canvas", "scene") and self.offset not in (None, (0, 0)):
+            raise UsageError(f"layer {self.image.name} has both fit {self.fit} and an offset; give one of them")
+        if self.mask_frame not in ("layer", "canvas") or self.fit not in (None, "canvas", "physical", "scene"):
             raise UsageError(
-                f"layer {self.image.name}: mask_frame must be layer or canvas, fit must be none, canvas or physical"
+                f"layer {self.image.name}: mask_frame must be layer or canvas, fit none, canvas, physical or scene"
             )
+        if not (self.match is None or isinstance(self.match, (Match, Tone))):
+            raise UsageError(f"match {self.match!r} of layer {self.image.name} must be a Match, a Tone or None")
         if self.operator not in OPERATORS:
             raise UsageError(f"operator {self.operator!r} of layer {self.image.name} must be {_listed(OPERATORS)}")
         if self.mask is None:
@@ -146,8 +153,8 @@ class Layer:
             raise UsageError(
                 f"mask {self.mask!r} must be a source (use tiledblend.open or tiledblend.from_array), 'alpha' or None"
             )
-        if not isinstance(self.feather, Feather):
-            raise UsageError(f"feather {self.feather!r} must be a Feather; use for example Feather.px(16)")
+        feather: Any = self.feather
+        object.__setattr__(self, "feather", Feather.parse(feather))
         set_number(self, "opacity", float, f"opacity of layer {self.image.name}")
         if not isinstance(self.invert, (bool, np.bool_)):
             raise UsageError(f"layer {self.image.name}: invert {self.invert!r} must be True or False")

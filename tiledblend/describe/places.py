@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tiledblend.describe.lengths import Length
+from tiledblend.errors import UsageError
+from tiledblend.geometry import Affine
 
 if TYPE_CHECKING:
     from tiledblend.describe.canvas import Canvas
@@ -56,3 +59,27 @@ def stated_corner(layer: Layer, canvas: Canvas) -> Pair | None:
     corners = ((o - p / 2) - (c - s / 2) for o, p, c, s in zip(own, pixel, origin, size, strict=True))
     y, x = (round(corner / s, DECIMALS) + 0.0 for corner, s in zip(corners, size, strict=True))
     return y, x
+
+
+def by_scene(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The layers, those of fit "scene" with the affine that their store's scene says. Raises BadInputError, UsageError.
+
+    The bottom layer is what the others are placed on; it may have an offset of whole pixels.
+    """
+    if not any(layer.fit == "scene" for layer in layers):
+        return layers
+    from tiledblend.sources.zarr.scene import layer_to_base
+
+    base = layers[0]
+    shift = [Length.parse(value) for value in base.offset or (0, 0)]
+    if base.fit is not None or base.affine is not None or any(length.unit != "px" for length in shift):
+        raise UsageError(
+            f"layer {base.image.name}: the bottom layer of a scene lies as it is, or at an offset in pixels"
+        )
+    on_canvas = Affine.shifting(shift[1].value, shift[0].value)
+    return tuple(
+        replace(layer, fit=None, offset=None, affine=on_canvas.after(layer_to_base(layer.image, base.image)))
+        if layer.fit == "scene"
+        else layer
+        for layer in layers
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import make_spec, open_source, recognise
+from tiledblend.sources.profiles import profile_name
 from tiledblend.sources.tiff.encoded import NotKept, tiles_of
 
 # Names that scanners and tifffile give to the pictures beside a slide's own image.
@@ -23,7 +24,8 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Keys: path, series, name, layer and mask (whether it can be one), problem (why not a layer, or None); and when its
     metadata could be read: format, axes, dtype, shape (y, x), channels, is_rgb, alpha, levels (shape and tile each),
-    pixel_size_um, compression, passes, channel_names, icc, notes, metadata. Values are JSON types. No pixel is read.
+    pixel_size_um, compression, passes, channel_names, icc, icc_name, notes, metadata. Values are JSON types. No pixel is
+    read.
 
     Raises BadInputError when nothing is there or it is no image.
     """
@@ -110,6 +112,7 @@ def _facts(source: RasterSource) -> dict[str, Any]:
         "compression": info["compression"],
         "channel_names": list(info["channel_names"]),
         "icc": source.icc_digest,
+        "icc_name": profile_name(source.icc_profile) if source.icc_profile else None,
         "passes": _passes(source),
         "notes": [*info["notes"], *info["asides"]],
         "metadata": info["metadata"] | ({"magnification": source.magnification} if source.magnification else {}),
@@ -163,7 +166,7 @@ def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     elif entry["format"].lower().find("tif") >= 0:
         rows.append(("tiles", f"cannot pass into an OME-TIFF as they are: {entry['passes']['problem']}"))
     if entry["icc"]:
-        rows.append(("ICC profile", f"{entry['icc'][:12]} (kept out: colours are not converted)"))
+        rows.append(("ICC profile", f"{entry['icc_name']} ({entry['icc'][:12]})"))
     return rows
 
 

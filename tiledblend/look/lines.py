@@ -343,7 +343,11 @@ def _seam_text(seam: Seam) -> str:
     how = f"a sample, {counted(seam.windows, 'window', 'windows')}" if seam.sampled else "all"
     rows: list[tuple[str, Step]] = [("hard edge", seam.before), (f"feather {seam.feather}", seam.after)]
     rows += [(f"feather {name}", step) for name, step in seam.widths]
+    for match in seam.matches:
+        if match.hard is not None and match.feathered is not None:
+            rows += [(f"{match.by}, hard edge", match.hard), (f"{match.by}, {seam.feather}", match.feathered)]
     rows.append(("images alone", seam.images))
     lines = [f"  {name:<18}{four_digits(step.mean):>10}{four_digits(step.p99):>10}" for name, step in rows]
     head = f"  {'step across edge':<18}{'mean':>10}{'99 %':>10}"
-    return "\n".join([title, f"  {seam.pairs:,} pairs of pixels across the edge ({how})", head, *lines])
+    left_out = [f"  match {match.by} is left out: {match.reason}" for match in seam.matches if match.tone is None]
+    return "\n".join([title, f"  {seam.pairs:,} pairs of pixels across the edge ({how})", head, *lines, *left_out])

@@ -12,7 +12,9 @@ from tiledblend import __version__
 from tiledblend.compose.scene import Scene
 from tiledblend.describe.layers import Labels
 from tiledblend.describe.lengths import Feather
+from tiledblend.describe.matching import tone_text
 from tiledblend.geometry import Region
+from tiledblend.kernels.tone import Tone
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
 
@@ -133,6 +135,8 @@ def _weighted(scene: Scene, covered: list[float | None], number: int) -> str:
         parts.append("inwards only")
     if layer.opacity != 1:
         parts.append(f"at an opacity of {layer.opacity:g}")
+    if isinstance(layer.match, Tone):
+        parts.append(f"its tone matched ({tone_text(layer.match)})")
     if layer.operator != "normal":
         parts.append(f"its colours meeting those below by {layer.operator} (W3C Compositing and Blending)")
     if layer.affine is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import platform
 import re
@@ -22,13 +23,15 @@ from tiledblend.bytes.new_file import refuse_existing, write_new
 from tiledblend.compose.composed import canvas_views
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.describe.composite import Composite
-from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of
-from tiledblend.describe.job import Job
+from tiledblend.describe.fingerprint import LIBRARIES, fingerprint, sources_of, stored_paths
+from tiledblend.describe.job import Job, with_matches
+from tiledblend.describe.publishing import text_without_folders
 from tiledblend.errors import StorageError, TiledblendError, UsageError
 from tiledblend.look.lines import amount, four_digits
 from tiledblend.look.methods import Made, file_name, methods_text
 from tiledblend.look.preview import picture_png
 from tiledblend.look.seams import Seam, Step, measure_seams
+from tiledblend.run.origin import inputs_named
 from tiledblend.sources import open_source
 from tiledblend.sources.base import RasterSource
 
@@ -52,6 +55,13 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+_MODES = {
+    "over": "From the bottom: out = w · layer + (1 − w) · out.",
+    "average": "Σ w · layer / Σ w.",
+    "stack": "The channels of all layers, each layer alone: w · layer + (1 − w) · background.",
+}
+
+
 def check_report_path(path: str | os.PathLike[str]) -> None:
     """Raises UsageError for another ending than .html, RefusedError when something is there, StorageError when its
     folder is missing: before the run, which may take hours."""
@@ -60,13 +70,20 @@ def check_report_path(path: str | os.PathLike[str]) -> None:
     refuse_existing(path)
 
 
-def write_report(path: str | os.PathLike[str], job: Job, made: Made, *, threads: int = 2) -> int:
-    """Write the report of a finished run as a new file; returns its bytes.
+def write_report(
+    path: str | os.PathLike[str], job: Job, made: Made, *, threads: int = 2, no_paths: bool = False
+) -> int:
+    """Write the report of a finished run as a new file; returns its bytes. no_paths: files without their folders.
 
     Reads the inputs' and the result's coarsest levels and, for the seams, a bounded sample of their pixels. Raises
     RefusedError, StorageError; the result is complete then.
     """
     page = _rendered(job, made, threads)
+    if no_paths:
+        from markupsafe import escape
+
+        named = [*stored_paths(job.composite), made.uri, *inputs_named(job.mapping)]
+        page = text_without_folders(page, [form for name in named for form in (name, str(escape(name)))])
     try:
         return write_new(path, page.encode(errors="replace"))
     except StorageError as error:
@@ -76,8 +93,9 @@ def write_report(path: str | os.PathLike[str], job: Job, made: Made, *, threads:
 def _rendered(job: Job, made: Made, threads: int) -> str:
     from jinja2 import Environment
 
-    composite = job.composite
-    scene, known = decide(composite), fingerprint(composite)
+    scene = decide(job.composite)
+    composite = scene.composite
+    known = fingerprint(composite)
     template = files("tiledblend.look").joinpath("record.html").read_text("utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     return page.render(
@@ -87,9 +105,7 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
         methods=without_secrets(methods_text(scene, made)),
         pictures=list(_pictures(scene, made)),
         inputs=[_input(s, f) for s, f in zip(sources_of(composite), known["inputs"], strict=True)],
-        mode={"over": "From the bottom: out = w · layer + (1 − w) · out.", "average": "Σ w · layer / Σ w."}[
-            composite.mode
-        ],
+        mode=_MODES[composite.mode],
         layers=[_layer(layer) for layer in known["layers"]],
         seams=[_seam(seam) for seam in measure_seams(scene, threads=threads) if seam.pairs],
         tables=[
@@ -97,8 +113,13 @@ def _rendered(job: Job, made: Made, threads: int) -> str:
             ("Run", list(_run_rows(made))),
             ("Software", list(_software_rows())),
         ],
-        job=without_secrets(yaml.safe_dump(job.mapping, sort_keys=False, allow_unicode=True)),
+        job=without_secrets(_yaml(with_matches(job.mapping, composite))),
     )
+
+
+def _yaml(mapping: dict[str, Any]) -> str:
+    """One line a value, however long."""
+    return str(yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=math.inf))
 
 
 def without_secrets(text: str) -> str:

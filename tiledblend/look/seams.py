@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledblend.compose.composed import has_edge, unmasked
+from tiledblend.compose.matching import Matched
 from tiledblend.compose.render import render_region
 from tiledblend.compose.scene import Scene, decide
 from tiledblend.compose.weights import LayerField
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.layers import Layer
 from tiledblend.describe.lengths import Feather
+from tiledblend.describe.matching import Match, tone_as_dict
 from tiledblend.geometry import Region, ceil_div
 from tiledblend.sources.base import RasterSource
 
@@ -56,12 +58,24 @@ class Step:
 
 
 @dataclass(frozen=True)
+class MatchedStep:
+    """What a match of the layer's tone gives. tone: its numbers; None where it is left out, for `reason`. hard: with a
+    hard edge. feathered: with the layer's feather."""
+
+    by: str
+    tone: dict[str, Any] | None
+    reason: str
+    hard: Step | None
+    feathered: Step | None
+
+
+@dataclass(frozen=True)
 class Seam:
     """One layer's edge. layer: its index, bottom 0. feather: as given. pairs: of neighbouring pixels, measured.
 
     before: with a hard edge. after: with the layer's feather. images: of the two images by themselves. widths: what
-    other feathers would give. sampled: False when every pair of the edge was measured; windows: measured; blocks:
-    looked into, of `of_blocks`. The steps are None when no edge was found on the canvas.
+    other feathers would give. matches: what other tones would. sampled: False when every pair of the edge was measured;
+    windows: measured; blocks: looked into, of `of_blocks`. The steps are None when no edge was found on the canvas.
     """
 
     layer: int
@@ -77,6 +91,7 @@ class Seam:
     after: Step | None
     images: Step | None
     widths: tuple[tuple[str, Step], ...] = ()
+    matches: tuple[MatchedStep, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -84,9 +99,9 @@ class Seam:
 
 
 def measure_seams(
-    composite: Composite | Scene, widths: Sequence[Feather] = (), *, threads: int = 2
+    composite: Composite | Scene, widths: Sequence[Feather] = (), *, matches: Sequence[Match] = (), threads: int = 2
 ) -> tuple[Seam, ...]:
-    """The seam of every layer that can have one, bottom first. widths: feathers to compare.
+    """The seam of every layer that can have one, bottom first. widths: feathers, matches: of its tone, to compare.
 
     Each layer is measured as it lies on those below it, the ones above left away (mode average: among all). Large
     canvases are sampled, the same way each time: what is read stays bounded. Raises BadInputError.
@@ -96,7 +111,7 @@ def measure_seams(
         return ()  # nothing meets there
     with ThreadPoolExecutor(threads) as pool:
         return tuple(
-            _measured(_Pictures.of(scene, index, tuple(widths)), pool)
+            _measured(_Pictures.of(scene, index, tuple(widths), tuple(matches) if index else ()), pool)
             for index, layer in enumerate(scene.composite.layers)
             if layer.opacity > 0 and has_edge(scene.composite, layer)
         )
@@ -119,8 +134,8 @@ def feather_text(feather: Feather) -> str:
 class _Pictures:
     """The scenes that a seam's steps are taken from.
 
-    layer: as given, the `index`th. hard: its feather left out. alone: it without a mask over
-    nothing. below: all but it.
+    layer: as given, the `index`th. hard: its feather left out. matched: in other tones, with a hard edge and feathered.
+    alone: it without a mask over nothing. below: all but it.
     """
 
     layer: Layer
@@ -128,11 +143,12 @@ class _Pictures:
     widths: tuple[Feather, ...]
     hard: Scene
     feathered: tuple[Scene, ...]
+    matched: tuple[tuple[Matched, Scene, Scene], ...]
     alone: Scene
     below: Scene
 
     @classmethod
-    def of(cls, scene: Scene, index: int, widths: tuple[Feather, ...]) -> _Pictures:
+    def of(cls, scene: Scene, index: int, widths: tuple[Feather, ...], matches: tuple[Match, ...]) -> _Pictures:
         composite = scene.composite
         if composite.mode == "over":
             composite = replace(composite, layers=composite.layers[: index + 1])
@@ -142,12 +158,18 @@ class _Pictures:
             layers = (*composite.layers[:index], changed, *composite.layers[index + 1 :])
             return scene.derived(replace(composite, layers=layers))
 
+        def matched(match: Match) -> tuple[Matched, Scene, Scene]:
+            found = among(replace(layer, match=match))
+            decided = replace(layer, match=found.composite.layers[index].match)
+            return found.matches[0], among(replace(decided, feather=Feather())), found
+
         return cls(
             layer,
             index,
             widths,
             among(replace(layer, feather=Feather())),
             tuple(among(replace(layer, feather=width)) for width in (layer.feather, *widths)),
+            tuple(map(matched, matches)),
             scene.derived(replace(composite, layers=(unmasked(layer),))),
             among(replace(layer, opacity=0.0)),
         )
@@ -171,7 +193,8 @@ def _measured(pictures: _Pictures, pool: ThreadPoolExecutor) -> Seam:
     parts = list(pool.map(lambda window: _steps(pictures, window), windows))
     steps: list[Step | None] = [_summary(np.concatenate(values)) for values in zip(*parts, strict=True)]
     layer = pictures.layer
-    before, images, after, *others = steps or [None] * (3 + len(pictures.widths))
+    before, images, after, *others = steps or [None] * (3 + len(pictures.widths) + 2 * len(pictures.matched))
+    toned = others[len(pictures.widths) :]
     return Seam(
         layer=pictures.index,
         image=layer.image.name,
@@ -185,8 +208,18 @@ def _measured(pictures: _Pictures, pool: ThreadPoolExecutor) -> Seam:
         before=before,
         after=after,
         images=images,
-        widths=tuple((feather_text(w), s) for w, s in zip(pictures.widths, others, strict=True) if s is not None),
+        widths=tuple((feather_text(w), s) for w, s in zip(pictures.widths, others, strict=False) if s is not None),
+        matches=tuple(
+            _matched_step(found, hard, feathered)
+            for (found, _, _), hard, feathered in zip(pictures.matched, toned[::2], toned[1::2], strict=True)
+        ),
     )
+
+
+def _matched_step(found: Matched, hard: Step | None, feathered: Step | None) -> MatchedStep:
+    if found.tone is None:
+        return MatchedStep(found.by, None, found.reason, None, None)
+    return MatchedStep(found.by, tone_as_dict(found.tone), "", hard, feathered)
 
 
 def _in_order(
@@ -260,7 +293,8 @@ def _steps(pictures: _Pictures, window: Region) -> list[Values]:
     shown = covered[first] & covered[second]
     # Where the layer itself ends there is no image on its other side.
     images = np.where(shown[:, None], (steps(pictures.alone) + below) / 2, below) if shown.any() else below
-    return [steps(pictures.hard), images, *(steps(picture) for picture in pictures.feathered)]
+    toned = [picture for _, *both in pictures.matched for picture in both]
+    return [steps(pictures.hard), images, *map(steps, (*pictures.feathered, *toned))]
 
 
 Places = tuple[NDArray[np.intp], NDArray[np.intp]]

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.bytes.waiting import never
 from tiledblend.guard.process import process_environment
 from tiledblend.run.local import local_cluster
 from tiledblend.run.machine import require_addresses, require_open_files
 from tiledblend.run.options import ClusterOptions, threads_of
 from tiledblend.run.scheduler import running_scheduler
 from tiledblend.run.versions import require_same_versions
-from tiledblend.run.waiting import never
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -60,6 +60,9 @@ def open_client(options: ClusterOptions, check: Callable[[], None] = never) -> I
     settings: dict[str, Any] = {
         "distributed.admin.log-format": "%(message)s",
         "distributed.nanny.pre-spawn-environ": process_environment(),
+        # Of workers here the plan bounds the memory; paused ones would wait for what is never given back.
+        **dict.fromkeys(("distributed.worker.memory.target", "distributed.worker.memory.spill"), False),
+        "distributed.worker.memory.pause": False,
         **({} if options.dashboard or options.performance_report else UNWATCHED),
     }
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ import operator
 import os
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.containers.commit import clean, commit
@@ -19,6 +19,8 @@ from tiledblend.containers.output import Output, begin
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.fingerprint import deep_fingerprint as by_content
 from tiledblend.describe.fingerprint import fingerprint, input_fingerprints, require_unchanged, stored_paths
+from tiledblend.describe.job import with_matches
+from tiledblend.describe.publishing import without_folders
 from tiledblend.errors import RefusedError, StorageError, TiledblendError, UsageError
 from tiledblend.kernels.halve import halving_rule
 from tiledblend.run.machine import cpu_count
@@ -49,7 +51,7 @@ class Share:
 
     resume: continue an unfinished run of the same job. replace: exchange an older result of tiledblend for this one.
     deep_fingerprint: a resume knows inputs by their content, not by paths and times. reuse: an older result whose parts
-    are taken where they are what this run would make.
+    are taken where they are what this run would make. no_paths: the result names its inputs without their folders.
     """
 
     resume: bool = False
@@ -58,6 +60,7 @@ class Share:
     deep_fingerprint: bool = False
     replace: bool = False
     reuse: str | None = None
+    no_paths: bool = False
 
 
 def write(
@@ -77,11 +80,16 @@ def write(
     planned: Plan | None = None,
     stop: threading.Event | None = None,
     reuse: str | os.PathLike[str] | None = None,
+    no_paths: bool = False,
 ) -> RunReport:
     """Write a composite as an OME-Zarr pyramid at a new path; a reader sees it when it is complete, or nothing.
 
     A path that ends in .ozx is one file (zip without compression, OME-NGFF's RFC-9); until it is complete, `path` +
     ".unfinished/" holds its parts.
+
+    output: how it is stored, an `OutputSpec`: chunk and shard in pixels, levels, codec, version; default: its defaults.
+    progress: a function that is called with a `ProgressEvent` after every tile, in the calling thread. Returns a
+    `RunReport`: counts, bytes, seconds and warnings.
 
     client: a dask client to use (else `cluster` says which); within a task of a cluster that of
     `distributed.worker_client()`, since it frees the task's own thread. resume: continue an unfinished run of the same
@@ -90,10 +98,18 @@ def write(
     knows inputs by their content, not by paths and times. job: the job's description, plain JSON values, kept in the
     result. planned: a plan made before. stop: set to interrupt. reuse: an older result of tiledblend; parts that this
     run would make byte for byte are taken from it, checked against its manifest, and only the others are made.
+    no_paths: the result's attributes name its inputs without their folders.
 
     Tiles that are made in this process set OpenCV to one thread there (`cv2.setNumThreads(1)`), and it stays so.
     Raises UsageError, RefusedError, BadInputError, StorageError, ResourceError, and InterruptedRun (the run can be
     resumed).
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> base = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> red = tb.Layer(tb.from_color((200, 0, 0), base), opacity=0.5)
+    >>> report = tb.write(tb.Composite([tb.Layer(base), red]), tempfile.mkdtemp() + "/out.ome.zarr")
+    >>> report.shape, report.complete
+    ((300, 400), True)
     """
     running = Running(cluster or ClusterOptions(), progress, stop or threading.Event(), client)
     _require_kinds(uri, running, job)
@@ -102,12 +118,13 @@ def write(
         raise UsageError(f"{uri}: write makes an OME-Zarr; blend_ometiff(plan(composite), path) makes an OME-TIFF")
     _part(part)
     planned = planned or plan(composite, output, samples=0)
-    if planned.composite != composite:
+    if planned.scene.asked != composite:
         raise UsageError("planned is the plan of another composite; give plan(composite)")
     name = uri.rstrip("/").rpartition("/")[2].removesuffix(".ozx").removesuffix(".zarr").removesuffix(".ome")
     planned = planned_for(planned, uri)
-    share = Share(resume, part, finish, deep_fingerprint, replace, None if reuse is None else os.fspath(reuse))
-    return run_plan(planned, uri, described(composite, name or "composite", job), running, share)
+    older = None if reuse is None else os.fspath(reuse)
+    share = Share(resume, part, finish, deep_fingerprint, replace, older, no_paths)
+    return run_plan(planned, uri, described(planned.composite, name or "composite", job), running, share)
 
 
 def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, share: Share) -> RunReport:
@@ -121,6 +138,8 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
     listed = input_fingerprints(composite) if share.deep_fingerprint else None
     identity = identity_of(composite, deep=share.deep_fingerprint)
     inputs = identity["inputs"] if listed is None else listed
+    if share.no_paths:
+        identity, image = without_folders(identity), replace(image, tiledblend=without_folders(image.tiledblend))
     # Before anything is made: an older result that is to be replaced is still there, and one that is none is told now.
     reuse = Reuse.of(planned.scene, planned.layout, identity, share.reuse, required=not (share.resume or share.finish))
     opened = begin(
@@ -131,13 +150,13 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
         resume=share.resume or share.finish,
         replace=share.replace,
         part=part,
-        history=reuse.history(),
+        history=without_folders(reuse.history()) if share.no_paths else reuse.history(),
     )
     stages = Stages(planned, opened, tuple(inputs), running.progress, running.stop, reuse)
     try:
         if not opened.complete:
             stages.make_tiles(running.client, cluster, share.part, share.finish)
-        complete = part is None
+        complete = part is None or opened.complete
         if complete and not opened.complete:
             require_unchanged(composite, inputs)
             commit(opened, image)
@@ -177,10 +196,11 @@ def described(composite: Composite, name: str, job: dict[str, Any] | None) -> Im
         colors,
         channel_windows(canvas.channel_windows, composite.channels, has_alpha=composite.has_alpha),
         canvas.origin_um,
+        icc_profile=composite.icc_profile,
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),
-            "description": job,
+            "description": job and with_matches(job, composite),
         },
     )
 

@@ -79,6 +79,13 @@ def blend_ometiff(
     is None after one part of several.
 
     Raises as `tiledblend.write`.
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> planned = tb.plan(tb.Composite([tb.Layer(image)]))
+    >>> run, file = blend_ometiff(planned, tempfile.mkdtemp() + "/out.ome.tif", "jpeg:85")
+    >>> run.complete
+    True
     """
     if not isinstance(planned, Plan):
         raise UsageError(f"{planned!r} must be a Plan; use blend_ometiff(plan(composite), path)")
@@ -87,7 +94,7 @@ def blend_ometiff(
     image = _with_default_channels(described(planned.composite, _name(target), job), planned)
     if isinstance(planned.layout, TiffLayout) and planned.layout.kept:
         # Its bytes are the base's, and so are its colours.
-        image = replace(image, icc_profile=planned.composite.layers[0].image.icc_profile)
+        image = replace(image, icc_profile=image.icc_profile or planned.composite.layers[0].image.icc_profile)
     return _run(planned, target, image, running or Running(), share or Share())
 
 
@@ -107,6 +114,11 @@ def export_ometiff(
     Raises RefusedError when `path` exists or lies in the source, UsageError when it cannot hold the image,
     BadInputError, StorageError, ResourceError, InterruptedRun. With `resume` an unfinished file is gone on with, and a
     finished one of the same source and options is read, checked and left as it is (VerificationError).
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> export_ometiff(image, tempfile.mkdtemp() + "/out.ome.tif").shape
+    (300, 400)
     """
     target, options = checked_target(path), options or TiffOptions()
     source = result if isinstance(result, RasterSource) else open_source(result)
@@ -114,16 +126,15 @@ def export_ometiff(
     if options.compression == "keep":
         planned = plan_ometiff(composite, target, OutputSpec(), Storing("keep"), samples=0)
         layout = planned.layout
-        image_profile = source.icc_profile
     else:
         planned = plan(composite, OutputSpec(options.tile, 8 * options.tile), samples=0)
-        layout, image_profile = source_layout(source, options), None
+        layout = source_layout(source, options)
         layout.require_fit(target)
     own = source.info.channel_names, source.info.channel_colors
     names, colors = (given if len(given) == source.channels else () for given in own)
     image = described(planned.composite, _name(target), None)
     image = replace(image, channel_names=names, channel_colors=colors, magnification=source.magnification)
-    image = replace(image, icc_profile=image_profile)
+    image = replace(image, icc_profile=source.icc_profile)
     planned = replace(planned, layout=layout)
     _, done = _run(planned, target, image, running or Running(), Share(resume=resume))
     assert done is not None

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tiledblend.bytes.waiting import ANSWER_SECONDS, LOOK_SECONDS, asked, never
 from tiledblend.errors import ResourceError, UsageError
 from tiledblend.run.options import ClusterOptions
-from tiledblend.run.waiting import ANSWER_SECONDS, LOOK_SECONDS, asked, never
 
 if TYPE_CHECKING:
     from distributed import Client

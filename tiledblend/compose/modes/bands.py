@@ -104,7 +104,7 @@ def _laid_by(
     if layer.bands.count == 1:
         wide = np.broadcast_to(weight[:, :, None], colour.shape)
         return laid_over(below, colour, wide, select=ground.dtype.kind == "f")
-    out = np.ascontiguousarray(below[_within(to, known)])
+    out = np.array(below[_within(to, known)], np.float32, order="C")
     part = to & layer.domain
     if part.is_empty:
         return out

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from tiledblend.errors import BadInputError
-from tiledblend.sources.slides.vendors import dicom_files, series_uid
+from tiledblend.sources.slides.vendors import dicom_files, series_of
 
 _MOST_FILES = 4096
 _MAX_INI = 1 << 20
@@ -55,17 +55,19 @@ def files_of(path: str, vendor: str) -> SlideFiles:
 
 def _dicom(path: str) -> SlideFiles:
     if not os.path.isdir(path):
-        own = series_uid(path)
+        own, _ = series_of(path)
         beside = [other for other in dicom_files(os.path.dirname(path)) if other != path]
-        return SlideFiles(path, tuple(other for other in beside if own and series_uid(other) == own))
-    found: dict[bytes, list[str]] = {}
-    for file in dicom_files(path):
-        found.setdefault(series_uid(file), []).append(file)
-    if len(found) > 1:
-        some = ", ".join(os.path.basename(files[0]) for files in list(found.values())[:4])
-        raise BadInputError(f"{path}: DICOM files of {len(found)} series; give one file of the slide ({some}, …)")
-    first, *others = next(iter(found.values()))
-    return SlideFiles(first, tuple(others))
+        return SlideFiles(path, tuple(other for other in beside if own and series_of(other)[0] == own))
+    files = dicom_files(path)
+    found = {file: series_of(file) for file in files}
+    slides = dict.fromkeys(uid for uid, is_level in found.values() if is_level) or dict.fromkeys(
+        uid for uid, _ in found.values()
+    )
+    firsts = [next(file for file in files if found[file][0] == uid) for uid in slides]
+    if len(slides) > 1:
+        some = ", ".join(os.path.basename(file) for file in firsts[:4])
+        raise BadInputError(f"{path}: DICOM files of {len(slides)} slides; give one file of the slide ({some}, …)")
+    return SlideFiles(firsts[0], tuple(file for file in files if found[file][0] in slides and file != firsts[0]))
 
 
 def _inside(folder: str) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class SlideSource(RasterSource):
             NAMES[self._vendor],
             "YXS",
             "compression not told",
-            notes=(note,),
+            asides=(note,),
             metadata={
                 "reader": f"OpenSlide {_openslide(self.spec.path).__library_version__}",
                 "vendor": properties.get("openslide.vendor", self._vendor),
@@ -105,7 +105,9 @@ class SlideSource(RasterSource):
             known = f"{self.name}: looks like {NAMES[self._vendor]}, but OpenSlide {library.__library_version__}"
             raise BadInputError(f"{known} does not read it{_HINTS.get(self._vendor, '')}") from None
         except library.OpenSlideError as error:
-            raise BadInputError(f"{self.name}: {NAMES[self._vendor]}: OpenSlide refuses it: {_said(error)}") from error
+            refused = f"{self.name}: {NAMES[self._vendor]}: OpenSlide refuses it: {_said(error)}"
+            remedy = "if the file is sound, export it as OME-TIFF (QuPath, bfconvert)"
+            raise BadInputError(f"{refused}; {remedy}") from error
         slide.set_cache(_tile_cache())
         return slide
 

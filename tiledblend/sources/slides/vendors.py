@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiledblend.bytes.ranges import ByteReader
 from tiledblend.errors import BadInputError
 from tiledblend.sources.tiff.structure import first_tags
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 HEAD_BYTES = 132
 """Bytes of a file that `vendor_of` wants to see: DICOM's mark ends there."""
@@ -43,6 +47,8 @@ def vendor_of(path: str, head: bytes) -> str | None:
     Raises BadInputError for a .mrxs file without its folder: what is in the file is a thumbnail.
     """
     vendor = by_first_bytes(path, head)
+    if vendor == "mirax" and not path.endswith(".mrxs"):
+        raise BadInputError(f"{path}: OpenSlide knows a MIRAX slide by the ending .mrxs in small letters; rename it")
     folder = os.path.splitext(path)[0]
     if vendor == "mirax" and not os.path.isfile(os.path.join(folder, "Slidedat.ini")):
         raise BadInputError(
@@ -86,7 +92,7 @@ def vendor_by_tags(tags: Mapping[int, bytes]) -> str | None:
     description, software = tags.get(_DESCRIPTION, b""), tags.get(_SOFTWARE, b"")
     if b"iScan" in tags.get(_XMP, b""):
         return "ventana"
-    if _LEICA in description and b"brightfield" in description:
+    if _LEICA in description and b"brightfield" in description and _has_brightfield_scan(description):
         return "leica"
     if software.startswith(b"Philips") and b"DPUfsImport" in description:
         return "philips"
@@ -99,6 +105,34 @@ def vendor_by_tags(tags: Mapping[int, bytes]) -> str | None:
     return None
 
 
+def _has_brightfield_scan(description: bytes) -> bool:
+    """True if one of the images of Leica's XML is a scan by transmitted light.
+
+    The macro picture, which often is, covers the whole glass.
+    """
+    from xml.etree import ElementTree
+
+    if b"<!DOCTYPE" in description:
+        return False
+    try:
+        root = ElementTree.fromstring(description.rstrip(b"\0"))
+    except ElementTree.ParseError:
+        return False
+    for collection in _named(root, "collection"):
+        whole = collection.get("sizeX"), collection.get("sizeY"), "0", "0"
+        for image in _named(collection, "image"):
+            view = next(_named(image, "view"), image)
+            place = tuple(view.get(name) for name in ("sizeX", "sizeY", "offsetX", "offsetY"))
+            lights = {found.text for found in image.iter() if found.tag.endswith("}illuminationSource")}
+            if place != whole and "brightfield" in lights:
+                return True
+    return False
+
+
+def _named(parent: Element, tag: str) -> Iterator[Element]:
+    return (child for child in parent if child.tag.rpartition("}")[2] == tag)
+
+
 def dicom_files(folder: str) -> list[str]:
     """The DICOM files directly in a folder, in the order of their names; none if it cannot be listed."""
     try:
@@ -109,14 +143,24 @@ def dicom_files(folder: str) -> list[str]:
     return [path for path in paths if _first(path, HEAD_BYTES)[128:] == b"DICM"]
 
 
-def series_uid(path: str) -> bytes:
-    """The Series Instance UID (0020,000E) of a DICOM file: what the files of one slide share. Empty if not found."""
+def series_of(path: str) -> tuple[bytes, bool]:
+    """(Series Instance UID, whether it is a level of a slide) of a DICOM file; empty, False if not found.
+
+    The files of one slide share the first (0020,000E); a level has VOLUME in its Image Type (0008,0008), and not LABEL
+    or OVERVIEW.
+    """
     head = _first(path, 1 << 16)
-    for order, mark in (("<", b"\x20\x00\x0e\x00UI"), (">", b"\x00\x20\x00\x0eUI")):
-        at = head.find(mark, HEAD_BYTES)
-        if at >= 0:
-            (length,) = struct.unpack_from(f"{order}H", head, at + 6) if at + 8 <= len(head) else (0,)
-            return head[at + 8 : at + 8 + length].rstrip(b"\0 ")
+    uid = _element(head, 0x0020, 0x000E, b"UI").rstrip(b"\0 ")
+    return uid, b"VOLUME" in _element(head, 0x0008, 0x0008, b"CS").split(b"\\")
+
+
+def _element(head: bytes, group: int, element: int, kind: bytes) -> bytes:
+    """The value of the first such element of a DICOM file that writes kinds (explicit VR), in either byte order."""
+    for order in "<>":
+        at = head.find(struct.pack(f"{order}HH", group, element) + kind, HEAD_BYTES)
+        if 0 <= at <= len(head) - 8:
+            (length,) = struct.unpack_from(f"{order}H", head, at + 6)
+            return head[at + 8 : at + 8 + length]
     return b""
 
 

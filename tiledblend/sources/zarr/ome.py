@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import math
 import re
@@ -36,7 +37,7 @@ class ZarrImage:
 
     origin_um: (y, x) of the centre of level 0's first pixel, where there is a pixel size. channel_windows: (low, high)
     of each channel, None where it states none; empty: no channel does. photometric: what some writer calls it.
-    halving: the rule of a pyramid that tiledblend wrote.
+    halving: the rule of a pyramid that tiledblend wrote. icc_profile: that it carries.
     """
 
     format: str
@@ -50,6 +51,7 @@ class ZarrImage:
     notes: tuple[str, ...] = ()
     photometric: str | None = None
     halving: str | None = None
+    icc_profile: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Channels:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """An array's axis: what the metadata call it, its kind there, its unit."""
 
     name: str
@@ -71,11 +73,11 @@ class _Axis:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Geometry:
+class Geometry:
     """axes: of the arrays. matrix: level 0's pixels to the image's own system; None: not stated. places: for each
     array axis, the matrix's row. notes: what was not understood."""
 
-    axes: tuple[_Axis, ...]
+    axes: tuple[Axis, ...]
     matrix: Matrix | None
     places: tuple[int, ...]
     notes: tuple[str, ...]
@@ -114,16 +116,16 @@ def _multiscale_image(
     if not arrays:
         raise BadInputError(f"{called}: its multiscales name no dataset")
     facts = [read_array_facts(array, called=called) for array in arrays]
-    geometry = _geometry(multiscale, facts[0], called)
-    names, axis_notes = _names(geometry.axes)
+    found = geometry(multiscale, facts[0], called)
+    names, axis_notes = plane_names(found.axes)
     if len(names) != len(facts[0].shape):
         raise BadInputError(f"{called}: {len(names)} axes {list(names)} for an array of shape {facts[0].shape}")
     axes = find_plane(names, facts[0].shape, spec.plane, called)
     count, level_notes = _usable_levels(facts, axes, called)
-    size, origin, size_notes = _pixel_size(geometry, axes)
+    size, origin, size_notes = _pixel_size(found, axes)
     channels, channel_notes = _omero(ome, axes.channels(facts[0].shape))
     version, version_notes = _version(ome, multiscale, node)
-    notes = (*version_notes, *geometry.notes, *axis_notes, *level_notes, *size_notes, *channel_notes)
+    notes = (*version_notes, *found.notes, *axis_notes, *level_notes, *size_notes, *channel_notes)
     return ZarrImage(
         f"OME-Zarr {version} (zarr v{arrays[0].zarr_format})",
         tuple(arrays[:count]),
@@ -136,6 +138,7 @@ def _multiscale_image(
         notes,
         _photometric(node, ome, multiscale),
         _halving(node),
+        icc_profile=_icc_profile(node),
     )
 
 
@@ -162,6 +165,16 @@ def _version(ome: Mapping[str, Any], multiscale: Mapping[str, Any], node: ZarrNo
     return version, (f"OME-Zarr version {version} is not known ({known} are): read by what it has in common with them",)
 
 
+def _icc_profile(node: ZarrNode) -> bytes | None:
+    """Of a result of tiledblend."""
+    own = node.attributes.get("tiledblend")
+    text = own.get("icc_profile") if isinstance(own, dict) else None
+    try:
+        return base64.b64decode(text, validate=True) or None if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
 def _halving(node: ZarrNode) -> str | None:
     own = node.attributes.get("tiledblend")
     rule = own.get("halving") if isinstance(own, dict) else None
@@ -184,10 +197,10 @@ def _level_node(group: ZarrNode, path: str, called: str) -> ZarrNode:
     return node
 
 
-def _geometry(multiscale: Mapping[str, Any], facts: ArrayFacts, called: str) -> _Geometry:
-    """Axes and scale: by `coordinateSystems` (0.6) or by `axes` (0.5 and before)."""
+def geometry(multiscale: Mapping[str, Any], facts: ArrayFacts, called: str, level: int = 0) -> Geometry:
+    """Axes and scale of a level: by `coordinateSystems` (0.6) or by `axes` (0.5 and before)."""
     count = len(facts.shape)
-    stated = [*(multiscale["datasets"][0].get("coordinateTransformations") or ())]
+    stated = [*(multiscale["datasets"][level].get("coordinateTransformations") or ())]
     if isinstance(systems := multiscale.get("coordinateSystems"), list) and systems:
         given = _system(systems, stated)["axes"]
     else:
@@ -196,19 +209,19 @@ def _geometry(multiscale: Mapping[str, Any], facts: ArrayFacts, called: str) -> 
             raise BadInputError(f"{called}: its multiscales name no axes for an array of shape {facts.shape}")
         # Further ones of 0.6 lead from the image's own system to others; those of 0.5 belong to every level.
         stated += [one for one in multiscale.get("coordinateTransformations") or () if "input" not in one]
-    axes = tuple(_axis(axis) for axis in given)
+    axes = tuple(axis_of(axis) for axis in given)
     order = tuple(range(len(axes)))
     if not stated or len(axes) != count:
-        return _Geometry(axes, None, order, ())
+        return Geometry(axes, None, order, ())
     try:
         matrix = chain(stated, count)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(str(error))
-        return _Geometry(axes, None, order, (f"{reason}: the pixel size is not known",))
+        return Geometry(axes, None, order, (f"{reason}: the pixel size is not known",))
     places = axis_order(matrix)
     if places is None:
-        return _Geometry(axes, None, order, ("its axes are turned or sheared: the pixel size is not known",))
-    return _Geometry(tuple(axes[place] for place in places), matrix, places, ())
+        return Geometry(axes, None, order, ("its axes are turned or sheared: the pixel size is not known",))
+    return Geometry(tuple(axes[place] for place in places), matrix, places, ())
 
 
 def _system(systems: Sequence[Mapping[str, Any]], stated: Sequence[Any]) -> Mapping[str, Any]:
@@ -218,14 +231,14 @@ def _system(systems: Sequence[Mapping[str, Any]], stated: Sequence[Any]) -> Mapp
     return next((system for system in systems if name is not None and system.get("name") == name), systems[0])
 
 
-def _axis(given: Any) -> _Axis:
+def axis_of(given: Any) -> Axis:
     """0.4 and later give mappings, 0.3 gave names, before there were always t, c, z, y, x."""
     if not isinstance(given, dict):
-        return _Axis(str(given), None, None)
-    return _Axis(str(given["name"]), given.get("type"), given.get("unit"))
+        return Axis(str(given), None, None)
+    return Axis(str(given["name"]), given.get("type"), given.get("unit"))
 
 
-def _names(axes: Sequence[_Axis]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def plane_names(axes: Sequence[Axis]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(a name of each axis as `find_plane` knows them, notes). The kind tells the channel; names are free."""
     names = [axis.name for axis in axes]
     lower = [name.lower() for name in names]
@@ -258,7 +271,7 @@ def _usable_levels(facts: Sequence[ArrayFacts], axes: PlaneAxes, called: str) ->
 
 
 def _pixel_size(
-    geometry: _Geometry, axes: PlaneAxes
+    geometry: Geometry, axes: PlaneAxes
 ) -> tuple[tuple[float, float] | None, tuple[float, float] | None, list[str]]:
     """((y, x) micrometres of level 0, (y, x) of its first pixel's centre, notes), by each axis's unit."""
     if geometry.matrix is None:

@@ -84,7 +84,7 @@ class ZarrSource(RasterSource):
 
     def __init__(self, spec: SourceSpec, image: ZarrImage, *, mask: bool, root: str) -> None:
         self.spec = spec
-        self._root = root
+        self.root = root
         self._image = image
         self._mask = mask
         axes, facts = image.axes, image.facts
@@ -97,6 +97,7 @@ class ZarrSource(RasterSource):
         self.is_rgb, self.alpha = _meaning(image, self.dtype, self.channels)
         self.levels = tuple(_level(axes, level, self.dtype.itemsize) for level in facts)
         self.pixel_size_um, self.origin_um = image.pixel_size_um, image.origin_um
+        self.icc_profile = image.icc_profile
         self.info = _info(image)
         self._opened = [_modified(path) for path in image.documents]
         self._grids = [_grid_of(node, level, axes) for node, level in zip(image.arrays, facts, strict=True)]
@@ -220,11 +221,11 @@ class ZarrSource(RasterSource):
     def contents(self) -> Iterable[tuple[str, str]]:
         """The metadata documents, and every object of the plane on every level."""
         for path in self._image.documents:
-            yield os.path.relpath(path, self._root), path
+            yield os.path.relpath(path, self.root), path
         for node, grid in zip(self._image.arrays, self._grids, strict=True):
             folder = node.path.rstrip("/")
             for key in grid.keys(folder):
-                yield os.path.relpath(f"{folder}/{key}", self._root), f"{folder}/{key}"
+                yield os.path.relpath(f"{folder}/{key}", self.root), f"{folder}/{key}"
 
     def fingerprint(self) -> dict[str, Any]:
         """Digest of the metadata documents, the latest time that one of them was changed, and what a listing of the
@@ -237,7 +238,7 @@ class ZarrSource(RasterSource):
                 raise BadInputError(f"{self.name}: {path} is not there any more; restore it and run again")
             # An object's time is not asked for: its bytes are in the digest.
             modified = modified if "://" in path else max(modified, os.stat(_file_of(path)).st_mtime)
-            digest.update(f"{os.path.relpath(path, self._root)} {len(content)}\n".encode())
+            digest.update(f"{os.path.relpath(path, self.root)} {len(content)}\n".encode())
             digest.update(content)
         listings = [self._listing(level) for level in range(len(self._grids))]
         known = [listing for listing in listings if listing is not None]
