@@ -24,8 +24,8 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Keys: path, series, name, layer and mask (whether it can be one), problem (why not a layer, or None); and when its
     metadata could be read: format, axes, dtype, shape (y, x), channels, is_rgb, alpha, levels (shape and tile each),
-    pixel_size_um, compression, passes, channel_names, icc, icc_name, notes, metadata. Values are JSON types. No pixel is
-    read.
+    pixel_size_um, compression, passes, channel_names, icc, icc_name, notes, metadata. Values are JSON types; no pixel
+    is read.
 
     Raises BadInputError when nothing is there or it is no image.
     """
