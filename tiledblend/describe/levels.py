@@ -19,6 +19,11 @@ def at_level(composite: Composite, level: int) -> Composite:
     """The composite on the canvas of its result's level `level`: 2**level times smaller, sides rounded up.
 
     Raises UsageError for a level at which less than a pixel would be left, or that is no whole number.
+
+    >>> import numpy as np, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> at_level(tb.Composite([tb.Layer(image)]), 2).shape
+    (75, 100)
     """
     if not isinstance(composite, Composite):
         raise UsageError(f"{composite!r} must be a Composite")

@@ -76,6 +76,13 @@ def blend_ometiff(
     is None after one part of several.
 
     Raises as `tiledblend.write`.
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> planned = tb.plan(tb.Composite([tb.Layer(image)]))
+    >>> run, file = blend_ometiff(planned, tempfile.mkdtemp() + "/out.ome.tif", "jpeg:85")
+    >>> run.complete
+    True
     """
     if not isinstance(planned, Plan):
         raise UsageError(f"{planned!r} must be a Plan; use blend_ometiff(plan(composite), path)")
@@ -104,6 +111,11 @@ def export_ometiff(
     Raises RefusedError when `path` exists or lies in the source, UsageError when it cannot hold the image,
     BadInputError, StorageError, ResourceError, InterruptedRun. With `resume` an unfinished file is gone on with, and a
     finished one of the same source and options is read, checked and left as it is (VerificationError).
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> export_ometiff(image, tempfile.mkdtemp() + "/out.ome.tif").shape
+    (300, 400)
     """
     target, options = checked_target(path), options or TiffOptions()
     source = result if isinstance(result, RasterSource) else open_source(result)

@@ -45,7 +45,7 @@ MOST_SQUARES = 256
 """A layer in more of them is counted in all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A checked composite, its layout and its cost. Made by `plan`.
 
@@ -68,6 +68,13 @@ class Plan:
     tile_requests: float = 0.0
     unstored: Mapping[tuple[int, int], Unstored] = field(default_factory=dict)
     layers: tuple[LayerPlan, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line: what, how large, how much is blended."""
+        grid, kinds = self.grid, [f"{100 * share:.0f} % {name}" for name, share in self.classes.items() if share]
+        what = f"{grid.shape[0]} x {grid.shape[1]} px (y x x), {self.composite.channels} of {self.composite.dtype.name}"
+        more = f", {len(self.notes)} notes" if self.notes else ""
+        return f"<Plan: {what}, {grid.levels} levels, {self.tiles} tiles; {', '.join(kinds)}{more}>"
 
     @property
     def composite(self) -> Composite:
@@ -198,6 +205,11 @@ def plan(
     samples: tiles whose chunks are classified by their masks; exact: all of them.
 
     Raises BadInputError for masks whose values cannot be told, UsageError for a plan beyond 50 million tiles.
+
+    >>> import tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> plan(tb.Composite([tb.Layer(image)]))
+    <Plan: 300 x 400 px (y x x), 3 of uint8, 1 levels, 1 tiles; 100 % copied>
     """
     output = output or OutputSpec()
     decided = composite if isinstance(composite, Scene) else None
