@@ -31,6 +31,7 @@ VERBS = (
     "plan",
     "preview",
     "seams",
+    "serve",
     "verify",
     "view",
 )
