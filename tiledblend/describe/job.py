@@ -104,6 +104,7 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     composite = Composite(
         layers,
         mode=mapping.get("mode", "over"),
+        icc=mapping.get("icc", "keep"),
         background=tuple(background) if isinstance(background, list) else background,
         canvas=_sized(canvas, layers[0], mapping.get("mpp")),
     )

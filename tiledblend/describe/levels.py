@@ -9,6 +9,7 @@ centre). So it is close to the same level of the full result, not the same bits:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.lengths import checked_pixel_size
@@ -64,6 +65,4 @@ def reduced(composite: Composite, factor: float) -> Composite:
     """The composite on a canvas `factor` times smaller than its own."""
     if factor == 1:
         return composite
-    return Composite(
-        composite.layers, composite.mode, composite.background, composite.canvas, composite.reduction * factor
-    )
+    return replace(composite, reduction=composite.reduction * factor)

@@ -196,6 +196,7 @@ def described(composite: Composite, name: str, job: dict[str, Any] | None) -> Im
         colors,
         channel_windows(canvas.channel_windows, composite.channels, has_alpha=composite.has_alpha),
         canvas.origin_um,
+        icc_profile=composite.icc_profile,
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),

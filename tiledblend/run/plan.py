@@ -55,7 +55,7 @@ class Plan:
     tile_bytes: most memory that one tile's task holds besides what it has compressed.
     tile_requests: GETs of inputs for one tile, on average.
     unstored: chunks that are missing in an input, by (index in `sources_of`, level). layers: each one's place, mask and
-    edge, bottom first.
+    edge, bottom first. passing: of a file that is stored as its base is, what passes, by level (`run.kept.passing_of`).
     """
 
     scene: Scene
@@ -68,6 +68,7 @@ class Plan:
     tile_requests: float = 0.0
     unstored: Mapping[tuple[int, int], Unstored] = field(default_factory=dict)
     layers: tuple[LayerPlan, ...] = ()
+    passing: tuple[dict[str, Any], ...] = ()
 
     def __repr__(self) -> str:
         """One line: what, how large, how much is blended."""
@@ -184,6 +185,7 @@ class Plan:
             "memory_bytes": {f"{threads}_threads": self.process_bytes(threads, uri) for threads in (1, 2, 4, 8)},
             "layers": [layer.as_dict() for layer in self.layers],
             "notes": list(self.notes),
+            "passing": list(self.passing),
             "unstored": [found.as_dict() for found in self.unstored.values()],
         }
 
@@ -284,6 +286,11 @@ def unstored_found(
         if again is not None:
             found[number, level] = again
     return list(found.values())
+
+
+def sample_tiles(grid: Grid, samples: int | None) -> list[Tile]:
+    """So many tiles of the first stage, the same each time; None: all."""
+    return list(grid.tiles()) if samples is None else list(_sample(grid, samples))
 
 
 def _sample(grid: Grid, samples: int) -> Iterator[Tile]:
