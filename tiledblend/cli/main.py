@@ -32,6 +32,7 @@ VERBS = (
     "preview",
     "route",
     "seams",
+    "serve",
     "verify",
     "view",
 )
