@@ -28,9 +28,9 @@ from object_stores import BUCKET, KEY, SECRET, VARIABLES, Proxy, environment, se
 import tiledblend as tb
 from tiledblend.bytes.buckets import forget_clients, redacted, retry_seconds, scheme_of, split_url
 from tiledblend.bytes.cloud import CloudStore
+from tiledblend.bytes.expected import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
 from tiledblend.bytes.objects import DirectoryStore, ObjectStore, beside, open_store, split_parent
 from tiledblend.bytes.ranges import open_bytes
-from tiledblend.bytes.remote import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.verify import verify
 from tiledblend.demo.tissue import Slides, make_slides
@@ -290,7 +290,7 @@ def test_plan_counts_the_requests(
 ) -> None:
     """Against what passes a proxy. Slides of a few megabytes would be kept whole."""
     monkeypatch.setattr("tiledblend.bytes.remote.SMALL_BYTES", 1 << 16)
-    monkeypatch.setattr("tiledblend.bytes.remote.MERGE_GAP_BYTES", 1 << 13)
+    monkeypatch.setattr("tiledblend.bytes.expected.MERGE_GAP_BYTES", 1 << 13)
     slides = make_slides(tmp_path, 1536, seed=3)
     upload(bucket, slides)
     output = OutputSpec(chunk=128, shard=512)
