@@ -34,8 +34,7 @@ from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.verify import verify
 from tiledblend.demo.tissue import Slides
 from tiledblend.errors import BadInputError, InterruptedRun, RefusedError, ResourceError, UsageError
-from tiledblend.run import connection, local, versions
-from tiledblend.run import driver as run
+from tiledblend.run import connection, local, stages, versions
 from tiledblend.run import scheduler as schedulers
 from tiledblend.run.cluster import open_client
 from tiledblend.run.driver import Running, write
@@ -375,7 +374,7 @@ def test_a_stop_is_noticed_where_the_scheduler_is_frozen(
     tmp_path: Path, slides: Slides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes connections and says nothing: dask's own timeouts do not count then."""
-    for module in (schedulers, versions, connection, run):
+    for module in (schedulers, versions, connection, stages):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
     out, file = tmp_path / "out.ome.zarr", str(tmp_path / "scheduler.json")
     with dask_processes(tmp_path) as (scheduler, *_):
@@ -443,7 +442,7 @@ def test_dasks_too_short_timeout_is_named() -> None:
 
 def test_an_error_names_the_worker_of_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     class Elsewhere:
-        address = "tcp://10.0.0.7:4711"
+        address, name = "tcp://10.0.0.7:4711", "tcp://10.0.0.7:4711"
 
     class Panic(BaseException):
         """As of a library in Rust."""
@@ -454,6 +453,12 @@ def test_an_error_names_the_worker_of_another_host(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("distributed.get_worker", Elsewhere)
     with pytest.raises(BadInputError, match=r"^a.tif: no such file \(on worker tcp://10.0.0.7:4711\)$"):
+        fail(BadInputError("a.tif: no such file"))
+    monkeypatch.setattr(Elsewhere, "address", "tcp://127.0.0.1:4711")
+    with pytest.raises(BadInputError, match=r"^a.tif: no such file \(on worker tcp://127.0.0.1:4711\)$"):
+        fail(BadInputError("a.tif: no such file"))
+    monkeypatch.setattr(Elsewhere, "name", 0)
+    with pytest.raises(BadInputError, match=r"^a.tif: no such file$"):
         fail(BadInputError("a.tif: no such file"))
     monkeypatch.setattr(Elsewhere, "address", "inproc://192.0.2.1/1/2")
     with pytest.raises(BadInputError, match=r"^a.tif: no such file$"):
@@ -471,28 +476,63 @@ def test_a_part_takes_no_cluster(tmp_path: Path, slides: Slides) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_part_tells_its_own_progress_and_whether_all_is_done(tmp_path: Path, slides: Slides) -> None:
+    out, told = str(tmp_path / "out.ome.zarr"), list[tb.ProgressEvent]()
+    tiles = tb.plan(composite(slides), SPEC).grid.tile_counts()
+    for part in (1, 2, 3):
+        told.clear()
+        report = write(composite(slides), out, output=SPEC, part=(part, 3), progress=told.append)
+        share = len(range(part - 1, tiles[0] * tiles[1], 3))
+        assert (told[-1].done_tiles, told[-1].tiles, report.complete) == (share, share, False)
+        assert told[-1].done_pixels == told[-1].pixels < 400_000
+    write(composite(slides), out, output=SPEC, finish=True)
+    assert write(composite(slides), out, output=SPEC, part=(2, 3), resume=True).complete
+
+
 class Cluster:
-    """What `Workforce` asks a client for."""
+    """What `Workforce` asks a client for. lacks: workers without the package. paused: those at their limit."""
 
     status = "running"
 
     def __init__(self, **threads: int) -> None:
         self.threads = threads
+        self.lacks: set[str] = set()
+        self.paused: set[str] = set()
 
-    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, dict[str, int]]]:
-        return {"workers": {name: {"nthreads": n, "memory_limit": 1000 * n} for name, n in self.threads.items()}}
+    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, dict[str, Any]]]:
+        return {
+            "workers": {
+                name: {
+                    "nthreads": n,
+                    "memory_limit": 1000 * n,
+                    "status": "paused" if name in self.paused else "running",
+                }
+                for name, n in self.threads.items()
+            }
+        }
+
+    def run(self, probe: object, names: list[str], workers: list[str] | None, on_error: str) -> dict[str, Any]:
+        return {
+            name: {"versions": {}, "lacks": "no package tiledblend" if name in self.lacks else None, "pause": 0.8}
+            for name in workers or self.threads
+        }
+
+
+def workforce(cluster: Cluster, asked: list[dict[str, Any]]) -> connection.Workforce:
+    return connection.Workforce(cluster, asked.append)  # type: ignore[arg-type]
 
 
 def test_workers_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """A late worker widens the window and is held to the plan's memory; a cluster without any is told, later."""
     monkeypatch.setattr(connection, "WORKERS_SECONDS", 0)
-    asked: list[list[str]] = []
+    asked: list[dict[str, Any]] = []
     cluster = Cluster(a=2)
-    workers = connection.Workforce(cluster, lambda found: asked.append(list(found)))  # type: ignore[arg-type]
+    workers = workforce(cluster, asked)
     assert workers.window() == 6
     cluster.threads = {"a": 2, "b": 4}
     assert (workers.window(), workers.window()) == (18, 18)
-    assert asked == [["a"], ["a", "b"]]
+    assert [list(found) for found in asked] == [["a"], ["a", "b"]]
+    assert asked[1]["b"]["pause"] == 0.8
     cluster.threads = {}
     assert workers.window() == 3
     monkeypatch.setattr(connection, "NO_WORKER_SECONDS", 0)
@@ -501,6 +541,106 @@ def test_workers_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.status = "connecting"
     with pytest.raises(connection.SchedulerLost):
         workers.window()
+
+
+def test_a_worker_without_the_package_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "WORKERS_SECONDS", 0)
+    asked: list[dict[str, Any]] = []
+    cluster = Cluster(a=2, bare=8)
+    cluster.lacks = {"bare"}
+    workers = workforce(cluster, asked)
+    assert (workers.window(), workers.window()) == (6, 6)
+    assert workers.named() == {"workers": ["a"]}
+    assert [list(found) for found in asked] == [["a"]]
+    assert caplog.messages == ["dask worker bare is left out: it has no package tiledblend"]
+    cluster.threads = {"bare": 8}
+    assert workers.window() == 3
+    monkeypatch.setattr(connection, "LACKING_SECONDS", 0)
+    with pytest.raises(ResourceError, match="dask worker bare has no package tiledblend; install"):
+        workers.window()
+
+
+def test_tasks_that_named_workers_who_have_gone_are_handed_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "WORKERS_SECONDS", 0)
+    cluster = Cluster(a=2)
+    workers = workforce(cluster, [])
+    workers.window()
+    assert workers.named() == {"workers": ["a"]}
+    cluster.threads = {"b": 2}
+    with pytest.raises(connection.HandOutAgain):
+        workers.window()
+    assert (workers.window(), workers.named()) == (6, {"workers": ["b"]})
+    many = Cluster(**{f"w{number}": 1 for number in range(connection.MOST_NAMED + 1)})
+    workers = workforce(many, [])
+    workers.window()
+    assert workers.named() == {}
+
+
+def test_a_paused_worker_gives_its_tiles_to_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "WORKERS_SECONDS", 0)
+    monkeypatch.setattr(connection, "PAUSED_SECONDS", 0)
+    monkeypatch.setattr(versions, "PAUSED_SECONDS", 0)
+    cluster = Cluster(a=2, b=4)
+    workers = workforce(cluster, [])
+    assert workers.window() == 18
+    cluster.paused = {"b"}
+    assert workers.window() == 18  # not yet for long
+    with pytest.raises(connection.HandOutAgain):
+        workers.window()
+    assert (workers.window(), workers.named()) == (6, {"workers": ["a"]})
+    cluster.paused = set()
+    assert workers.window() == 18
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "dask worker b has been paused for 0 s",
+        "dask worker b works again",
+    ]
+    cluster.paused = {"a", "b"}
+    workers.window()
+    with pytest.raises(ResourceError, match=r"every dask worker is paused, a for 0 s: .* --resume"):
+        workers.window()
+
+
+def test_a_stranger_keeps_its_task_on_a_worker_without_the_package(tmp_path: Path, slides: Slides) -> None:
+    """Real processes: nothing of ours reaches that worker, the other one makes the result."""
+    out, bare = tmp_path / "out.ome.zarr", tmp_path / "bare"
+    bare.mkdir()
+    (bare / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Bare:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'tiledblend':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Bare())\n"
+    )
+    with dask_processes(tmp_path, workers=1), ExitStack() as stack:
+        file = tmp_path / "scheduler.json"
+        wait_for(file)
+        command = [sys.executable, "-m", "dask", "worker", "--scheduler-file", str(file), "--host", "127.0.0.1"]
+        flags = ["--nthreads", "2", "--no-nanny", "--no-dashboard", "--name", "bare", "--local-directory", str(bare)]
+        environment = os.environ | {"PYTHONPATH": str(bare)}
+        with (tmp_path / "bare.log").open("wb") as log:
+            worker = subprocess.Popen([*command, *flags], stdout=log, stderr=log, cwd=bare, env=environment)
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
+        stranger = stack.enter_context(Client(scheduler_file=str(file), set_as_default=False))
+        stranger.wait_for_workers(2, timeout=60)
+        task = stranger.submit(time.sleep, 4, workers=["bare"])
+        assert write(
+            composite(slides), str(out), output=SPEC, cluster=ClusterOptions(scheduler_file=str(file))
+        ).complete
+        assert task.result() is None
+        assert worker.poll() is None
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_late_worker_with_other_packages_refuses_its_tile(tmp_path: Path, slides: Slides) -> None:
@@ -514,8 +654,9 @@ def test_unlike_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         def wait_for_workers(self, count: int, timeout: float) -> None:
             assert count == 1
 
-        def run(self, function: object, on_error: str) -> dict[str, dict[str, str]]:
-            return {"tcp://h:1": installed_versions() | {"numpy": "1.0"}}
+        def run(self, function: object, names: object, workers: object, on_error: str) -> dict[str, dict[str, Any]]:
+            unlike = installed_versions() | {"numpy": "1.0"}
+            return {"tcp://h:1": {"versions": unlike, "lacks": None, "pause": 1.0}}
 
     with pytest.raises(ResourceError, match=r"worker tcp://h:1 has other packages: numpy \S+ here, 1.0 there"):
         versions.require_same_versions(Elsewhere())  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import ssl
 import stat
@@ -23,6 +24,7 @@ from conftest import ROOT, Command
 from PIL import Image
 
 from tiledblend.cli.verify import recomputed
+from tiledblend.containers.ledger import SUFFIX
 from tiledblend.demo.tissue import Slides
 from tiledblend.errors import RefusedError
 from tiledblend.run.cluster import open_client
@@ -229,6 +231,43 @@ def test_web_servers_are_asked_for_nothing(stranger: Path, command: Command) -> 
         assert command("seams", out, "--inputs").code == 4
         assert asked != []
         server.shutdown()
+
+
+# --- a ledger
+
+
+@pytest.mark.parametrize("how", ["mode", "owner", "link"])
+def test_a_ledger_that_may_be_anothers_is_refused(tmp_path: Path, stranger: Path, command: Command, how: str) -> None:
+    if how == "owner" and os.geteuid() != 0:
+        pytest.skip("gives a folder to another account")
+    job = (stranger.parent / "own.png", "--chunk", 32, "--shard", 32, "-o", tmp_path / "new.ome.zarr")
+    ledger = tmp_path / f"new.ome.zarr{SUFFIX}"
+    (tmp_path / "there").mkdir()
+    ledger.symlink_to(tmp_path / "there") if how == "link" else ledger.mkdir()
+    if how == "mode":
+        ledger.chmod(0o777)
+    elif how == "owner":
+        os.chown(ledger, 12345, 12345)
+        ledger.chmod(0o777)
+    ran = command("blend", *job)
+    assert ran.code == 3, ran.err
+    assert str(ledger) in ran.error
+    assert not (tmp_path / "new.ome.zarr" / "zarr.json").exists()
+    assert not list(ledger.glob("job.json"))
+    # a run of ours whose ledger was opened to all since, or given away
+    ledger.unlink() if how == "link" else shutil.rmtree(ledger)
+    assert command("blend", *job, "--part", "1/2").code == 0
+    ledger.rename(tmp_path / "there" / "kept") if how == "link" else None
+    if how == "link":
+        ledger.symlink_to(tmp_path / "there" / "kept")
+    else:
+        ledger.chmod(0o777)
+    if how == "owner":
+        os.chown(ledger, 12345, 12345)
+    for rest in (("--part", "2/2"), ("--resume",), ("--finish",)):
+        ran = command("blend", *job, *rest)
+        assert ran.code == 3, (rest, ran.err)
+        assert "ledger" in ran.error
 
 
 # --- ports

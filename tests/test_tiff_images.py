@@ -16,6 +16,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.look.info import describe
 from tiledblend.sources import RasterSource, open_source
+from tiledblend.sources.opening import forget_sources
 from tiledblend.sources.tiff.metadata import imagej_facts, scanner_facts
 
 HEIGHT, WIDTH = 96, 130
@@ -146,6 +147,31 @@ def test_one_channel_of_a_set_in_each_file(tmp_path: Path, own: bool) -> None:
         np.testing.assert_array_equal(stacked(source)[0], STACK[c])
         assert f"of 4 planes along c only c={c} is in this file" in source.info.notes
         assert any("other planes are in f" in note for note in source.info.notes)
+
+
+@pytest.mark.parametrize("companion", [True, False])
+def test_a_set_whose_xml_is_in_one_file(tmp_path: Path, companion: bool) -> None:
+    """The others only name it (BinaryOnly): a companion, or the first file of the set."""
+    data = "".join(
+        f'<TiffData FirstC="{c}" IFD="0"><UUID FileName="f{c}.ome.tif">urn:uuid:{c}</UUID></TiffData>' for c in range(3)
+    )
+    full = ome(image(0, (HEIGHT, WIDTH), 0.5, ["a", "b", "c"], data), own=' UUID="urn:uuid:0"')
+    home = "set.companion.ome" if companion else "f0.ome.tif"
+    if companion:
+        (tmp_path / home).write_text(full)
+    for c in range(3):
+        only = ome(f'<BinaryOnly MetadataFile="{home}" UUID="urn:uuid:9"/>', own=f' UUID="urn:uuid:{c}"')
+        write(tmp_path / f"f{c}.ome.tif", [STACK[c]], only if companion or c else full)
+    for c in range(3):
+        source = open_source(tmp_path / f"f{c}.ome.tif")
+        assert (source.info.channel_names, source.pixel_size_um) == (("abc"[c],), (1.0, 0.5))
+        np.testing.assert_array_equal(stacked(source)[0], STACK[c])
+    (tmp_path / home).unlink()
+    forget_sources()
+    source = open_source(tmp_path / "f2.ome.tif")
+    assert source.pixel_size_um is None
+    assert any(f"in {home}, which is not beside it" in note for note in source.info.notes)
+    np.testing.assert_array_equal(stacked(source)[0], STACK[2])
 
 
 def test_one_place_along_z_of_a_set_is_an_image(tmp_path: Path) -> None:

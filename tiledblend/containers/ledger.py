@@ -32,6 +32,7 @@ from tiledblend.bytes.objects import (
 from tiledblend.containers.container import Container
 from tiledblend.containers.known import container_of
 from tiledblend.containers.lock import Lock, refuse_living
+from tiledblend.containers.ownership import require_ours
 from tiledblend.containers.receipts import Receipt, Receipts, ReceiptTable
 from tiledblend.errors import RefusedError, StorageError, UsageError
 from tiledblend.geometry import Tile
@@ -104,7 +105,11 @@ class Ledger:
                     f"{output.uri}: another run started it; continue with --resume, or `tiledblend clean {output.uri}`"
                 )
             return cls.resume(output, job, part)
-        return cls._hold(store, job, receipts, prefix)
+        try:
+            return cls._hold(store, job, receipts, prefix)
+        except RefusedError:
+            store.delete(_JOB)
+            raise
 
     @classmethod
     def resume(cls, output: ObjectStore, job: dict[str, Any] | None = None, part: Part | None = None) -> Ledger:
@@ -134,7 +139,13 @@ class Ledger:
     def _hold(cls, store: ObjectStore, job: dict[str, Any], receipts: ReceiptTable, prefix: str) -> Ledger:
         lock = Lock.acquire(store, f"{prefix}lock.")
         with lock.forgotten_on_failure():
-            return cls(store, job, lock, receipts, prefix)
+            held = cls(store, job, lock, receipts, prefix)
+            try:
+                require_ours(store, held.drafts)
+            except RefusedError:
+                held.close()
+                raise
+            return held
 
     @property
     def layout(self) -> Container:

@@ -60,6 +60,9 @@ def open_client(options: ClusterOptions, check: Callable[[], None] = never) -> I
     settings: dict[str, Any] = {
         "distributed.admin.log-format": "%(message)s",
         "distributed.nanny.pre-spawn-environ": process_environment(),
+        # Of workers here the plan bounds the memory; paused ones would wait for what is never given back.
+        **dict.fromkeys(("distributed.worker.memory.target", "distributed.worker.memory.spill"), False),
+        "distributed.worker.memory.pause": False,
         **({} if options.dashboard or options.performance_report else UNWATCHED),
     }
     with ExitStack() as stack:

@@ -13,7 +13,17 @@ from tiledblend.errors import InterruptedRun, ResourceError, UsageError
 from tiledblend.run.cluster import open_client
 from tiledblend.run.options import ClusterOptions
 from tiledblend.run.scheduler import RunningScheduler, running_scheduler
-from tiledblend.run.versions import require_same_versions
+from tiledblend.run.versions import (
+    LACKING_SECONDS,
+    PAUSED_SECONDS,
+    Probed,
+    all_are_paused,
+    lacking,
+    none_is_able,
+    probed,
+    require_same_versions,
+    tell_lacking,
+)
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -25,6 +35,9 @@ NO_WORKER_SECONDS = 300.0
 WORKERS_SECONDS = 5.0
 LAST_TASKS_SECONDS = 60.0
 TASKS_PER_THREAD = 3
+SILENT_SECONDS = 60.0
+"""Until a worker is asked again that did not say what it has."""
+MOST_NAMED = 64
 
 
 class SchedulerLost(Exception):  # noqa: N818 - an event that the run deals with
@@ -125,25 +138,35 @@ def _reported(connection: Connection, path: str) -> Iterator[None]:
         report.__exit__(None, None, None)
 
 
-class Workforce:
-    """The workers of a cluster, as they come and go during a run.
+class HandOutAgain(Exception):  # noqa: N818 - an event that the run deals with
+    """Tasks in flight lie where nobody will begin them: they are to be withdrawn and handed out once more."""
 
-    require: called with dask's description of all workers, by address, whenever there are new ones. check: called
-    while the scheduler is asked; may raise.
+
+class Workforce:
+    """The workers of a cluster, as they come and go during a run; who of them may have our tasks.
+
+    require: called with dask's description of the workers that may, by address, whenever there are new ones; `pause` is
+    in it (see `Probed`). check: called while the scheduler is asked; may raise.
     """
 
     def __init__(
         self, client: Client, require: Callable[[dict[str, Any]], None], check: Callable[[], None] = never
     ) -> None:
         self._client, self._require, self._check = client, require, check
-        self._known: set[str] = set()
+        self._known: dict[str, Probed] = {}
+        self._silent: dict[str, float] = {}
+        self._paused: dict[str, float] = {}
+        self._set_aside: set[str] = set()
+        self._handed: set[frozenset[str]] = set()
+        self._able: frozenset[str] = frozenset()
         self._threads = 0
         self._looked = self._last_seen = float("-inf")
 
     def window(self) -> int:
         """How many tasks may be in flight. Looks at the cluster every few seconds.
 
-        Raises SchedulerLost, InterruptedRun when there was no worker for NO_WORKER_SECONDS, and what `require` raises.
+        Raises SchedulerLost, HandOutAgain, ResourceError when no worker can go on, InterruptedRun when there was none
+        for NO_WORKER_SECONDS, and what `require` raises.
         """
         if self._client.status != "running":
             raise SchedulerLost
@@ -151,19 +174,80 @@ class Workforce:
             self._look()
         return max(1, self._threads) * TASKS_PER_THREAD
 
+    def named(self) -> dict[str, Any]:
+        """For `Client.submit`: the workers that a task may go to, where they must be named.
+
+        Not those of this process, and not the many of a large cluster that are all alike: a list per task has its cost.
+        """
+        alike = len(self._able) > MOST_NAMED and len(self._able) == len(self._known)
+        if not self._able or alike or any(address.startswith("inproc://") for address in self._able):
+            return {}
+        self._handed.add(self._able)
+        return {"workers": sorted(self._able)}
+
     def _look(self) -> None:
         now = self._looked = time.monotonic()
         workers = asked(lambda: self._client.scheduler_info(n_workers=-1), self._check)["workers"]
-        if workers.keys() - self._known:
-            self._require(workers)
-        self._known |= set(workers)
-        self._threads = sum(worker["nthreads"] for worker in workers.values())
-        if workers or self._last_seen == float("-inf"):
+        silent = {address for address, asked_at in self._silent.items() if now < asked_at + SILENT_SECONDS}
+        self._probe([address for address in workers if address not in self._known.keys() | silent], now)
+        self._known = {address: found for address, found in self._known.items() if address in workers}
+        able = {address: worker for address, worker in workers.items() if self._is_able(address)}
+        if able.keys() - self._able:
+            self._require({address: {**worker, "pause": self._pause(address)} for address, worker in able.items()})
+        moved = self._look_for_paused(able, now)
+        self._able = frozenset(able.keys() - self._set_aside)
+        self._threads = sum(workers[address]["nthreads"] for address in self._able)
+        if self._able or self._last_seen == float("-inf"):
             self._last_seen = now
+        if now > self._last_seen + LACKING_SECONDS and lacking(self._known):
+            raise none_is_able(self._known)
         if now > self._last_seen + NO_WORKER_SECONDS:
             raise InterruptedRun(
                 f"the dask cluster has had no worker for {NO_WORKER_SECONDS:g} s; start some and continue with --resume"
             )
+        # Where all that a task may go to have gone, others that came for them will not get it.
+        if moved or (self._able and any(not able.keys() & handed for handed in self._handed)):
+            self._handed.clear()
+            raise HandOutAgain
+
+    def _probe(self, new: list[str], now: float) -> None:
+        here = [address for address in new if address.startswith("inproc://")]
+        self._known |= {address: Probed({}, None, 1.0) for address in here}
+        elsewhere = [address for address in new if address not in here]
+        if not elsewhere:
+            return
+        answers = probed(self._client, elsewhere, self._check)
+        tell_lacking(answers, set())
+        self._known |= answers
+        self._silent = self._silent | dict.fromkeys(elsewhere, now)
+
+    def _is_able(self, address: str) -> bool:
+        found = self._known.get(address)
+        return found is not None and found.lacks is None
+
+    def _pause(self, address: str) -> float:
+        return self._known[address].pause
+
+    def _look_for_paused(self, able: dict[str, Any], now: float) -> bool:
+        """Notes who is paused for too long; True when somebody is newly set aside, whose tasks shall go elsewhere.
+
+        Raises ResourceError when nobody else is left.
+        """
+        paused = {address for address, worker in able.items() if worker.get("status") == "paused"}
+        self._paused = {address: self._paused.get(address, now) for address in paused}
+        for address in sorted(self._set_aside - paused):
+            log.warning("dask worker %s works again", address)
+        too_long = {address for address, since in self._paused.items() if now > since + PAUSED_SECONDS}
+        new, self._set_aside = too_long - self._set_aside, too_long
+        if able and too_long >= able.keys():
+            raise all_are_paused(too_long)
+        for address in sorted(new):
+            log.warning(
+                "dask worker %s has been paused for %g s, its memory is at dask's limit: its tiles go to others",
+                address,
+                PAUSED_SECONDS,
+            )
+        return bool(new)
 
 
 def withdraw(client: Client, running: set[Future[Any]]) -> None:

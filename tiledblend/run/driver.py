@@ -145,7 +145,7 @@ def run_plan(planned: Plan, uri: str, image: ImageMetadata, running: Running, sh
     try:
         if not opened.complete:
             stages.make_tiles(running.client, cluster, share.part, share.finish)
-        complete = part is None
+        complete = part is None or opened.complete
         if complete and not opened.complete:
             require_unchanged(composite, inputs)
             commit(opened, image)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """How far a run is. pixels: of level 0, those of a resumed run's earlier drivers included. seconds: of this
-    driver."""
+    """How far a run is, or one part of several: then its own tiles and pixels are counted. pixels: of level 0, those of
+    a resumed run's earlier drivers included. seconds: of this driver."""
 
     done_tiles: int
     tiles: int

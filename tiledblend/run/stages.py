@@ -26,9 +26,9 @@ from tiledblend.geometry import Tile
 from tiledblend.guard.process import prepare_process
 from tiledblend.guard.suspect import death_by_tile
 from tiledblend.run.cluster import forget_task_names
-from tiledblend.run.connection import Connection, SchedulerLost, Workforce, connect, withdraw
+from tiledblend.run.connection import Connection, HandOutAgain, SchedulerLost, Workforce, connect, withdraw
 from tiledblend.run.machine import cpu_count
-from tiledblend.run.options import MORE_MEMORY, ClusterOptions
+from tiledblend.run.options import LARGER_LIMIT, MORE_MEMORY, ClusterOptions
 from tiledblend.run.plan import Plan, unstored_found
 from tiledblend.run.report import ProgressEvent, RunReport, Tally
 from tiledblend.run.reuse import Reuse
@@ -93,6 +93,7 @@ class Stages:
         self._pickled: bytes | None = None
         self._notes: list[str] = []
         self.resumed = planned.tiles if output.complete else len(output.receipts)
+        self._share = self.resumed, planned.tiles, planned.pixels
         self.bytes = output.receipts.stored_bytes
 
     def make_tiles(
@@ -105,6 +106,7 @@ class Stages:
         grid = self.plan.grid
         if part is not None:
             index, count = part
+            self._look_at_share(tile for number, tile in enumerate(grid.tiles()) if number % count == index - 1)
             mine = (
                 tile for number, tile in enumerate(grid.tiles()) if number % count == index - 1 and tile not in done
             )
@@ -126,6 +128,16 @@ class Stages:
         with connect(options, client, self._stop_if_asked) as connection:
             for stage in range(grid.stages):
                 self._make_stage(connection, stage)
+
+    def _look_at_share(self, share: Iterable[Tile]) -> None:
+        """Progress is told of this driver's tiles alone."""
+        done, size_of = self.output.open_ledger().receipts, self.plan.grid.tile_region
+        tiles = pixels = resumed = self.tally.pixels = 0
+        for tile in share:
+            tiles, pixels = tiles + 1, pixels + size_of(tile).size
+            if tile in done:
+                resumed, self.tally.pixels = resumed + 1, self.tally.pixels + size_of(tile).size
+        self._share = resumed, tiles, pixels
 
     def _make_unsent(self, why: NotSendable, options: ClusterOptions) -> None:
         """Make every missing tile in threads of this process: a lock, an open file or the like cannot leave it."""
@@ -191,20 +203,28 @@ class Stages:
     def _make_on(self, client: Client, tiles: Iterator[Tile]) -> bool:
         """Hand out tiles in a bounded window: the scheduler never holds more than a few tasks per thread.
 
-        False when workers died under tiles that end no process here, and that has not happened often before.
+        False when workers died under tiles that end no process here, and that has not happened often before; and when
+        tiles lie with workers that will not make them.
         """
         from distributed import KilledWorker
 
         workers = Workforce(client, self._require_memory, self._stop_if_asked)
         running: dict[Future[Any], Tile] = {}
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        with _failures_told(), _shared_job(client, self.job, self._pickled) as job:
+        workers.window()
+        with _failures_told(), _shared_job(client, self.job, self._pickled, workers.named()) as job:
             try:
                 while True:
                     self._stop_if_asked()
                     for tile in islice(tiles, max(0, workers.window() - len(running))):
                         future = client.submit(
-                            run_tile, job, tile, self._stands_on_same(tile), key=_task_key(tile), pure=False
+                            run_tile,
+                            job,
+                            tile,
+                            self._stands_on_same(tile),
+                            key=_task_key(tile),
+                            pure=False,
+                            **workers.named(),
                         )
                         running[future] = tile
                         future.add_done_callback(finished.put)
@@ -216,8 +236,10 @@ class Stages:
                         self._take(_result(future, self._stop_if_asked))
             except BaseException as error:
                 withdraw(client, set(running))
-                if isinstance(error, InterruptedRun | KilledWorker):
+                if isinstance(error, InterruptedRun | KilledWorker | HandOutAgain):
                     self._take_finished(running)
+                if isinstance(error, HandOutAgain):
+                    return False
                 if isinstance(error, KilledWorker):
                     suspects = (one for one in (tile, *running.values()) if one.stage == 0)
                     if self._deaths.may_go_on(self._pickled or self.job, suspects, error):
@@ -250,7 +272,10 @@ class Stages:
                 shared = self._memory // len(sharing)
                 self.plan.require_memory(worker["nthreads"], shared, fewer + MORE_MEMORY, uri)
             else:
-                self.plan.require_memory(worker["nthreads"], worker["memory_limit"] or None, uri=uri)
+                # From there on dask lets it begin nothing.
+                allowed = int(worker["memory_limit"] * worker["pause"]) or None
+                share = f" (dask pauses a worker at {worker['pause']:.0%} of its limit)" if worker["pause"] < 1 else ""
+                self.plan.require_memory(worker["nthreads"], allowed, LARGER_LIMIT + share, uri)
 
     def _take(self, result: TileResult) -> None:
         forget_task_names()
@@ -261,9 +286,9 @@ class Stages:
         pixels = self.plan.grid.tile_region(result.tile).size if result.tile.stage == 0 else 0
         self.tally.add(result, pixels)
         if self.progress is not None:
-            done = self.resumed + self.tally.done
+            resumed, tiles, pixels = self._share
             seconds = time.monotonic() - self.tally.started
-            self.progress(ProgressEvent(done, self.plan.tiles, self.tally.pixels, self.plan.pixels, seconds))
+            self.progress(ProgressEvent(resumed + self.tally.done, tiles, self.tally.pixels, pixels, seconds))
 
     def report(self, complete: bool) -> RunReport:
         stats, composite = self.tally.stats, self.plan.composite
@@ -295,15 +320,19 @@ def _task_key(tile: Tile) -> str:
 
 
 @contextmanager
-def _shared_job(client: Client, job: Any, data: Any = None) -> Iterator[Future[Any]]:
-    """The job as a task of its own: sent once per worker, and made again if its worker dies. data: the job, pickled."""
+def _shared_job(client: Client, job: Any, data: Any, workers: dict[str, Any]) -> Iterator[Future[Any]]:
+    """The job as a task of its own: sent once per worker, and made again if its worker dies.
+
+    data: the job, pickled (None: not yet). workers: as of `Workforce.named`.
+    """
     data = pickle.dumps(job) if data is None else data
     if len(data) > LARGE_JOB:
         # In-memory arrays as layers: too large for a task's arguments, so they are handed to the workers as data.
         # From a thread of no worker: in another cluster's task dask would leave them with that one's worker.
         with ThreadPoolExecutor(1) as aside:
             data = aside.submit(client.scatter, data, broadcast=True, hash=False).result()
-    future = client.submit(SharedJob, data, installed_versions(), key=f"job-{uuid.uuid4().hex[:12]}", pure=False)
+    key = f"job-{uuid.uuid4().hex[:12]}"
+    future = client.submit(SharedJob, data, installed_versions(), key=key, pure=False, **workers)
     try:
         yield future
     finally:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import tifffile
 
-from tiledblend.bytes.ranges import ByteReader, SeekableBytes
+from tiledblend.bytes.ranges import ByteReader, SeekableBytes, open_bytes
 from tiledblend.errors import BadInputError, TiledblendError, one_line
 from tiledblend.sources.base import SourceSpec
 from tiledblend.sources.slides.vendors import TAGS, on_disks_only, vendor_by_tags
 from tiledblend.sources.tiff.series import images_of
 from tiledblend.sources.tiff.stacks import PagesOf, add_levels, make_series, ome_series, whole_page
-from tiledblend.sources.tiff.structure import Structure, walk
+from tiledblend.sources.tiff.structure import Structure, first_tags, walk
 
 if TYPE_CHECKING:
     from tiledblend.sources.tiff.ome import OmeImage
@@ -38,6 +38,7 @@ _DESCRIBED = {
     "mdgel": "Molecular Dynamics'",
 }  # fmt: skip
 _SAID = 120
+_DESCRIPTION = 270
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,22 +195,46 @@ def _has_its_shape(series: tifffile.TiffPageSeries) -> bool:
 
 
 def _by_ome_xml(tiff: tifffile.TiffFile, structure: Structure, uri: str, notes: Sequence[str]) -> Images:
-    from tiledblend.sources.tiff.ome import ome_images, parse_ome
+    from tiledblend.sources.tiff.ome import metadata_file, ome_images, parse_ome
 
     root = parse_ome(tiff.ome_metadata or "")
     if root is None:
         raise ValueError("it is no XML")
-    name = os.path.basename(uri)
+    name, uuid, elsewhere = os.path.basename(uri), None, metadata_file(root)
+    if elsewhere is not None:
+        uuid = root.get("UUID")
+        root = parse_ome(_xml_beside(uri, elsewhere))
+        if root is None:
+            raise ValueError(f"that of its set, {elsewhere}, is no XML")
+        notes = (*notes, f"its OME metadata is in {elsewhere}")
     try:
-        listed = [(ome_series(tiff, image, whole=False), image) for image in ome_images(root, name, PagesOf(tiff))]
+        seen = ome_images(root, name, PagesOf(tiff), uuid=uuid)
+        listed = [(ome_series(tiff, image, whole=False), image) for image in seen]
     except RuntimeError:  # pages that are unlike, in how they are stored or in size: each is looked at
-        seen = ome_images(root, name, PagesOf(tiff, looks=True))
+        seen = ome_images(root, name, PagesOf(tiff, looks=True), uuid=uuid)
         listed = [(ome_series(tiff, image, whole=True), image) for image in seen]
     found = [(series, image) for series, image in listed if series is not None]
     if not found:
         raise ValueError("none of its Images is in this file as it says")
     images = {index: image for index, (_, image) in enumerate(found)}
     return Images(tiff, structure, [series for series, _ in found], images, tuple(notes))
+
+
+def _xml_beside(uri: str, name: str) -> str:
+    """The OME-XML in a file of this name in the same folder: a companion (.ome), or the first TIFF of a set."""
+    from tiledblend.sources.tiff.ome import MAX_XML
+
+    try:
+        reader = open_bytes(os.path.join(os.path.dirname(uri), name))
+        start = reader.pread(0, min(4, reader.size))
+        found = first_tags(reader, (_DESCRIPTION,)).get(_DESCRIPTION, b"") if start[:2] in (b"II", b"MM") else b""
+        text = found or reader.pread(0, min(reader.size, MAX_XML))
+        reader.close()
+    except BadInputError:
+        raise ValueError(f"that of its set is in {name}, which is not beside it") from None
+    if b"<!DOCTYPE" in text:
+        raise ValueError(f"that of its set, in {name}, declares a document type")
+    return text.rstrip(b"\0").decode("utf-8", "replace")
 
 
 def _aperio(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:

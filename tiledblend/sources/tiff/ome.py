@@ -78,9 +78,18 @@ class Pages(Protocol):
         """False for a page known to be of another size."""
 
 
-def ome_images(root: ElementTree.Element, file_name: str, pages: Pages) -> list[OmeImage]:
-    """The Images that have planes in this file, in the XML's order. An Image that contradicts itself is left out."""
-    own = _own(root, file_name)
+def metadata_file(root: ElementTree.Element) -> str | None:
+    """The name of the file of a set that has the XML of all, where this one only says so (BinaryOnly); else None."""
+    place = next(_named(root, "BinaryOnly"), None)
+    return None if place is None else os.path.basename(place.get("MetadataFile", "")) or None
+
+
+def ome_images(root: ElementTree.Element, file_name: str, pages: Pages, *, uuid: str | None = None) -> list[OmeImage]:
+    """The Images that have planes in this file, in the XML's order. An Image that contradicts itself is left out.
+
+    uuid: of this file, where the XML is another one's.
+    """
+    own = _own(root, file_name) if uuid is None else _Own(uuid, os.path.basename(file_name).lower())
     found = []
     for number, image in enumerate(_named(root, "Image")):
         pixels = next(_named(image, "Pixels"), None)
