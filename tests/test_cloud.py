@@ -733,7 +733,7 @@ def test_a_result_in_a_bucket_is_looked_at_and_reported(
     bucket: CloudStore, slides: Slides, tmp_path: Path, command: Command
 ) -> None:
     """Report and preview are files here; tiles, edges and seams come from the bucket."""
-    from tiledblend.look.tiles import Scene
+    from tiledblend.look.tiles import Gallery
     from tiledblend.run.origin import origin_of
 
     upload(bucket, slides)
@@ -751,7 +751,7 @@ def test_a_result_in_a_bucket_is_looked_at_and_reported(
     origin = origin_of(out)
     assert origin is not None
     assert origin.note is None
-    scene = Scene.of_result(out, origin.composite)
+    scene = Gallery.of_result(out, origin.composite)
     assert [view.id for view in scene.views] == ["result", "image-0", "image-1", "weight-1"]
     for view in scene.views:
         assert scene.tile(view.id, 0, 1, 1).startswith(b"\x89PNG")
