@@ -443,6 +443,18 @@ def test_many_threads(tmp_path: Path) -> None:
             np.testing.assert_array_equal(pixels[-1, -1], CYX[:, 149, 149])
 
 
+def test_the_first_reads_may_come_at_once(tmp_path: Path) -> None:
+    # zarr opens a store at its first read, and refuses to do so twice: both threads found it closed.
+    path = write_array(tmp_path / "a.zarr", CYX, ["c", "y", "x"], chunks=(3, 32, 32))
+    for _ in range(3):
+        forget_sources()
+        source = open_source(path)
+        assert all(store._is_open for store in source._stores)  # type: ignore[attr-defined]
+        with ThreadPoolExecutor(8) as pool:
+            for pixels in pool.map(source.read, [Region(0, 0, 150, 150)] * 16):
+                np.testing.assert_array_equal(pixels[-1, -1], CYX[:, 149, 149])
+
+
 def test_read_inside_a_running_event_loop(tmp_path: Path) -> None:
     import asyncio
 
