@@ -63,10 +63,16 @@ def commands(data: Path, out: str, threads: int, sigma: float) -> dict[str, list
     """Command lines by name."""
     python = sys.executable
     ours = blend(data, ("base", "overlay", "mask"), out, ["--feather", f"{sigma:g}px"])
+    how = ["--feather", f"{sigma:g}px", "--threads-per-worker", str(threads), "-o", f"{out}.ome.tif"]
+    tiff, one = (blend(data, ("base", "overlay", mask), out, how) for mask in ("mask", "mask-1"))
     return {
         "tiledblend": [*ours, "--threads-per-worker", str(threads)],
         "tiledblend, processes": [*ours, "--workers", str(threads), "--threads-per-worker", "1"],
         "tiledblend, interleaved": [*ours, "--threads-per-worker", str(threads), "--layout", "interleaved"],
+        "OME-TIFF jpeg:85": [*tiff, "--compression", "jpeg:85", "--chunk", "256", "--shard", "2048"],
+        "OME-TIFF deflate": [*tiff, "--compression", "deflate", "--chunk", "256", "--shard", "2048"],
+        "OME-TIFF keep": [*tiff, "--compression", "keep"],
+        "OME-TIFF keep, 1 %": [*one, "--compression", "keep"],
         "floor": [python, str(HERE / "job_floor.py"), str(data), f"{out}.floor", str(threads)],
         "libvips jpeg": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "jpeg"],
         "libvips deflate": [python, str(HERE / "job_vips.py"), str(data), f"{out}.tif", "deflate"],

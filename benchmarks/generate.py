@@ -4,12 +4,14 @@ The slides repeat one patch, drawn or taken from a slide of yours (`--slide`), m
 encoded once: any size is written at the speed of the disk and within 200 MB. The mask has twelve discs that cover 26 %
 of it (`--covered` for another share). `--all` adds masks for other shares (mask-0.tif, mask-1.tif, mask-100.tif, where
 every chunk is mixed) and a pair of seven-channel 16-bit images of half the side (seven-base.tif, seven-overlay.tif).
+`--pyramid` gives the slides smaller levels, `--colours` and `--shared-tables` say how their JPEG tiles are stored.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 
 from tiledblend.demo.tissue import Tissue
 from tiledblend.geometry import Region
+from tiledblend.kernels.halve import halve_tile
 from tiledblend.sources import open_source
+from tiledblend.sources.tiff.streams import EOI, SOI, marker_segments, read_header, without_tables
 
 TILE = 256
 PATCH = 2048
@@ -28,35 +32,65 @@ DISCS_ACROSS, DISCS_DOWN = 4, 3
 COVERED = 0.26
 
 
-def encoded_tiles(patch: NDArray[np.uint8]) -> dict[tuple[int, int, bool, bool], bytes]:
-    """JPEG Q85 of each tile of a patch (y, x, 3), by row, column and the mirroring of either axis."""
-    tiles = {}
-    for flip_y in (False, True):
-        for flip_x in (False, True):
-            turned = patch[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-            for row in range(PATCH // TILE):
-                for column in range(PATCH // TILE):
-                    tile = turned[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-                    tiles[row, column, flip_y, flip_x] = imagecodecs.jpeg8_encode(
-                        np.ascontiguousarray(tile), level=85, colorspace="RGB", outcolorspace="YCbCr", subsampling="420"
-                    )
-    return tiles
+@dataclass(frozen=True)
+class Coding:
+    """How a slide's JPEG tiles are stored. colours: "420", "422" or "rgb". shared: they rely on one set of tables."""
+
+    colours: str = "420"
+    shared: bool = False
+
+    def encoded(self, tile: NDArray[np.uint8]) -> bytes:
+        """A complete stream of quality 85."""
+        colours = {"outcolorspace": "RGB"} if self.colours == "rgb" else {"outcolorspace": "YCbCr"}
+        sampling = "444" if self.colours == "rgb" else self.colours
+        return imagecodecs.jpeg8_encode(tile, level=85, colorspace="RGB", subsampling=sampling, **colours)
+
+    def tables(self, stream: bytes) -> bytes:
+        """The tables of a stream, as TIFF's JPEGTables has them."""
+        kept = [stream[at:end] for marker, at, end in marker_segments(stream) if marker in (0xDB, 0xC4)]
+        return b"".join([SOI, *kept, EOI])
 
 
-def write_slide(path: Path, patch: NDArray[np.uint8], size: int) -> None:
-    """A tiled RGB JPEG TIFF of size x size pixels."""
-    tiles, side = encoded_tiles(patch), PATCH // TILE
+def encoded_tiles(period: NDArray[np.uint8], coding: Coding) -> list[list[bytes]]:
+    """The tiles of a picture that repeats itself, row by row."""
+    side = len(period) // TILE
+    cut = [
+        [np.ascontiguousarray(period[r * TILE : (r + 1) * TILE, c * TILE : (c + 1) * TILE]) for c in range(side)]
+        for r in range(side)
+    ]
+    rows = [[coding.encoded(tile) for tile in row] for row in cut]
+    if coding.shared:
+        identifiers = tuple(part.identifier for part in read_header(rows[0][0]).components)
+        return [[without_tables(tile, identifiers, drop_tables=True) for tile in row] for row in rows]
+    return rows
 
-    def stream() -> Iterator[bytes]:
-        for row in range(size // TILE):
-            for column in range(size // TILE):
-                flips = (row // side) % 2 == 1, (column // side) % 2 == 1
-                yield tiles[(row % side, column % side, *flips)]
 
-    options: dict[str, Any] = {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2), "metadata": None}
-    tifffile.imwrite(
-        path, stream(), shape=(size, size, 3), dtype="uint8", tile=(TILE, TILE), bigtiff=size > 32768, **options
-    )
+def periods(patch: NDArray[np.uint8], levels: int) -> Iterator[NDArray[np.uint8]]:
+    """A patch and its mirror images, and each half of that; at least a tile."""
+    period = np.concatenate([patch, patch[::-1]])
+    period = np.concatenate([period, period[:, ::-1]], axis=1)
+    for _ in range(levels):
+        times = max(1, TILE // len(period))
+        yield np.tile(period, (times, times, 1))
+        period = halve_tile(period)
+
+
+def write_slide(path: Path, patch: NDArray[np.uint8], size: int, coding: Coding, *, pyramid: bool) -> None:
+    """A tiled JPEG TIFF of size x size pixels; its levels, each half of the one before, in SubIFDs."""
+    levels = 1 + (max(0, (size - 1).bit_length() - 9) if pyramid else 0)
+    options: dict[str, Any] = {"photometric": "rgb", "compression": "jpeg", "metadata": None}
+    if coding.colours != "rgb":
+        options |= {"photometric": "ycbcr", "subsampling": (2, 2) if coding.colours == "420" else (2, 1)}
+    with tifffile.TiffWriter(path, bigtiff=size > 32768) as tiff:
+        for level, period in enumerate(periods(patch, levels)):
+            tiles, side = encoded_tiles(period, coding), -(-size // (1 << level))
+            count = -(-side // TILE)
+            stream = (tiles[r % len(tiles)][c % len(tiles)] for r in range(count) for c in range(count))
+            if coding.shared:
+                data = coding.tables(coding.encoded(period[:TILE, :TILE]))
+                options["extratags"] = [(347, 7, len(data), data, True)]
+            place: dict[str, Any] = {"subfiletype": 1} if level else {"subifds": levels - 1}
+            tiff.write(stream, shape=(side, side, 3), dtype="uint8", tile=(TILE, TILE), **options, **place)
 
 
 Inside = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.bool_]]
@@ -128,13 +162,15 @@ def patches(slide: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return patch, np.ascontiguousarray(patch[::-1, ::-1, ::-1])
 
 
-def generate(folder: Path, size: int, covered: float, slide: Path | None) -> None:
+def generate(
+    folder: Path, size: int, covered: float, slide: Path | None, coding: Coding = Coding(), *, pyramid: bool = False
+) -> None:
     """Write base.tif, overlay.tif and mask.tif of size x size pixels (a multiple of 256) into a folder."""
     if size % TILE:
         raise SystemExit(f"--size {size} must be a multiple of {TILE}")
     folder.mkdir(parents=True, exist_ok=True)
     for name, patch in zip(("base", "overlay"), patches(slide), strict=True):
-        write_slide(folder / f"{name}.tif", patch, size)
+        write_slide(folder / f"{name}.tif", patch, size, coding, pyramid=pyramid)
     write_mask(folder / "mask.tif", size, discs(size, covered))
 
 
@@ -154,7 +190,11 @@ if __name__ == "__main__":
     parser.add_argument("--covered", type=float, default=COVERED, help="share of the canvas inside the mask")
     parser.add_argument("--slide", type=Path, help="take the patch from this slide instead of drawing it")
     parser.add_argument("--all", action="store_true", help="further masks and a seven-channel pair, too")
+    parser.add_argument("--pyramid", action="store_true", help="slides with smaller levels")
+    parser.add_argument("--colours", choices=["420", "422", "rgb"], default="420", help="of the slides' JPEG tiles")
+    parser.add_argument("--shared-tables", action="store_true", help="JPEG tables once a level, not in each tile")
     arguments = parser.parse_args()
-    generate(arguments.folder, arguments.size, arguments.covered, arguments.slide)
+    stored = Coding(arguments.colours, arguments.shared_tables)
+    generate(arguments.folder, arguments.size, arguments.covered, arguments.slide, stored, pyramid=arguments.pyramid)
     if arguments.all:
         generate_further(arguments.folder, arguments.size)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ import zarr
 from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
-from object_stores import BUCKET, KEY, SECRET, VARIABLES, Proxy, environment, seaweedfs, weed
+from object_stores import BUCKET, KEY, SECRET, VARIABLES, Headers, Proxy, environment, seaweedfs, weed
 
 import tiledblend as tb
 from tiledblend.bytes.buckets import forget_clients, redacted, retry_seconds, scheme_of, split_url
@@ -755,3 +756,62 @@ def test_a_result_in_a_bucket_is_looked_at_and_reported(
     assert [view.id for view in scene.views] == ["result", "image-0", "image-1", "weight-1"]
     for view in scene.views:
         assert scene.tile(view.id, 0, 1, 1).startswith(b"\x89PNG")
+
+
+@dataclass
+class Counting(Proxy):
+    """Counts the bytes of bodies that are sent, and knows what was fetched."""
+
+    sent_bytes: int = 0
+
+    def sent(self, headers: Headers) -> Headers:
+        with self.lock:
+            self.sent_bytes += sum(int(value) for name, value in headers if name.lower() == "content-length")
+        return headers
+
+
+def test_reused_parts_do_not_come_here(endpoint: str, use: Use, bucket: CloudStore, tmp_path: Path) -> None:
+    """A mask repainted in one corner: the store copies what is the same; the rest is a fresh run's, byte by byte."""
+    rng = np.random.default_rng(1)
+    base, over = (tb.from_array(rng.integers(0, 256, (1500, 1500, 3), np.uint8), axes="yxc", name=n) for n in "ab")
+
+    def composite(spot: int) -> tb.Composite:
+        mask = np.zeros((1500, 1500), np.uint8)
+        mask[700:1000, 600:900] = 255
+        mask[:spot, :spot] = 255
+        source = tb.from_array(mask, axes="yx", name="mask", mask=True)
+        return tb.Composite([tb.Layer(base), tb.Layer(over, mask=source, feather=tb.Feather.px(4))])
+
+    output = OutputSpec(chunk=32, shard=256)
+    write(composite(0), f"{bucket.uri}/old.zarr", output=output)
+    write(composite(20), f"{bucket.uri}/fresh.zarr", output=output)
+    fresh = dict(open_store(f"{bucket.uri}/fresh.zarr").list())
+    proxy = Counting(endpoint)
+    with proxy.running() as through:
+        use(through)
+        report = write(composite(20), f"{bucket.uri}/new.zarr", output=output, reuse=f"{bucket.uri}/old.zarr")
+    use(endpoint)
+    assert report.reused_tiles > report.tiles * 0.9
+    made, expected = (open_store(f"{bucket.uri}/{name}.zarr") for name in ("new", "fresh"))
+    assert {key for key, _ in made.list()} == set(fresh)
+    assert all(made.get(key) == expected.get(key) for key in fresh if key != "zarr.json")
+    fetched = {path for method, path in proxy.requests if method == "GET" and "/c/0/" in path}
+    fetched_bytes = sum(fresh[path.partition(".zarr/")[2]] for path in fetched)
+    assert proxy.sent_bytes + fetched_bytes < 0.05 * sum(fresh.values())
+    assert verify(f"{bucket.uri}/new.zarr", "full").ok
+
+
+def test_what_is_missing_in_a_bucket_is_made(bucket: CloudStore, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    composite = tb.Composite([tb.Layer(tb.from_array(pixels, axes="yxc", name="a"))])
+    output = OutputSpec(chunk=64, shard=128)
+    old = open_store(f"{bucket.uri}/old.zarr")
+    write(composite, old.uri, output=output)
+    old.delete("0/c/0/1/1")
+    old.put("1/c/0/2/0", b"short")
+    report = write(composite, f"{bucket.uri}/new.zarr", output=output, reuse=old.uri)
+    assert report.tiles - report.reused_tiles == 2
+    assert verify(f"{bucket.uri}/new.zarr", "full").ok
+    here = write(composite, str(tmp_path / "here.zarr"), output=output, reuse=f"{bucket.uri}/new.zarr")
+    assert here.reused_tiles == here.tiles  # from a bucket to this machine, through it
+    assert verify(str(tmp_path / "here.zarr"), "full").ok

@@ -171,7 +171,7 @@ def test_layers_that_are_refused(options: dict[str, Any], words: str) -> None:
     [
         ({"mask": "m.png"}, r"mask 'm\.png' must be a source"),
         ({"image": "i.png"}, r"image 'i\.png' must be a source"),
-        ({"feather": 3}, "feather 3 must be a Feather"),
+        ({"feather": [3]}, r"feather \[3\] is not understood; use 16px, 8um"),
         ({"offset": (1.5, 0)}, "offset"),
         ({"offset": (1,)}, "offset"),
         ({"offset": 5}, "offset"),

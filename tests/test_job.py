@@ -37,6 +37,7 @@ def test_every_key_reaches_the_composite(slides: Slides, tmp_path: Path) -> None
         """
         canvas: {shape: [900, 900], pixel_size_um: [0.5, 0.5], channels: 3}
         mode: average
+        icc: base
         background: [1, 2, 3]
         layers:
           - {image: he.ome.tif, offset: [-10, 5]}
@@ -201,7 +202,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
                 "128",
             ),
             *("--levels", "3", "--codec", "gzip", "--ome-zarr", "0.4", "--layout", "planar", "--level", "2"),
-            *("--pixel-size-um", "0.5,0.25", "--operator", "multiply"),
+            *("--pixel-size-um", "0.5,0.25", "--operator", "multiply", "--icc", "base"),
             *("--match", "linear", "--match-ring", "64um"),
         )
     )
@@ -210,6 +211,7 @@ def test_a_flag_is_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         """
         canvas: {shape: [100, 200]}
         mode: average
+        icc: base
         background: [1, 2, 3]
         level: 2
         layers:

@@ -354,3 +354,57 @@ def test_a_damaged_tile_is_found_though_it_is_not_decoded(tmp_path: Path, comman
     errors = [line for line in ran.err.splitlines() if "error" in line]
     assert (ran.code, len(errors), "level 0" in errors[0]) == (4, 1, True)
     assert not os.path.exists(tmp_path / "out.ome.tif")
+
+
+def pair(folder: Path) -> list[str]:
+    slide(folder / "base.tif", picture((900, 700), 1), (0, 1, 2))
+    slide(folder / "over.tif", picture((900, 700), 2), (0, 1, 2))
+    mask = np.zeros((900, 700), np.uint8)
+    mask[100:800, 200:400] = 255
+    tifffile.imwrite(folder / "mask.tif", mask)
+    return ["base.tif", "over.tif", "--mask", "mask.tif", "--feather", "5px", "-o", "out.ome.tif"]
+
+
+def test_plan_foretells_what_passes_and_the_run_says_it(tmp_path: Path, command: Command) -> None:
+    arguments = pair(tmp_path)
+    planned = json.loads(command("plan", *arguments, "--exact", "--json").out)["passing"]
+    ran = command("blend", *arguments, "--json")
+    found = json.loads(ran.out)["file"]["passed"]
+    assert [level["tiles"] for level in planned] == [level["tiles"] for level in found]
+    for level, of in zip(planned, found, strict=True):
+        assert round(level["passed_share"] * level["tiles"]) == of["passed"]
+    assert found[0]["passed"] > found[0]["tiles"] // 2
+    out, sources = (
+        Stored.of(tmp_path / "out.ome.tif"),
+        [Stored.of(tmp_path / f"{name}.tif") for name in ("base", "over")],
+    )
+    for number, (_, tiles, _) in enumerate(out.levels):
+        stored = {data for source in sources for data in source.levels[number][1].values()}
+        assert sum(data in stored for data in tiles.values()) == found[number]["passed"]
+    assert planned[0]["copied_bytes"] > 0
+    assert "passes   level 0:" in command("plan", *arguments[:-1], "b.ome.tif").out
+    told = json.loads(command("info", "base.tif", "mask.tif", "--json").out)["images"]
+    assert [entry["passes"]["tiles"] for entry in told] == [True, False]
+    assert "can pass" in command("info", "base.tif").out
+
+
+def test_verify_against_inputs(tmp_path: Path, command: Command) -> None:
+    arguments = pair(tmp_path)
+    assert command("blend", *arguments).code == 0
+    for count in ("all", "2"):
+        ran = command("verify", "out.ome.tif", "--against-inputs", count)
+        assert (ran.code, "the same" in ran.out) == (0, True)
+    assert str(tmp_path).encode() not in (tmp_path / "out.ome.tif").read_bytes()
+    (tmp_path / "out.ome.tif").rename(tmp_path / "moved.ome.tif")
+    with tifffile.TiffFile(tmp_path / "over.tif") as tiff:
+        page = tiff.pages[0]
+        place = 5 * -(-700 // SIDE) + 4  # a tile that passed
+        offset, count = page.dataoffsets[place], page.databytecounts[place]
+    with open(tmp_path / "over.tif", "r+b") as file:
+        file.seek(offset + count - 40)
+        data = file.read(1)
+        file.seek(offset + count - 40)
+        file.write(bytes([data[0] ^ 1]))
+    ran = command("verify", "moved.ome.tif", "--against-inputs", "all")
+    assert ran.code == 7
+    assert "not what the inputs give" in ran.err

@@ -643,7 +643,7 @@ def test_verify_finds_every_flipped_byte_and_every_cut(
     assert command("verify", path).code == 0
     os.truncate(path, len(large[1]) - 5000)
     assert (command("verify", path, "--fast").code, command("verify", path).code) == (7, 7)
-    assert (command("verify", "none.ome.tif").code, command("verify", path, "--against-inputs", 1).code) == (4, 2)
+    assert (command("verify", "none.ome.tif").code, command("verify", path, "--against-inputs", 1).code) == (4, 7)
     tifffile.imwrite(tmp_path / "other.ome.tif", np.zeros((20, 20), np.uint8))
     assert command("verify", "other.ome.tif").code == 7
 

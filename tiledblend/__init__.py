@@ -53,6 +53,7 @@ _EXPORTS = {
     "preview": "look.preview",
     "to_array": "compose.lazy",
     "to_dask": "compose.lazy",
+    "verify": "containers.verify",
     "write": "run.driver",
 }
 _RENAMED = {"open": "open_source"}

@@ -4,6 +4,7 @@ from tiledblend.compose.lazy import to_array as to_array
 from tiledblend.compose.lazy import to_dask as to_dask
 from tiledblend.containers.ometiff.options import TiffOptions as TiffOptions
 from tiledblend.containers.omezarr.spec import OutputSpec as OutputSpec
+from tiledblend.containers.verify import verify as verify
 from tiledblend.describe.canvas import Canvas as Canvas
 from tiledblend.describe.composite import Composite as Composite
 from tiledblend.describe.layers import Labels as Labels

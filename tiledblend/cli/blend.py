@@ -172,7 +172,9 @@ def _blend_to_image(job: Job, path: str) -> dict[str, Any]:
     lacking, notes = find_unstored(scene), [*notes_of(scene), *without_pyramid(path, composite.shape)]
     _tell(notes, lacking)
     started = time.perf_counter()
-    size = write_image(to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha)
+    size = write_image(
+        to_array_of(scene), path, composite.grid.pixel_size_um, has_alpha=has_alpha, icc_profile=composite.icc_profile
+    )
     sources = enumerate(sources_of(composite))
     missed = [(number, found) for number, source in sources for found in source.take_missed(of_all_threads=True)]
     found = unstored_found(composite, lacking, missed)

@@ -47,6 +47,7 @@ def job_mapping(flags: dict[str, Any]) -> dict[str, Any]:
             "base",
             "layers",
             "mode",
+            "icc",
             "canvas",
             "background",
             "pixel_size_um",
@@ -123,8 +124,9 @@ def _mapping_of_layer_flags(flags: dict[str, Any]) -> dict[str, Any]:
     if not layers:
         raise UsageError("nothing to blend; give BASE and OVERLAY, --layer, or --job FILE")
     mapping: dict[str, Any] = {"layers": layers}
-    if flags["mode"]:
-        mapping["mode"] = flags["mode"]
+    for key in ("mode", "icc"):
+        if flags[key]:
+            mapping[key] = flags[key]
     if flags["canvas"]:
         mapping["canvas"] = parse_canvas(flags["canvas"])
     if flags["background"] is not None:

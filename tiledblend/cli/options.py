@@ -73,6 +73,11 @@ layer_flags = _stacked(
         type=click.Choice(["over", "average", "stack"]),
         help="Bottom to top, weighted average, or the channels of all images one after another.",
     ),
+    _what(
+        "--icc",
+        type=click.Choice(["keep", "base", "srgb"]),
+        help="Colour profiles: carry the base's [keep], convert the others into it, or all into sRGB.",
+    ),
     _what("--background", metavar="N[,N…]", help="Value where no image is."),
     _what(
         "--allow-sparse",

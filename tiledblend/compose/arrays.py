@@ -204,6 +204,10 @@ def blend(
     base, overlay: same shape, axes and dtype (uint8, uint16, float32). weight: float32 (y, x) in [0, 1]. axes: of the
     images, stated. The result is in native byte order. Raises UsageError for wrong parameters, BadInputError for arrays
     that do not agree or cannot be used (a weight with NaN or out of range in a dask array: when it is computed).
+
+    >>> base, overlay = np.zeros((1, 3), np.uint8), np.full((1, 3), 100, np.uint8)
+    >>> blend(base, overlay, np.array([[0, 0.5, 1]], np.float32), axes="yx").tolist()
+    [[0, 50, 100]]
     """
     _require_arrays(base=base, overlay=overlay, weight=weight)
     if base.shape != overlay.shape or base.dtype != overlay.dtype:

@@ -38,6 +38,10 @@ class KeepingSink(ChunkSink, Protocol):
 class StoredTiles(Protocol):
     """The tiles of one level of an image that a container takes as they are."""
 
+    @property
+    def mean_bytes(self) -> float:
+        """Of a tile, all its planes."""
+
     def read(self, places: list[Place]) -> dict[Place, list[bytes]]:
         """Of each tile (row, column) that can be taken, the bytes of every plane, checked as a decoder checks them."""
 
@@ -123,10 +127,10 @@ def render_tile_keeping(renderer: TileRenderer, layout: KeepingLayout, tile: Til
     """A tile of the first stage. renderer: of the tile, that has rendered nothing yet."""
     scene = renderer.scene
     layers = own_layers(scene, layout)
-    owners = _owners(renderer, layout, tile, layers)
+    owners = owners_of(renderer, layout, tile, layers)
     if (owners == NOBODY).all():
         return render_rows(renderer, layout.grid, tile, sink)
-    work = _KeptTile(scene, layout, tile, sink, layers, owners)
+    work = KeptTile(scene, layout, tile, sink, layers, owners)
     work.make(lambda region: renderer.chunk_row(region, layout.grid.chunk))
     renderer.stats.copied += int((~work.needed[0] | work.own[0]).sum())
     return renderer.stats
@@ -140,7 +144,7 @@ def shrink_tile_keeping(scene: Scene, layout: KeepingLayout, tile: Tile, finer: 
     """A tile of a later stage."""
     layers = own_layers(scene, layout)
     below = _FinerTiles(layout, tile, finer, layers)
-    work = _KeptTile(scene, layout, tile, sink, layers, below.owners())
+    work = KeptTile(scene, layout, tile, sink, layers, below.owners())
     work.make(lambda region: halve_tile(below.read(region), has_alpha=scene.has_alpha))
 
 
@@ -149,7 +153,7 @@ def own_layers(scene: Scene, layout: KeepingLayout) -> list[OwnLayer | None]:
     return [own_layer(reader, layout, scene) for reader in scene.readers]
 
 
-def _owners(
+def owners_of(
     renderer: TileRenderer, layout: KeepingLayout, tile: Tile, layers: list[OwnLayer | None]
 ) -> NDArray[np.int64]:
     """The layer that alone decides each chunk of level 0, if its chunks may be taken."""
@@ -209,7 +213,7 @@ class _FinerTiles:
         return self._finer(tile)
 
 
-class _KeptTile:
+class KeptTile:
     """owners: per level, for each chunk of the tile, the layer that alone decides it. own: chunks that are the owner's
     own. passed: those whose bytes were handed on. needed: those whose pixels are wanted."""
 
@@ -235,10 +239,9 @@ class _KeptTile:
         self.passed = {level: np.zeros(found.shape, bool) for level, found in self.owners.items()}
         self.needed: dict[int, NDArray[np.bool_]] = {}
 
-    def make(self, first: Callable[[Region], Pixels]) -> None:
-        """Hand everything on. first: renders a region of the tile's first level."""
-        self._pass()
-        made = {level: self._in_file(level) & ~self.passed[level] for level in self.levels}
+    def plan_needs(self) -> dict[int, NDArray[np.bool_]]:
+        """The chunks to encode; `needed` is set."""
+        made = {level: self.in_file(level) & ~self.passed[level] for level in self.levels}
         for level in reversed(self.levels):
             needed = made[level].copy()
             if level == self.last and self.has_next:
@@ -248,7 +251,12 @@ class _KeptTile:
                 rows, columns = needed.shape
                 needed |= coarser.repeat(2, axis=0).repeat(2, axis=1)[:rows, :columns]
             self.needed[level] = needed
-        self._made, self._first = made, first
+        return made
+
+    def make(self, first: Callable[[Region], Pixels]) -> None:
+        """Hand everything on. first: renders a region of the tile's first level."""
+        self._pass()
+        self._made, self._first = self.plan_needs(), first
         for row in range(len(self.needed[self.last])):
             pixels = self._row(self.last, row)
             if self.has_next:
@@ -266,9 +274,9 @@ class _KeptTile:
         if not needed.any():
             return None
         tile = self.layout.grid.tile_region(self.tile, level)
-        out = _empty(self.layout, self._region(level, row, 0, len(needed)).shape)
+        out = _empty(self.layout, self.region(level, row, 0, len(needed)).shape)
         for start, stop in runs(needed & ~own):
-            part = self._region(level, row, start, stop - start)
+            part = self.region(level, row, start, stop - start)
             out[:, _columns(part, tile)] = (
                 self._first(part) if level == self.first else self._halved(finer, start, stop)
             )
@@ -276,10 +284,10 @@ class _KeptTile:
             layer = self.layers[index]
             assert layer is not None
             for start, stop in runs(needed & own & (self.owners[level][row] == index)):
-                part = self._region(level, row, start, stop - start)
+                part = self.region(level, row, start, stop - start)
                 out[:, _columns(part, tile)] = _own_pixels(layer, level, part)
         for column in np.flatnonzero(self._made[level][row]).tolist():
-            part = self._region(level, row, column)
+            part = self.region(level, row, column)
             self.sink.add_chunk(level, row, column, out[:, _columns(part, tile)])
         return out
 
@@ -296,7 +304,7 @@ class _KeptTile:
             for index in set(self.owners[level][self.own[level]].tolist()):
                 layer = self.layers[index]
                 assert layer is not None
-                places = np.argwhere(self.own[level] & self._in_file(level) & (self.owners[level] == index)).tolist()
+                places = np.argwhere(self.own[level] & self.in_file(level) & (self.owners[level] == index)).tolist()
                 if level in layer.tiles and places:
                     self._pass_of(layer, level, [(row, column) for row, column in places])
             if not self.layout.own_levels:
@@ -325,7 +333,7 @@ class _KeptTile:
             layer = self.layers[int(owners[row, column])]
             assert layer is not None
             if level in layer.levels:
-                found[row, column] = self._ends_alike(layer, level, self._region(level, row, column), shape)
+                found[row, column] = self._ends_alike(layer, level, self.region(level, row, column), shape)
         return found
 
     def _ends_alike(self, layer: OwnLayer, level: int, part: Region, shape: tuple[int, int]) -> bool:
@@ -334,7 +342,7 @@ class _KeptTile:
         ends = (start[0] + own[0], start[1] + own[1])
         return all(end == size or at <= min(end, size) for at, end, size in zip(corner, ends, shape, strict=True))
 
-    def _in_file(self, level: int) -> NDArray[np.bool_]:
+    def in_file(self, level: int) -> NDArray[np.bool_]:
         """Chunks that the file has: its level may be a pixel smaller than the grid's."""
         found = np.zeros(self.owners[level].shape, bool)
         if level in self.layout.stored:
@@ -342,7 +350,7 @@ class _KeptTile:
             found[:rows, :columns] = True
         return found
 
-    def _region(self, level: int, row: int, column: int, columns: int = 1) -> Region:
+    def region(self, level: int, row: int, column: int, columns: int = 1) -> Region:
         """Pixels of chunks of the tile beside each other, in the level's frame."""
         tile, side = self.layout.grid.tile_region(self.tile, level), self.layout.grid.chunk
         y, x = tile.y0 + row * side, tile.x0 + column * side

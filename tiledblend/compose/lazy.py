@@ -28,6 +28,12 @@ def to_dask(composite: Composite, *, chunk: int = CHUNK) -> da.Array:
     chunk: side of the blocks in pixels. The same bits as `tiledblend.write` stores. No pixel is read yet, except masks
     of integers whose `mask_values` are "auto". The keys of the graph name the inputs as they are now: a cluster that
     still has an older file's blocks computes new ones. Raises UsageError, BadInputError.
+
+    >>> import tiledblend as tb
+    >>> image = tb.from_array(np.full((30, 40, 3), 7, np.uint8), axes="yxc")
+    >>> lazy = tb.to_dask(tb.Composite([tb.Layer(image)]))
+    >>> lazy.shape, int(lazy.max().compute())
+    ((3, 30, 40), 7)
     """
     if not isinstance(composite, Composite):
         raise UsageError(f"{composite!r} must be a Composite; use Composite([Layer(source), ...])")
@@ -155,7 +161,13 @@ def _product(first: NDArray[np.float32], *factors: NDArray[np.float32] | None) -
 
 
 def to_array(composite: Composite) -> NDArray[Any]:
-    """The whole composite in memory: (y, x, c) in its dtype."""
+    """The whole composite in memory: (y, x, c) in its dtype.
+
+    >>> import tiledblend as tb
+    >>> image = tb.from_array(np.full((30, 40, 3), 7, np.uint8), axes="yxc")
+    >>> tb.to_array(tb.Composite([tb.Layer(image)])).shape
+    (30, 40, 3)
+    """
     return to_array_of(decide(composite))
 
 

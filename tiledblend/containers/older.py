@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiledblend.bytes.objects import ObjectStore, open_store
 from tiledblend.bytes.taking import Wanted, take_objects
 from tiledblend.containers.container import Container
-from tiledblend.containers.digests import digest
+from tiledblend.containers.digests import hasher
 from tiledblend.containers.ledger import differences
 from tiledblend.containers.omezarr.result import StoredResult, read_result
 from tiledblend.containers.receipts import KEY_BYTES, Receipts, ReceiptTable
@@ -70,7 +70,7 @@ class Older:
         expected = [self.receipts.of_key(key) for key in self.layout.tile_objects(tile)]
         receipts = tuple(receipt for receipt in expected if receipt is not None)
         wanted = [Wanted(receipt.key, receipt.size, receipt.sha256) for receipt in receipts]
-        if len(receipts) < len(expected) or not take_objects(self.store, target, wanted, digest):
+        if len(receipts) < len(expected) or not take_objects(self.store, target, wanted, hasher):
             return None
         return receipts
 

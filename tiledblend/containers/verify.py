@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -57,12 +58,19 @@ class VerifyReport:
             raise VerificationError(self.summary())
 
 
-def verify(uri: str, mode: Mode = "fast", *, threads: int | None = None) -> VerifyReport:
-    """Check a result that tiledblend made.
+def verify(uri: str | os.PathLike[str], mode: Mode = "fast", *, threads: int | None = None) -> VerifyReport:
+    """Check a result that tiledblend made: the report's `ok`, and what is missing, torn, damaged or extra.
 
-    fast: presence and length of what it consists of. full: every digest, checksum and encoding.
+    mode: "fast" looks at presence and length of what it consists of, "full" at every digest, checksum and encoding.
     Raises BadInputError if there is no such result, VerificationError if it cannot be told, UsageError.
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> report = tb.write(tb.Composite([tb.Layer(image)]), tempfile.mkdtemp() + "/out.ome.zarr")
+    >>> tb.verify(report.uri, "full").ok
+    True
     """
+    uri = os.fspath(uri)
     if mode not in ("fast", "full"):
         raise UsageError(f"verify mode {mode!r} is not known; use fast or full")
     if is_ometiff_path(uri):

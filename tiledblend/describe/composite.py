@@ -24,6 +24,7 @@ from tiledblend.kernels.feather import FeatherKernel
 from tiledblend.kernels.morphology import Growth
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.outlines.source import PolygonSource
+from tiledblend.sources.profiles import Icc, converted, srgb_profile
 
 Mode = Literal["over", "average", "stack"]
 
@@ -35,7 +36,8 @@ class Composite(ShownInNotebooks):
     mode: "over" (bottom to top), "average", or "stack" (the channels of all layers one after another). background: a
     number for all channels or one per channel, in the dtype's units. canvas: the first layer's grid unless given; what
     it leaves open is filled in from the layers. reduction: what is rendered is this many times smaller than the canvas
-    (see `describe.levels`); offsets and feathers stay those of the full canvas.
+    (see `describe.levels`); offsets and feathers stay those of the full canvas. icc: colours stay ("keep"), or are
+    converted into the profile of the first layer ("base") or into sRGB ("srgb").
 
     Raises BadInputError where layers do not agree (both sizes, dtypes or channel counts are named), UsageError for bad
     parameters.
@@ -46,6 +48,7 @@ class Composite(ShownInNotebooks):
     background: float | tuple[float, ...] = 0
     canvas: Canvas | None = None
     reduction: float = 1.0
+    icc: Icc = "keep"
 
     def __init__(
         self,
@@ -54,8 +57,12 @@ class Composite(ShownInNotebooks):
         background: float | Sequence[float] = 0,
         canvas: Canvas | None = None,
         reduction: float = 1.0,
+        icc: Icc = "keep",
     ) -> None:
-        object.__setattr__(self, "layers", _layers(layers))
+        if icc not in get_args(Icc):
+            raise UsageError(f"icc {icc!r} must be keep, base or srgb")
+        object.__setattr__(self, "icc", icc)
+        object.__setattr__(self, "layers", _managed(_layers(layers), icc))
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "reduction", reduction)
         set_number(self, "reduction", float, "reduction")
@@ -143,6 +150,13 @@ class Composite(ShownInNotebooks):
     def keeps_bottom_alpha(self) -> bool:
         """True when the bottom layer's pixels come through with their own alpha: nothing is under them."""
         return self.has_alpha and float(self.background_values()[-1]) == 0
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """Of the result's colours; None where they are not known, or are no RGB."""
+        if self.mode == "stack" or not self.grid.is_rgb:
+            return None
+        return srgb_profile() if self.icc == "srgb" else self.layers[0].image.icc_profile
 
     def frame(self, layer: Layer) -> Region:
         """The layer's rectangle in canvas pixels; it may reach beyond the canvas."""
@@ -251,6 +265,18 @@ def _layers(given: Any) -> tuple[Layer, ...]:
     if not all(isinstance(layer, Layer) for layer in layers):
         raise UsageError(f"layers {given!r} must be a list of Layer; use Composite([Layer(source), ...])")
     return layers
+
+
+def _managed(layers: tuple[Layer, ...], icc: Icc) -> tuple[Layer, ...]:
+    """The layers in the colours that are asked for."""
+    if icc == "keep" or not layers:
+        return layers
+    target = srgb_profile() if icc == "srgb" else layers[0].image.icc_profile or srgb_profile()
+    images = [converted(layer.image, target) for layer in layers]
+    return tuple(
+        layer if image is layer.image else replace(layer, image=image)
+        for layer, image in zip(layers, images, strict=True)
+    )
 
 
 def _background(given: Any) -> float | tuple[float, ...]:

@@ -26,7 +26,9 @@ LIBRARIES = (
 def fingerprint(composite: Composite) -> dict[str, Any]:
     """Plain JSON values: algorithm revision, parameters, inputs, library versions."""
     numbers = {id(source): number for number, source in enumerate(sources_of(composite))}
+    colours = {} if composite.icc == "keep" else {"icc": composite.icc}
     return {
+        **colours,
         "algorithm": ALGORITHM_REVISION,
         "mode": composite.mode,
         "background": composite.background_values().tolist(),

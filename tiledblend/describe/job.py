@@ -27,7 +27,7 @@ from tiledblend.describe.text import parse_mapping
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.sources import open_source
 from tiledblend.sources.base import Alpha
-from tiledblend.sources.opening import make_spec, require_possible
+from tiledblend.sources.opening import make_spec, outlines_spec, require_possible
 from tiledblend.sources.single_colour import from_color
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def build(mapping: Mapping[str, Any], *, where: str = "job") -> Job:
     composite = Composite(
         layers,
         mode=mapping.get("mode", "over"),
+        icc=mapping.get("icc", "keep"),
         background=tuple(background) if isinstance(background, list) else background,
         canvas=_sized(canvas, layers[0], mapping.get("mpp")),
     )
@@ -204,8 +205,6 @@ def _pixel_size(value: Any) -> tuple[float, float] | None:
 def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSource:
     if isinstance(source, str):
         return open_source(source, mask=mask)
-    if "classes" in source or "invalid" in source:
-        return _open_outlines(source)
     spec = make_spec(
         source["path"],
         series=source.get("series"),
@@ -213,6 +212,9 @@ def _open(source: str | Mapping[str, Any], *, mask: bool = False) -> RasterSourc
         channels=source.get("channels"),
         plane=source.get("plane", {}),
     )
+    if "classes" in source or "invalid" in source:
+        chosen = outlines_spec(spec, tuple(source.get("classes", ())), source.get("invalid", "repair"))
+        return open_source(chosen, mask=True)
     spec = replace(spec, allow_sparse=source.get("allow_sparse", False), rgb=source.get("rgb", False))
     return open_source(spec, mask=mask)
 
@@ -237,20 +239,6 @@ def with_rgb_said(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
     layers = [{**layer, "image": said(layer["image"])} if "image" in layer else layer for layer in mapping["layers"]]
     return {**mapping, "layers": layers}
-
-
-def _open_outlines(source: Mapping[str, Any]) -> RasterSource:
-    from tiledblend.sources.opening import recognise
-    from tiledblend.sources.outlines.source import PolygonSpec
-
-    path = make_spec(source["path"]).path
-    if recognise(path) != "polygons":
-        raise UsageError(f"{path}: classes and invalid are for outlines (GeoJSON, XML, HALO, GeoParquet)")
-    if unfit := [key for key in ("series", "channels", "plane") if key in source]:
-        raise UsageError(f"{path}: outlines have no {', '.join(unfit)}")
-    classes = tuple(source.get("classes", ()))
-    spec = PolygonSpec(path, level=source.get("level", 0), classes=classes, invalid=source.get("invalid", "repair"))
-    return open_source(spec, mask=True)
 
 
 def mask_values_of(value: Any) -> MaskValues:

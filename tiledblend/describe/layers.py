@@ -81,6 +81,7 @@ class Layer:
     image: the colours. mask: one-channel (or RGB) source, "alpha" for the image's own alpha channel, or None (opaque).
     mask_values: how the mask's numbers become 0..1. mask_frame: what the mask covers, this layer or the whole canvas
     (None: the canvas for polygons, else the layer).
+    feather: a `Feather`, or what a job has: 16, "16px", "8um", "bands:6", "ksize:5".
     feather_side: "both" or "inside" (None: inside for alpha, else both). opacity: 0..1. offset: (y, x) of the image's
     top-left corner on the canvas, whole pixels or `Length`s (also "12um"), may be negative; None: not placed, so the
     sizes must agree. fit: "canvas" resamples image and mask to the canvas's size, "physical" by the pixel sizes of
@@ -152,8 +153,8 @@ class Layer:
             raise UsageError(
                 f"mask {self.mask!r} must be a source (use tiledblend.open or tiledblend.from_array), 'alpha' or None"
             )
-        if not isinstance(self.feather, Feather):
-            raise UsageError(f"feather {self.feather!r} must be a Feather; use for example Feather.px(16)")
+        feather: Any = self.feather
+        object.__setattr__(self, "feather", Feather.parse(feather))
         set_number(self, "opacity", float, f"opacity of layer {self.image.name}")
         if not isinstance(self.invert, (bool, np.bool_)):
             raise UsageError(f"layer {self.image.name}: invert {self.invert!r} must be True or False")

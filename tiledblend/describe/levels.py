@@ -9,6 +9,7 @@ centre). So it is close to the same level of the full result, not the same bits:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from tiledblend.describe.composite import Composite
 from tiledblend.describe.lengths import checked_pixel_size
@@ -19,6 +20,11 @@ def at_level(composite: Composite, level: int) -> Composite:
     """The composite on the canvas of its result's level `level`: 2**level times smaller, sides rounded up.
 
     Raises UsageError for a level at which less than a pixel would be left, or that is no whole number.
+
+    >>> import numpy as np, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> at_level(tb.Composite([tb.Layer(image)]), 2).shape
+    (75, 100)
     """
     if not isinstance(composite, Composite):
         raise UsageError(f"{composite!r} must be a Composite")
@@ -59,6 +65,4 @@ def reduced(composite: Composite, factor: float) -> Composite:
     """The composite on a canvas `factor` times smaller than its own."""
     if factor == 1:
         return composite
-    return Composite(
-        composite.layers, composite.mode, composite.background, composite.canvas, composite.reduction * factor
-    )
+    return replace(composite, reduction=composite.reduction * factor)

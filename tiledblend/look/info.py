@@ -10,6 +10,8 @@ from typing import Any
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import make_spec, open_source, recognise
+from tiledblend.sources.profiles import profile_name
+from tiledblend.sources.tiff.encoded import NotKept, tiles_of
 
 # Names that scanners and tifffile give to the pictures beside a slide's own image.
 BESIDE_THE_SLIDE = ("label", "macro", "thumbnail", "overview", "map")
@@ -22,7 +24,8 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Keys: path, series, name, layer and mask (whether it can be one), problem (why not a layer, or None); and when its
     metadata could be read: format, axes, dtype, shape (y, x), channels, is_rgb, alpha, levels (shape and tile each),
-    pixel_size_um, compression, channel_names, icc, notes, metadata. Values are JSON types. No pixel is read.
+    pixel_size_um, compression, passes, channel_names, icc, icc_name, notes, metadata. Values are JSON types; no pixel
+    is read.
 
     Raises BadInputError when nothing is there or it is no image.
     """
@@ -109,10 +112,21 @@ def _facts(source: RasterSource) -> dict[str, Any]:
         "compression": info["compression"],
         "channel_names": list(info["channel_names"]),
         "icc": source.icc_digest,
+        "icc_name": profile_name(source.icc_profile) if source.icc_profile else None,
+        "passes": _passes(source),
         "notes": [*info["notes"], *info["asides"]],
         "metadata": info["metadata"] | ({"magnification": source.magnification} if source.magnification else {}),
         "stated_problem": info["problem"],
     }
+
+
+def _passes(source: RasterSource) -> dict[str, Any]:
+    """{"tiles": whether stored tiles can pass into an OME-TIFF as they are, "problem": why not}."""
+    try:
+        tiles_of(source, 0)
+    except NotKept as error:
+        return {"tiles": False, "problem": _without_path(str(error).replace(source.name, "it"), source.name)}
+    return {"tiles": True, "problem": None}
 
 
 def render_info(entries: Sequence[dict[str, Any]]) -> str:
@@ -147,8 +161,12 @@ def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         rows.insert(1, ("reader", entry["metadata"]["reader"]))
     if "magnification" in entry["metadata"]:
         rows.append(("objective", f"{entry['metadata']['magnification']:g}x"))
+    if entry["passes"]["tiles"]:
+        rows.append(("tiles", "can pass into an OME-TIFF as they are (--compression keep)"))
+    elif entry["format"].lower().find("tif") >= 0:
+        rows.append(("tiles", f"cannot pass into an OME-TIFF as they are: {entry['passes']['problem']}"))
     if entry["icc"]:
-        rows.append(("ICC profile", f"{entry['icc'][:12]} (kept out: colours are not converted)"))
+        rows.append(("ICC profile", f"{entry['icc_name']} ({entry['icc'][:12]})"))
     return rows
 
 

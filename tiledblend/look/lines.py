@@ -17,6 +17,7 @@ from tiledblend.look.layer_lines import layers_text
 
 if TYPE_CHECKING:
     from tiledblend.demo.demo import DemoReport
+    from tiledblend.look.route import RouteReport
     from tiledblend.look.seams import Seam, Step
     from tiledblend.run.changes import Difference
     from tiledblend.run.ometiff import ExportReport
@@ -204,7 +205,9 @@ def export_text(done: ExportReport) -> str:
     if done.resumed_blocks == done.blocks:
         return f"{done.uri}: {what}, {size}; complete already and right, nothing computed"
     resumed = f", {done.resumed_blocks:,} blocks were there already" if done.resumed_blocks else ""
-    return f"{done.uri}: {what}, {size} in {done.seconds:,.1f} s{resumed}"
+    passed, tiles = sum(level["passed"] for level in done.passed), sum(level["tiles"] for level in done.passed)
+    took = f"; {100 * passed / tiles:.1f} % of its tiles passed as they are" if passed else ""
+    return f"{done.uri}: {what}, {size} in {done.seconds:,.1f} s{resumed}{took}"
 
 
 def ometiff_text(run: RunReport, file: ExportReport | None) -> str:
@@ -256,6 +259,7 @@ def plan_text(planned: Plan, cluster: ClusterOptions, out: str | None = None) ->
     requests = planned.requests(out)
     if any(requests.values()):
         lines.append(f"requests about {requests['get']:,} GET and {requests['put']:,} PUT")
+    lines += [_passing_text(level) for level in facts["passing"]]
     lines += [f"note     {one_line(note)}" for note in facts["notes"]]
     return "\n".join([*lines, *(f"note     {_unstored_text(found)}" for found in planned.unstored.values())])
 
@@ -289,6 +293,14 @@ def _differ(number: int) -> str:
     return "differs" if number == 1 else "differ"
 
 
+def _passing_text(level: dict[str, Any]) -> str:
+    return (
+        f"passes   level {level['level']}: {100 * level['passed_share']:.1f} % of {level['tiles']:,} tiles, "
+        f"{amount(level['copied_bytes'])}; {level['decoded_pixels'] / 1e6:,.1f} Mpx decoded, "
+        f"{level['encoded_pixels'] / 1e6:,.1f} Mpx encoded"
+    )
+
+
 def _unstored_text(found: Unstored) -> str:
     return f"{found}{'; a tile that needs one is refused without --allow-sparse' if found.refused else ''}"
 
@@ -316,6 +328,14 @@ def four_digits(value: float) -> str:
     ('6.309', '17,590', '0')
     """
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def route_text(done: RouteReport) -> str:
+    """Where the seam was saved, and what it is worth."""
+    where = f"{done.path}: {counted(done.outlines, 'outline', 'outlines')}, routed at level {done.level}"
+    if done.before is None or done.after is None:
+        return where
+    return f"{where}; step across the hard edge {four_digits(done.before)} before, {four_digits(done.after)} after"
 
 
 def seams_text(found: Sequence[Seam]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -74,28 +76,55 @@ def write_image(
     pixel_size_um: tuple[float, float] | None = None,
     *,
     has_alpha: bool = False,
+    icc_profile: bytes | None = None,
 ) -> int:
     """Write (y, x, c) pixels as PNG, JPEG (quality 95, full colour resolution) or TIFF (deflate), by the ending.
 
-    has_alpha: the last channel is straight alpha. Returns the number of bytes. The file appears whole or not at all.
-    Raises as `check_image_output`, StorageError.
+    has_alpha: the last channel is straight alpha. icc_profile: of the colours. Returns the number of bytes. The file
+    appears whole or not at all. Raises as `check_image_output`, StorageError.
     """
     height, width, channels = array.shape
     check_image_output(path, (height, width), channels, array.dtype, has_alpha=has_alpha)
     pixels = np.ascontiguousarray(array[:, :, 0] if channels == 1 else array)
     kind = _ending(path)
     if kind in (".tif", ".tiff"):
-        return write_new(path, _tiff(pixels, pixel_size_um, has_alpha=has_alpha))
+        return write_new(path, _tiff(pixels, pixel_size_um, icc_profile, has_alpha=has_alpha))
     import imagecodecs
 
     if kind == ".png":
-        data = imagecodecs.png_encode(pixels, level=6)
+        data = with_png_profile(imagecodecs.png_encode(pixels, level=6), icc_profile)
     else:
-        data = imagecodecs.jpeg8_encode(pixels, level=95, subsampling="444")
+        data = with_jpeg_profile(imagecodecs.jpeg8_encode(pixels, level=95, subsampling="444"), icc_profile)
     return write_new(path, data)
 
 
-def _tiff(pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None, *, has_alpha: bool) -> memoryview:
+def with_png_profile(png: bytes | bytearray, profile: bytes | None) -> bytes | bytearray:
+    """A PNG with an iCCP chunk right after its header."""
+    if profile is None:
+        return png
+    after = 8 + 25  # the signature and IHDR
+    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:after] + chunk + png[after:]
+
+
+def with_jpeg_profile(jpeg: bytes | bytearray, profile: bytes | None) -> bytes | bytearray:
+    """A JPEG with its profile in APP2 segments, after the one that JFIF wants first."""
+    if profile is None:
+        return jpeg
+    most = 65535 - 2 - 14
+    parts = [profile[at : at + most] for at in range(0, len(profile), most)]
+    segments = b"".join(
+        b"\xff\xe2" + struct.pack(">H", 16 + len(part)) + b"ICC_PROFILE\0" + bytes([number, len(parts)]) + part
+        for number, part in enumerate(parts, 1)
+    )
+    after = 2 + (2 + struct.unpack(">H", jpeg[4:6])[0] if jpeg[2:4] == b"\xff\xe0" else 0)
+    return jpeg[:after] + segments + jpeg[after:]
+
+
+def _tiff(
+    pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None, icc_profile: bytes | None, *, has_alpha: bool
+) -> memoryview:
     import tifffile
 
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -105,6 +134,8 @@ def _tiff(pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None, *, ha
         options["planarconfig"] = "contig"
         plain = channels - has_alpha - (3 if is_rgb else 1)
         options["extrasamples"] = ["unspecified"] * plain + ["unassalpha"] * has_alpha
+    if icc_profile is not None:
+        options["iccprofile"] = icc_profile
     if pixel_size_um is not None:
         options |= {"resolution": (1e4 / pixel_size_um[1], 1e4 / pixel_size_um[0]), "resolutionunit": "CENTIMETER"}
     file = io.BytesIO()

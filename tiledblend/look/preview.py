@@ -60,6 +60,11 @@ def preview(
 
     Returns {"path", "shape", "level", "bytes", "scale_bar_um" (None: not drawn)}. Raises BadInputError, RefusedError,
     StorageError, UsageError.
+
+    >>> import tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> preview(tb.Composite([tb.Layer(image)]), tempfile.mkdtemp() + "/small.png", max_size=200)["shape"]
+    [150, 200]
     """
     _check_png(out_png)
     views: CanvasViews | None = None
@@ -158,6 +163,11 @@ def panel(
     """Write a PNG of several images side by side, each `height` px high or less, with its caption below.
 
     pictures: (caption, source) from left to right. Returns {"path", "shape", "bytes"}.
+
+    >>> import tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> sorted(panel([("base", image), ("again", image)], tempfile.mkdtemp() + "/both.png"))
+    ['bytes', 'path', 'shape']
     """
     _check_png(out_png)
     picture = _sheet([(caption, _fitted(_opened(source), height)) for caption, source in pictures])

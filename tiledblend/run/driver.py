@@ -87,6 +87,10 @@ def write(
     A path that ends in .ozx is one file (zip without compression, OME-NGFF's RFC-9); until it is complete, `path` +
     ".unfinished/" holds its parts.
 
+    output: how it is stored, an `OutputSpec`: chunk and shard in pixels, levels, codec, version; default: its defaults.
+    progress: a function that is called with a `ProgressEvent` after every tile, in the calling thread. Returns a
+    `RunReport`: counts, bytes, seconds and warnings.
+
     client: a dask client to use (else `cluster` says which); within a task of a cluster that of
     `distributed.worker_client()`, since it frees the task's own thread. resume: continue an unfinished run of the same
     job. replace: exchange an older result of tiledblend for this one. part: (i, n) from 1, this driver's share of the
@@ -99,6 +103,13 @@ def write(
     Tiles that are made in this process set OpenCV to one thread there (`cv2.setNumThreads(1)`), and it stays so.
     Raises UsageError, RefusedError, BadInputError, StorageError, ResourceError, and InterruptedRun (the run can be
     resumed).
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> base = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> red = tb.Layer(tb.from_color((200, 0, 0), base), opacity=0.5)
+    >>> report = tb.write(tb.Composite([tb.Layer(base), red]), tempfile.mkdtemp() + "/out.ome.zarr")
+    >>> report.shape, report.complete
+    ((300, 400), True)
     """
     running = Running(cluster or ClusterOptions(), progress, stop or threading.Event(), client)
     _require_kinds(uri, running, job)
@@ -185,6 +196,7 @@ def described(composite: Composite, name: str, job: dict[str, Any] | None) -> Im
         colors,
         channel_windows(canvas.channel_windows, composite.channels, has_alpha=composite.has_alpha),
         canvas.origin_um,
+        icc_profile=composite.icc_profile,
         tiledblend={
             "version": tiledblend.__version__,
             "halving": halving_rule(has_alpha=composite.has_alpha),

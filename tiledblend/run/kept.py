@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from tiledblend.compose.foreseen import Foreseen, foresee
 from tiledblend.compose.keeping import level_power
 from tiledblend.compose.scene import Scene
 from tiledblend.containers.ometiff.kept import KeptLevel, can_encode
@@ -13,7 +15,7 @@ from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.options import TiffOptions
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.composite import Composite
-from tiledblend.geometry import Grid
+from tiledblend.geometry import Grid, Tile
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.tiff.encoded import NotKept, TileCoding, tiles_of
 
@@ -163,6 +165,38 @@ def _pixel_of(scene: Scene) -> tuple[int, int]:
     composite: Composite = scene.composite
     is_rgb = bool(composite.grid.is_rgb) and scene.channels in (3, 4)
     return (scene.channels, 1) if is_rgb else (1, scene.channels)
+
+
+def passing_of(scene: Scene, layout: TiffLayout, tiles: Sequence[Tile]) -> list[dict[str, Any]]:
+    """Per level of the file: share of tiles that pass (0 to 1), bytes that are copied, pixels that are decoded and
+    encoded; of all tiles, by those of the first stage that are given.
+
+    Levels of later stages are as the coarsest one of the first: at most so many pass.
+    """
+    total: dict[int, Foreseen] = {}
+    for tile in tiles:
+        for level, found in foresee(scene, layout, tile).items():
+            one = total.setdefault(level, Foreseen())
+            for field in fields(Foreseen):
+                setattr(one, field.name, getattr(one, field.name) + getattr(found, field.name))
+    lines = []
+    for number, level in enumerate(layout.stored):
+        rows, columns = layout.counts(number)
+        known = total.get(level) or total[max(total)]
+        share, of_all = known.passed / max(1, known.tiles), rows * columns
+        scale, height_width = of_all / max(1, known.tiles), layout.shapes[number]
+        lines.append(
+            {
+                "level": number,
+                "shape": list(height_width),
+                "tiles": of_all,
+                "passed_share": share,
+                "copied_bytes": round(known.copied * scale),
+                "decoded_pixels": round(known.decoded * scale),
+                "encoded_pixels": round(known.encoded * scale),
+            }
+        )
+    return lines
 
 
 def kept_notes(scene: Scene, layout: TiffLayout, *, by_default: bool) -> list[str]:

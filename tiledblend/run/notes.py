@@ -17,8 +17,8 @@ def notes_of(scene: Scene) -> Iterator[str]:
     """One line each: what the sources say, what is decoded several times, how layers lie, what hides what."""
     composite = scene.composite
     icc = {layer.image.icc_digest for layer in composite.layers}
-    if len(icc) > 1:
-        yield "the layers' ICC profiles are unlike each other; colours are not converted"
+    if len(icc) > 1 and composite.icc == "keep":
+        yield "the layers' ICC profiles are unlike each other; colours are not converted: see --icc base"
     for layer in composite.layers:
         for source in (layer.image, layer.mask):
             if source is not None and not isinstance(source, str):

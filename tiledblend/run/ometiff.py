@@ -15,6 +15,7 @@ from tiledblend.compose.scene import Scene, decide
 from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.options import TiffOptions, is_ometiff_path
+from tiledblend.containers.ometiff.seal import read_origin
 from tiledblend.containers.omezarr.documents import default_channels
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.describe.composite import Composite
@@ -30,9 +31,10 @@ from tiledblend.run.kept import (
     kept_notes,
     kept_spec,
     on_ladder,
+    passing_of,
     why_not_kept,
 )
-from tiledblend.run.plan import Plan, plan
+from tiledblend.run.plan import Plan, plan, sample_tiles
 from tiledblend.run.report import RunReport
 from tiledblend.sources.base import Alpha, RasterSource
 from tiledblend.sources.opening import open_source
@@ -42,7 +44,7 @@ from tiledblend.sources.tiff.encoded import NotKept
 @dataclass(frozen=True)
 class ExportReport:
     """The file that a run made. pixels: of all levels. blocks: parts of the file; resumed_blocks: those that an earlier
-    run had made."""
+    run had made. passed: of each level, {"tiles", "passed"}: those that are an input's own bytes."""
 
     uri: str
     shape: tuple[int, int]
@@ -55,10 +57,11 @@ class ExportReport:
     seconds: float
     resumed_blocks: int = 0
     blocks: int = 0
+    passed: tuple[dict[str, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
-        return {**asdict(self), "shape": list(self.shape)}
+        return {**asdict(self), "shape": list(self.shape), "passed": list(self.passed)}
 
 
 def blend_ometiff(
@@ -76,6 +79,13 @@ def blend_ometiff(
     is None after one part of several.
 
     Raises as `tiledblend.write`.
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> planned = tb.plan(tb.Composite([tb.Layer(image)]))
+    >>> run, file = blend_ometiff(planned, tempfile.mkdtemp() + "/out.ome.tif", "jpeg:85")
+    >>> run.complete
+    True
     """
     if not isinstance(planned, Plan):
         raise UsageError(f"{planned!r} must be a Plan; use blend_ometiff(plan(composite), path)")
@@ -84,7 +94,7 @@ def blend_ometiff(
     image = _with_default_channels(described(planned.composite, _name(target), job), planned)
     if isinstance(planned.layout, TiffLayout) and planned.layout.kept:
         # Its bytes are the base's, and so are its colours.
-        image = replace(image, icc_profile=planned.composite.layers[0].image.icc_profile)
+        image = replace(image, icc_profile=image.icc_profile or planned.composite.layers[0].image.icc_profile)
     return _run(planned, target, image, running or Running(), share or Share())
 
 
@@ -104,6 +114,11 @@ def export_ometiff(
     Raises RefusedError when `path` exists or lies in the source, UsageError when it cannot hold the image,
     BadInputError, StorageError, ResourceError, InterruptedRun. With `resume` an unfinished file is gone on with, and a
     finished one of the same source and options is read, checked and left as it is (VerificationError).
+
+    >>> import numpy as np, tempfile, tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> export_ometiff(image, tempfile.mkdtemp() + "/out.ome.tif").shape
+    (300, 400)
     """
     target, options = checked_target(path), options or TiffOptions()
     source = result if isinstance(result, RasterSource) else open_source(result)
@@ -111,16 +126,15 @@ def export_ometiff(
     if options.compression == "keep":
         planned = plan_ometiff(composite, target, OutputSpec(), Storing("keep"), samples=0)
         layout = planned.layout
-        image_profile = source.icc_profile
     else:
         planned = plan(composite, OutputSpec(options.tile, 8 * options.tile), samples=0)
-        layout, image_profile = source_layout(source, options), None
+        layout = source_layout(source, options)
         layout.require_fit(target)
     own = source.info.channel_names, source.info.channel_colors
     names, colors = (given if len(given) == source.channels else () for given in own)
     image = described(planned.composite, _name(target), None)
     image = replace(image, channel_names=names, channel_colors=colors, magnification=source.magnification)
-    image = replace(image, icc_profile=image_profile)
+    image = replace(image, icc_profile=source.icc_profile)
     planned = replace(planned, layout=layout)
     _, done = _run(planned, target, image, running or Running(), Share(resume=resume))
     assert done is not None
@@ -167,7 +181,9 @@ def plan_ometiff(
             raise UsageError(f"{target}: --compression keep: {error}; use --compression deflate") from error
         planned = plan(scene, spec, exact=exact, samples=samples)
         notes = (*planned.notes, *kept_notes(scene, layout, by_default=by_default))
-        return replace(planned, layout=layout, notes=notes)
+        chosen = sample_tiles(planned.grid, None if exact else samples)
+        passing = passing_of(scene, layout, chosen) if chosen else []
+        return replace(planned, layout=layout, notes=notes, passing=tuple(passing))
     planned = _plan_encoded(scene, target, output, storing, wanted or "deflate", exact=exact, samples=samples)
     why = why_not_kept(scene) if wanted is None else None
     return planned if why is None else replace(planned, notes=(*planned.notes, why))
@@ -239,8 +255,15 @@ def _run(
         time.perf_counter() - started,
         run.resumed_tiles,
         planned.tiles,
+        _passed(target),
     )
     return run, done
+
+
+def _passed(target: str) -> tuple[dict[str, int], ...]:
+    origin = read_origin(target)
+    levels = [] if origin is None else origin.passed
+    return tuple({"tiles": level.size, "passed": int(level.sum())} for level in levels)
 
 
 def _with_default_channels(image: ImageMetadata, planned: Plan) -> ImageMetadata:

@@ -45,7 +45,7 @@ MOST_SQUARES = 256
 """A layer in more of them is counted in all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A checked composite, its layout and its cost. Made by `plan`.
 
@@ -55,7 +55,7 @@ class Plan:
     tile_bytes: most memory that one tile's task holds besides what it has compressed.
     tile_requests: GETs of inputs for one tile, on average.
     unstored: chunks that are missing in an input, by (index in `sources_of`, level). layers: each one's place, mask and
-    edge, bottom first.
+    edge, bottom first. passing: of a file that is stored as its base is, what passes, by level (`run.kept.passing_of`).
     """
 
     scene: Scene
@@ -68,6 +68,14 @@ class Plan:
     tile_requests: float = 0.0
     unstored: Mapping[tuple[int, int], Unstored] = field(default_factory=dict)
     layers: tuple[LayerPlan, ...] = ()
+    passing: tuple[dict[str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        """One line: what, how large, how much is blended."""
+        grid, kinds = self.grid, [f"{100 * share:.0f} % {name}" for name, share in self.classes.items() if share]
+        what = f"{grid.shape[0]} x {grid.shape[1]} px (y x x), {self.composite.channels} of {self.composite.dtype.name}"
+        more = f", {len(self.notes)} notes" if self.notes else ""
+        return f"<Plan: {what}, {grid.levels} levels, {self.tiles} tiles; {', '.join(kinds)}{more}>"
 
     @property
     def composite(self) -> Composite:
@@ -177,6 +185,7 @@ class Plan:
             "memory_bytes": {f"{threads}_threads": self.process_bytes(threads, uri) for threads in (1, 2, 4, 8)},
             "layers": [layer.as_dict() for layer in self.layers],
             "notes": list(self.notes),
+            "passing": list(self.passing),
             "unstored": [found.as_dict() for found in self.unstored.values()],
         }
 
@@ -198,6 +207,11 @@ def plan(
     samples: tiles whose chunks are classified by their masks; exact: all of them.
 
     Raises BadInputError for masks whose values cannot be told, UsageError for a plan beyond 50 million tiles.
+
+    >>> import tiledblend as tb
+    >>> image = tb.from_array(np.zeros((300, 400, 3), np.uint8), axes="yxc")
+    >>> plan(tb.Composite([tb.Layer(image)]))
+    <Plan: 300 x 400 px (y x x), 3 of uint8, 1 levels, 1 tiles; 100 % copied>
     """
     output = output or OutputSpec()
     decided = composite if isinstance(composite, Scene) else None
@@ -272,6 +286,11 @@ def unstored_found(
         if again is not None:
             found[number, level] = again
     return list(found.values())
+
+
+def sample_tiles(grid: Grid, samples: int | None) -> list[Tile]:
+    """So many tiles of the first stage, the same each time; None: all."""
+    return list(grid.tiles()) if samples is None else list(_sample(grid, samples))
 
 
 def _sample(grid: Grid, samples: int) -> Iterator[Tile]:

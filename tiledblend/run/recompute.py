@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tiledblend.bytes.objects import Blob, Draft, ObjectStore, parts_of
+from tiledblend.bytes.objects import Blob, DirectoryStore, Draft, ObjectStore, parts_of
 from tiledblend.bytes.spool import SpooledDraft, contents
 from tiledblend.compose.scene import decide
+from tiledblend.containers.ometiff.layout import TiffLayout, part_key
+from tiledblend.containers.ometiff.part import PartEnd
+from tiledblend.containers.ometiff.place import SUFFIX
+from tiledblend.containers.ometiff.seal import Origin, part_ranges
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.stored import read_region
 from tiledblend.describe.composite import Composite
@@ -67,6 +71,44 @@ def _differing(layout: ArrayLayout, job: TileJob, tile: Tile) -> Iterator[str]:
                 yield receipt.key
 
 
+def recompute_tiff(
+    path: str, origin: Origin, composite: Composite, count: int | None = None, *, threads: int = 2
+) -> RecomputeReport:
+    """Make `count` parts of an OME-TIFF again (None: all) and compare their bytes: those of tiles that passed with the
+    inputs' own, the others with what rendering gives.
+
+    A sample is of parts of level 0: the others start from what all of these make.
+    """
+    layout = TiffLayout.from_dict(origin.layout)
+    grid = layout.grid
+    if (composite.shape, composite.channels, composite.dtype.name) != (grid.shape, layout.channels, layout.dtype):
+        raise BadInputError(
+            f"{path} is {grid.shape}, {layout.channels} channels of {layout.dtype}, but its inputs now make "
+            f"{composite.shape}, {composite.channels} channels of {composite.dtype.name}"
+        )
+    made = _WithoutWriting(DirectoryStore(f"{path}{SUFFIX}"))
+    job = TileJob(decide(composite), layout, made, ())
+    ranges = dict(zip(layout.tiles(), part_ranges(Path(path))[1:], strict=False))
+    stages = range(grid.stages) if count is None or count >= len(ranges) else range(1)
+    chosen = [list(grid.tiles(stage)) for stage in stages]
+    if count is not None and count < len(chosen[0]) + sum(map(len, chosen[1:])):
+        chosen = [sorted(random.Random(0).sample(chosen[0], min(count, len(chosen[0]))))]
+
+    def differs(tile: Tile) -> str | None:
+        job.run(tile)
+        offset, size = ranges[tile]
+        with open(path, "rb") as file:
+            file.seek(offset)
+            stored = file.read(size)
+        again = made.get(part_key(tile)) or b""
+        made.forget(part_key(tile))
+        return None if again[: -PartEnd.nbytes(layout, tile)] == stored else part_key(tile)
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        found = [key for tiles in chosen for key in pool.map(differs, tiles)]
+    return RecomputeReport(len(found), tuple(key for key in found if key is not None))
+
+
 class _WithoutWriting:
     """A store that reads from the result and keeps what is put in memory."""
 
@@ -96,6 +138,9 @@ class _WithoutWriting:
 
     def get(self, key: str) -> bytes | None:
         return self._made.get(key) or self._store.get(key)
+
+    def forget(self, key: str) -> None:
+        self._made.pop(key, None)
 
     def size(self, key: str) -> int | None:
         return self._store.size(key)

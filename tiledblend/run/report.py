@@ -27,7 +27,7 @@ class ProgressEvent:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunReport(ShownInNotebooks):
     """What a run did. chunks: level-0 chunks by class. background_pixels: where no layer had weight. resumed_tiles:
     found done. reused_tiles: of `tiles`, those taken from an older result, with `reused_bytes`.
@@ -55,6 +55,13 @@ class RunReport(ShownInNotebooks):
     unstored: tuple[Unstored, ...] = ()
     reused_tiles: int = 0
     reused_bytes: int = 0
+
+    def __repr__(self) -> str:
+        """One line: what, how large, how long."""
+        done = "complete" if self.complete else "not complete yet"
+        more = f", {len(self.warnings)} notes" if self.warnings else ""
+        size = f"{self.shape[0]} x {self.shape[1]} px (y x x), {self.channels} of {self.dtype}"
+        return f"<RunReport {self.uri}: {size}, {self.tiles} tiles in {self.seconds:.1f} s, {done}{more}>"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""

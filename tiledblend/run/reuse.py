@@ -13,10 +13,11 @@ from tiledblend.compose.keys import TileKeys
 from tiledblend.compose.scene import Scene
 from tiledblend.containers.container import Container
 from tiledblend.containers.older import Older, open_older
+from tiledblend.containers.ometiff.options import is_ometiff_path
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.receipts import ReceiptTable
 from tiledblend.describe.fingerprint import fingerprint
-from tiledblend.errors import BadInputError, StorageError, UsageError
+from tiledblend.errors import BadInputError, StorageError
 from tiledblend.geometry import Tile
 from tiledblend.run.changes import changed_lines
 from tiledblend.run.plan import Plan
@@ -50,9 +51,10 @@ class Reuse:
 
         A run that was interrupted may have been about to exchange the older result for its own: it goes on without.
         """
-        if older is not None and not isinstance(layout, ArrayLayout):
-            raise UsageError(f"{os.fspath(older)}: parts are reused for an OME-Zarr; leave out --reuse")
         keys = TileKeys(scene, identity, layout.as_dict())
+        if older is not None and (of_no_use := _of_no_use(layout, older)):
+            log.warning("%s", of_no_use)
+            return cls(keys, identity)
         try:
             return cls(keys, identity, None if older is None else open_older(older))
         except (BadInputError, StorageError) as error:
@@ -87,6 +89,12 @@ class Reuse:
         return [*(known if isinstance(known, list) else []), revision][-MOST_REVISIONS:]
 
 
+def _of_no_use(layout: Container, older: str | os.PathLike[str]) -> str | None:
+    if is_ometiff_path(older) or not isinstance(layout, ArrayLayout):
+        return f"{os.fspath(older)}: of and for an OME-TIFF nothing is reused, all of it is made"
+    return None
+
+
 @dataclass(frozen=True)
 class ReusePlan:
     """How many of a run's tiles, of all stages, are made and how many taken from `older`. note: why none is taken."""
@@ -108,7 +116,10 @@ class ReusePlan:
 
 def plan_reuse(planned: Plan, older: str | os.PathLike[str], *, threads: int = 2) -> ReusePlan:
     """What a run with `reuse` would make. Reads every tile's masks, renders nothing. Raises BadInputError."""
-    scene, layout, found = planned.scene, planned.layout, open_older(older)
+    scene, layout = planned.scene, planned.layout
+    if of_no_use := _of_no_use(layout, older):
+        return ReusePlan(os.fspath(older), planned.tiles, 0, of_no_use)
+    found = open_older(older)
     why_nothing = found.why_nothing(layout)
     if why_nothing is not None:
         return ReusePlan(found.uri, planned.tiles, 0, why_nothing)

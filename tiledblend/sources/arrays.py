@@ -6,6 +6,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Region
 from tiledblend.sources.axes import find_plane
 from tiledblend.sources.base import MASK_DTYPES, SUPPORTED_DTYPES, Alpha, Level, RasterSource, SourceInfo, SourceSpec
+from tiledblend.sources.colour import rgb_doubt
 
 NUMPY_TILE = 1024
 
@@ -37,18 +39,22 @@ def from_array(
     pixel_size_um: tuple[float, float] | None = None,
     mask: bool = False,
     alpha: Alpha = Alpha.NONE,
+    rgb: bool | None = None,
 ) -> RasterSource:
     """A numpy or dask array as a source.
 
     axes: one letter per dimension, such as "yxc", "cyx" or "yx"; c (or s) is the channel, others must be of size 1.
     pixel_size_um: (y, x). mask: accept every dtype that a mask may have. alpha: what the last channel means.
-    Three channels that lie last are red, green, blue (four with `alpha`).
+    rgb: True for three channels (four with `alpha`) of red, green, blue, False for others; None: if they lie last.
 
     Pickling it pickles the whole numpy array, or the dask graph: for large numpy arrays prefer a file. A graph that no
     other process can be sent (it holds a lock or an open file) is computed by threads of this one. It must hold no
     results of a cluster (persist): tiles are read without asking a scheduler.
     Raises UsageError when axes do not fit the array or another argument is wrong, BadInputError for a dtype that cannot
     be used, masked arrays and sizes that are not known.
+
+    >>> from_array(np.zeros((3, 40, 60), np.uint8), axes="cyx", rgb=True, pixel_size_um=(0.5, 0.5)).shape
+    (40, 60)
     """
     label = str(name or f"{type(array).__module__.split('.')[0]} array")
     shape = getattr(array, "shape", None)
@@ -65,7 +71,9 @@ def from_array(
     require_plain(array, label)
     if pixel_size_um is not None:
         pixel_size_um = _pixel_size(pixel_size_um, label)
-    return ArraySource(array, axes="".join(axes), name=label, pixel_size_um=pixel_size_um, mask=mask, alpha=alpha)
+    made = ArraySource(array, axes="".join(axes), name=label, pixel_size_um=pixel_size_um, mask=mask, alpha=alpha)
+    made.say_rgb(rgb, doubted=not mask)
+    return made
 
 
 def require_plain(array: Any, label: str) -> None:
@@ -127,6 +135,16 @@ class ArraySource(RasterSource):
         block = self._axes.yx(array.chunksize) if self._is_dask else (NUMPY_TILE, NUMPY_TILE)
         self.levels = (Level(shape, (min(block[0], shape[0]), min(block[1], shape[1]))),)
         self.info = SourceInfo("dask array" if self._is_dask else "numpy array", axes)
+
+    def say_rgb(self, rgb: bool | None, *, doubted: bool) -> None:
+        """Settle `is_rgb` as `from_array` has it. doubted: a note where channels may be RGB and nobody says it."""
+        colours = self.channels - (self.alpha is not Alpha.NONE)
+        if rgb and colours != 3:
+            raise UsageError(f"{self.spec.path}: rgb needs three colour channels, and the array has {colours}")
+        self.is_rgb = self.is_rgb if rgb is None else rgb
+        if rgb is None and doubted:
+            notes = rgb_doubt((), self.channels, self.dtype, is_rgb=self.is_rgb)
+            self.info = replace(self.info, notes=tuple(note.replace("--rgb", "rgb=True") for note in notes))
 
     @property
     def _is_dask(self) -> bool:

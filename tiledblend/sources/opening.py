@@ -46,6 +46,8 @@ def open_source(
     channels: Iterable[int] | None = None,
     plane: Plane = (),
     allow_sparse: bool = False,
+    rgb: bool = False,
+    classes: str | Iterable[str] = (),
     mask: bool = False,
 ) -> RasterSource:
     """Open an image by its metadata only; the format is known by its first bytes or its zarr metadata.
@@ -53,21 +55,41 @@ def open_source(
     path: a local path, a URL (file://, s3://, gs://, az://, https://), either with "#1" for its series 1, or a
     `SourceSpec` that already says the rest.
     series: TIFF series or OME-Zarr image index. level: the pyramid level taken as level 0. channels: indices kept, in
-    this order. plane: index along each further axis, `{"z": 3}`. allow_sparse: as of `SourceSpec`. mask: accept every
-    dtype that a mask may have (`MASK_DTYPES`).
+    this order. plane: index along each further axis, `{"z": 3}`. allow_sparse, rgb: as of `SourceSpec`. classes: of a
+    file of outlines, those that count, later ones over earlier ones. mask: accept every dtype that a mask may have
+    (`MASK_DTYPES`).
 
     The same spec gives the same object within a process, until the file changes.
     Raises BadInputError when it is missing, is no image, or cannot be read as one 2-D image, UsageError for an argument
     of another kind.
+
+    >>> import tempfile, numpy, tifffile
+    >>> path = tempfile.mkdtemp() + "/slide.tif"
+    >>> tifffile.imwrite(path, numpy.zeros((40, 60, 3), "uint8"), photometric="rgb")
+    >>> open_source(path).shape
+    (40, 60)
     """
     if isinstance(path, SourceSpec):
-        if series is not None or level or channels is not None or plane or allow_sparse:
+        if series is not None or level or channels is not None or plane or allow_sparse or rgb or classes:
             raise UsageError(f"{path.path}: series, level, channels and plane are already stated by the spec")
         spec = path
     else:
         made = make_spec(path, series=series, level=level, channels=channels, plane=plane)
-        spec = replace(made, allow_sparse=allow_sparse)
-    return reopen(spec, mask)
+        spec = replace(made, allow_sparse=allow_sparse, rgb=rgb)
+    named = (classes,) if isinstance(classes, str) else tuple(classes)
+    return reopen(outlines_spec(spec, named), True) if named else reopen(spec, mask)
+
+
+def outlines_spec(spec: SourceSpec, classes: tuple[str, ...], invalid: Any = "repair") -> SourceSpec:
+    """The spec of these classes of a file of outlines. Raises UsageError when `spec` is none, or selects channels."""
+    from tiledblend.sources.outlines.source import PolygonSpec
+
+    if recognise(spec.path) != "polygons":
+        raise UsageError(f"{spec.path}: classes and invalid are for outlines (GeoJSON, XML, HALO, GeoParquet)")
+    unfit = {"series": spec.series is not None, "channels": spec.channels is not None, "plane": bool(spec.plane)}
+    if any(unfit.values()):
+        raise UsageError(f"{spec.path}: outlines have no {', '.join(name for name, is_so in unfit.items() if is_so)}")
+    return PolygonSpec(spec.path, level=spec.level, classes=classes, invalid=invalid)
 
 
 def make_spec(

@@ -37,7 +37,8 @@ def from_color(color: Colour, like: RasterSource, shape: tuple[int, int] | None 
 
     Raises UsageError for a colour that such an image cannot have.
 
-    >>> base = from_color(0, from_array(np.zeros((4, 6, 3), np.uint8), axes="yxc"))
+    >>> import tiledblend as tb
+    >>> base = tb.from_array(np.zeros((4, 6, 3), np.uint8), axes="yxc")
     >>> from_color("#f3f3f3", base).read(Region(0, 0, 1, 1)).tolist()
     [[[243, 243, 243]]]
     """

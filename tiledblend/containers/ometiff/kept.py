@@ -99,6 +99,11 @@ class KeptTiles:
     def __init__(self, tiles: TiffTiles, *, complete: bool) -> None:
         self._tiles, self._complete = tiles, complete
 
+    @property
+    def mean_bytes(self) -> float:
+        """Of a tile, all its planes."""
+        return self._tiles.mean_bytes
+
     def read(self, places: list[Place]) -> dict[Place, list[bytes]]:
         """As `TiffTiles.read`."""
         return self._tiles.read(places, complete=self._complete)

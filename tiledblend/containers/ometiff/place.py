@@ -25,7 +25,7 @@ from tiledblend.containers.ometiff.bigtiff import header
 from tiledblend.containers.ometiff.joining import JOINED, ORDER, Order, join, reveal, stored_parts
 from tiledblend.containers.ometiff.layout import TiffLayout
 from tiledblend.containers.ometiff.pages import TileTables, directories
-from tiledblend.containers.ometiff.seal import checksum, job_digest, seal, stored_job, verify_ometiff
+from tiledblend.containers.ometiff.seal import Origin, checksum, job_digest, seal, stored_job, verify_ometiff
 from tiledblend.containers.ometiff.xml import ome_xml
 from tiledblend.containers.output import Output
 from tiledblend.containers.place import Place
@@ -160,10 +160,16 @@ def _ending(layout: TiffLayout, order: Order, image: ImageMetadata, job: bytes) 
     for tile, end in order.ends.items():
         tables.add(tile, end.places, order.starts[tile])
     tail, first = directories(layout, tables, order.end, image, ome_xml(image, layout))
-    head = header(first)
-    sizes = [len(head), *(end.data_bytes for end in order.ends.values()), len(tail)]
-    checksums = [checksum([head]), *(end.checksum for end in order.ends.values()), checksum([tail])]
-    return [tail, seal(sizes, checksums, job)], first
+    head, origin = header(first), Origin(layout.as_dict(), _description(image), tables.passed).packed()
+    sizes = [len(head), *(end.data_bytes for end in order.ends.values()), len(tail), len(origin)]
+    checksums = [checksum([head]), *(end.checksum for end in order.ends.values()), checksum([tail]), checksum([origin])]
+    return [tail, origin, seal(sizes, checksums, job)], first
+
+
+def _description(image: ImageMetadata) -> dict[str, Any] | None:
+    """The job without its output: a file's bytes do not depend on where it lies."""
+    description = (image.tiledblend or {}).get("description")
+    return None if description is None else {key: value for key, value in description.items() if key != "output"}
 
 
 def _digest_of(layout: dict[str, Any], job: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -76,6 +77,8 @@ ROOT_KEYS = ("zarr.json", ".zattrs", ".zgroup")
 def root_attributes(layout: ArrayLayout, image: ImageMetadata) -> dict[str, Any]:
     """The group's attributes: OME-NGFF 0.6 https://ngff.openmicroscopy.org/0.6/, 0.5 or 0.4, and our own."""
     own = {**(image.tiledblend or {}), "layout": layout.as_dict(), "manifest_sha256": None}
+    if image.icc_profile is not None:
+        own["icc_profile"] = base64.b64encode(image.icc_profile).decode("ascii")
     version = layout.output.ome_zarr
     axes: dict[str, Any] = {"axes": _axes(image.pixel_size_um)}
     if version == "0.6":

@@ -87,7 +87,7 @@ class SlideSource(RasterSource):
             NAMES[self._vendor],
             "YXS",
             "compression not told",
-            notes=(note,),
+            asides=(note,),
             metadata={
                 "reader": f"OpenSlide {_openslide(self.spec.path).__library_version__}",
                 "vendor": properties.get("openslide.vendor", self._vendor),

@@ -65,6 +65,11 @@ class TiffTiles:
         self._reader: LevelReader = source.level_readers[number]
         self._header: tuple[bytes, StreamHeader] | None = None
 
+    @property
+    def mean_bytes(self) -> float:
+        """Of a tile, all its planes."""
+        return float(sum(page.counts.mean() for page in self._level.pages))
+
     def read(self, places: list[Place], *, complete: bool = False) -> dict[Place, list[bytes]]:
         """Of each tile (row, column) that is stored as the others are, the bytes of every plane.
 

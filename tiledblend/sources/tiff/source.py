@@ -13,26 +13,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from tiledblend.bytes.ranges import ByteReader, open_bytes
-from tiledblend.errors import BadInputError, one_line
+from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.base import Alpha, Level, RasterSource, SourceInfo, SourceSpec, Unstored
 from tiledblend.sources.tiff.coding import Coding
-from tiledblend.sources.tiff.images import AUXILIARY, Images, open_images
+from tiledblend.sources.tiff.images import Images, open_images
 from tiledblend.sources.tiff.internal_mask import alpha_of, mask_levels
 from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
-from tiledblend.sources.tiff.large import LARGE_TILE
 from tiledblend.sources.tiff.layout import StoredLevel, store_level
-from tiledblend.sources.tiff.metadata import ImageFacts, imagej_facts, positive, resolution_facts, scanner_facts
+from tiledblend.sources.tiff.metadata import ImageFacts
 from tiledblend.sources.tiff.pages import dimensions, page_numbers
 from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
-from tiledblend.sources.views import downsampling
+from tiledblend.sources.tiff.told import compression_name, facts_of, format_name, level_pixel_size, strip_notes
 
-_ICC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 274, 282, 283, 296
-_INCH, _NDPI_LENS = 2, 65421
+_ICC = 34675
 
 # tifffile logs what it repairs; a file that cannot be used is an error of ours, in one line. Handlers that an
 # application installs still get the messages.
@@ -114,7 +111,6 @@ class TiffSource(RasterSource):
         stored: Sequence[StoredLevel],
         *,
         mask: bool,
-        orientation: int,
         facts: ImageFacts,
         icc_profile: bytes | None,
         info: SourceInfo,
@@ -133,7 +129,7 @@ class TiffSource(RasterSource):
         self.channels = len(chosen)
         self.alpha = alpha if keeps_alpha else Alpha.NONE
         self.is_rgb = samples.is_rgb and (chosen[:-1] if keeps_alpha else chosen) == (0, 1, 2)
-        self._orientation = _Orientation.of_tag(orientation)
+        self._orientation = _Orientation.of_tag(whole[0].orientation)
         turned = self._orientation.pair
         self._masked = bool(masks) and total - 1 in chosen
         beside = masks if self._masked else (None,) * len(stored)
@@ -141,7 +137,7 @@ class TiffSource(RasterSource):
             Level(turned(s.shape), turned(s.access), s.decoding_bytes + (m.decoding_bytes + m.tile_bytes if m else 0))
             for s, m in zip(stored, beside, strict=True)
         )
-        size = _level_pixel_size(facts.pixel_size_um, whole, spec.level)
+        size = level_pixel_size(facts.pixel_size_um, whole, spec.level)
         self.pixel_size_um = size if size is None else turned(size)
         self.magnification = facts.magnification
         self.icc_profile = icc_profile
@@ -272,16 +268,14 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
         masks = [] if mask else _add_masks(images, index, stored, notes, str(spec))
         if spec.level >= len(stored) or spec.level < 0:
             raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
-        facts = _facts(images, index, _channel_count(stored[0]))
+        facts = facts_of(images, index, _channel_count(stored[0]))
         info = _describe(images, index, stored, facts, notes)
-        tags = images.series[index].keyframe.tags
-        orientation, profile = tags.valueof(_ORIENTATION, 1), tags.valueof(_ICC)
+        profile = images.series[index].keyframe.tags.valueof(_ICC)
     return TiffSource(
         spec,
         reader,
         stored,
         mask=mask,
-        orientation=orientation if isinstance(orientation, int) else 1,
         facts=facts,
         icc_profile=profile if isinstance(profile, bytes) and profile else None,
         info=info,
@@ -346,46 +340,12 @@ def _check_alike(stored: list[StoredLevel], level: StoredLevel) -> None:
         raise BadInputError(f"its shape {level.shape} is not smaller than {stored[-1].shape}")
 
 
-def _facts(images: Images, index: int, channels: int) -> ImageFacts:
-    """Pixel size and channels from the most specific place that has them."""
-    series = images.series[index]
-    page = series.keyframe
-    tags, description = page.tags, page.description
-    x, y, unit = (tags.valueof(tag) for tag in (_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT))
-    facts = ImageFacts()
-    if index in images.ome:
-        facts = images.ome[index].facts
-    elif description.startswith("ImageJ="):
-        metadata = images.tiff.imagej_metadata if series.kind == "imagej" else None
-        facts = imagej_facts(description, metadata or {}, unit, x, y, channels)
-    elif series.name.lower() not in AUXILIARY:
-        facts = scanner_facts(description)
-    if facts.pixel_size_um is None and not description.startswith("ImageJ="):
-        known = _INCH if unit is None else unit
-        size = resolution_facts(known, x, y, trusted=series.kind == "ndpi").pixel_size_um
-        facts = replace(facts, pixel_size_um=size)
-    if facts.magnification is None and series.kind == "ndpi":
-        facts = replace(facts, magnification=positive(tags.valueof(_NDPI_LENS)))
-    names = tuple(one_line(name) for name in facts.names) if len(facts.names) == channels else ()
-    colors = facts.colors if len(facts.colors) == channels else ()
-    return replace(facts, names=names, colors=colors)
-
-
-def _level_pixel_size(
-    size: tuple[float, float] | None, stored: Sequence[StoredLevel], level: int
-) -> tuple[float, float] | None:
-    if size is None:
-        return None
-    (height, width), (small_height, small_width) = stored[0].shape, stored[level].shape
-    return size[0] * downsampling(height, small_height), size[1] * downsampling(width, small_width)
-
-
 def _describe(
     images: Images, index: int, stored: Sequence[StoredLevel], facts: ImageFacts, notes: Sequence[str]
 ) -> SourceInfo:
     series, structure = images.series[index], images.structure
     page, first = series.keyframe, stored[0]
-    orientation = page.tags.valueof(_ORIENTATION, 1)
+    orientation = first.orientation
     others = [
         f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images.series) if i != index
     ]
@@ -395,7 +355,7 @@ def _describe(
         *(images.ome[index].notes if index in images.ome else ()),
         *first.samples.notes,
         *notes,
-        *_strip_notes(first),
+        *strip_notes(first),
     ]
     all_notes += [f"orientation {orientation} is applied"] if orientation in range(2, 9) else []
     asides = (f"series {index} is read; others: {', '.join(others[:8])}",) if others else ()
@@ -409,35 +369,15 @@ def _describe(
         "photometric": getattr(page.photometric, "name", str(page.photometric)).lower(),
     }
     return SourceInfo(
-        format=_format_name(series.kind),
+        format=format_name(series.kind),
         axes="".join(axis for axis, _ in dimensions(series)).upper(),
-        compression="none" if first.coding.compression == 1 else _compression_name(page),
+        compression="none" if first.coding.compression == 1 else compression_name(page),
         channel_names=facts.names,
         channel_colors=facts.colors,
         notes=tuple(all_notes),
         asides=asides,
         metadata=metadata,
     )
-
-
-def _compression_name(page: tifffile.TiffPage) -> str:
-    name = str(getattr(page.compression, "name", page.compression)).lower()
-    return "deflate" if name == "adobe_deflate" else name
-
-
-def _format_name(kind: str) -> str:
-    plain = {"generic": "TIFF", "uniform": "TIFF", "shaped": "TIFF", "ome": "OME-TIFF", "imagej": "ImageJ TIFF"}
-    return plain.get(kind, f"{kind.upper()} (TIFF)" if kind else "TIFF")
-
-
-def _strip_notes(level: StoredLevel) -> list[str]:
-    if level.coding.is_tiled or level.coding.raw is not None:
-        return []
-    rows = min(level.coding.tile[0], level.shape[0])
-    note = f"striped, {rows} rows a strip: every read decodes whole strips"
-    if level.tile_bytes > LARGE_TILE:
-        note += f" of {level.tile_bytes >> 20} MiB"
-    return [note]
 
 
 def _coding_facts(coding: Coding) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import math
 import re
@@ -36,7 +37,7 @@ class ZarrImage:
 
     origin_um: (y, x) of the centre of level 0's first pixel, where there is a pixel size. channel_windows: (low, high)
     of each channel, None where it states none; empty: no channel does. photometric: what some writer calls it.
-    halving: the rule of a pyramid that tiledblend wrote.
+    halving: the rule of a pyramid that tiledblend wrote. icc_profile: that it carries.
     """
 
     format: str
@@ -50,6 +51,7 @@ class ZarrImage:
     notes: tuple[str, ...] = ()
     photometric: str | None = None
     halving: str | None = None
+    icc_profile: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ def _multiscale_image(
         notes,
         _photometric(node, ome, multiscale),
         _halving(node),
+        icc_profile=_icc_profile(node),
     )
 
 
@@ -160,6 +163,16 @@ def _version(ome: Mapping[str, Any], multiscale: Mapping[str, Any], node: ZarrNo
         return version, ()
     known = f"{KNOWN_VERSIONS[0]} to {KNOWN_VERSIONS[-1]}"
     return version, (f"OME-Zarr version {version} is not known ({known} are): read by what it has in common with them",)
+
+
+def _icc_profile(node: ZarrNode) -> bytes | None:
+    """Of a result of tiledblend."""
+    own = node.attributes.get("tiledblend")
+    text = own.get("icc_profile") if isinstance(own, dict) else None
+    try:
+        return base64.b64decode(text, validate=True) or None if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def _halving(node: ZarrNode) -> str | None:

@@ -97,6 +97,7 @@ class ZarrSource(RasterSource):
         self.is_rgb, self.alpha = _meaning(image, self.dtype, self.channels)
         self.levels = tuple(_level(axes, level, self.dtype.itemsize) for level in facts)
         self.pixel_size_um, self.origin_um = image.pixel_size_um, image.origin_um
+        self.icc_profile = image.icc_profile
         self.info = _info(image)
         self._opened = [_modified(path) for path in image.documents]
         self._grids = [_grid_of(node, level, axes) for node, level in zip(image.arrays, facts, strict=True)]
