@@ -372,7 +372,7 @@ def sharding(*chunk: int) -> list[dict[str, Any]]:
         ({"shape": [10**6, 10**6], "chunk_grid": grid(65536, 65536)}, "4.0 GiB to decode"),
         ({"chunk_grid": grid(0, 32)}, "must be at least 1"),
         ({"chunk_grid": grid(32)}, "unlike numbers of axes"),
-        ({"chunk_grid": {"name": "rectangular"}}, "only regular ones are read"),
+        ({"chunk_grid": {"name": "rectangular"}}, "its chunk grid is rectangular"),
         ({"shape": [10**6, 10**6], "chunk_grid": grid(2**20, 2**20), "codecs": sharding(1, 1)}, "shard is too large"),
         ({"chunk_grid": grid(48, 48), "codecs": sharding(32, 32)}, "not a multiple of its chunk"),
         ({"codecs": [{"name": "bytes"}, {"name": "no_such_codec"}]}, "no_such_codec"),
