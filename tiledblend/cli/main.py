@@ -30,6 +30,7 @@ VERBS = (
     "outline",
     "plan",
     "preview",
+    "route",
     "seams",
     "serve",
     "verify",
