@@ -261,6 +261,16 @@ def test_a_plane_of_a_stack_may_be_of_its_own_kind(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(opened(path, plane=(("i", 3),)))[:, :, 0], GREY[3])
 
 
+def test_a_plane_is_turned_by_its_own_orientation(tmp_path: Path) -> None:
+    pages = [like(GREY[k]) for k in range(9)]
+    pages[3].tags[274] = (3, [6])
+    path = write_tiff(tmp_path / "a.tif", pages)
+    turned = opened(path, plane=(("i", 3),))
+    np.testing.assert_array_equal(whole(turned)[:, :, 0], np.rot90(GREY[3], -1))
+    assert "orientation 6 is applied" in turned.info.notes
+    np.testing.assert_array_equal(whole(opened(path, plane=(("i", 4),)))[:, :, 0], GREY[4])
+
+
 @pytest.mark.parametrize("name", UNLIKE)
 def test_levels_in_subifds(tmp_path: Path, name: str) -> None:
     """Page 1's smaller level is stored in another way than page 0's."""

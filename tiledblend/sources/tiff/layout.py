@@ -60,12 +60,14 @@ class PageTable:
 class StoredLevel:
     """One resolution as it is stored. shape: (y, x). samples: what those of the first page mean, and so of all.
 
-    pages: one per channel page; pages may be cut and coded each in its own way. notes: where they are.
+    pages: one per channel page; pages may be cut and coded each in its own way. orientation: the tag of all of them.
+    notes: what is unusual.
     """
 
     shape: tuple[int, int]
     pages: tuple[PageTable, ...]
     samples: Samples
+    orientation: int = 1
     notes: tuple[str, ...] = ()
 
     @property
@@ -135,7 +137,9 @@ def store_level(
     if len({coding.separate for coding in codings.values()}) > 1:
         tables = [_with(table, is_joined=table.coding.separate > 1) for table in tables]
     tables = [_as_rows(table, height, width) for table in tables]
-    level = StoredLevel((height, width), tuple(tables), samples, notes)
+    turned = first.tags.tags.valueof(_ORIENTATION, 1)
+    turned = turned if isinstance(turned, int) else 1
+    level = StoredLevel((height, width), tuple(tables), samples, turned, notes)
     for table in level.pages:
         _check_table(level.shape, table, name)
     return level

@@ -29,7 +29,7 @@ from tiledblend.sources.tiff.pages import dimensions, page_numbers
 from tiledblend.sources.tiff.reading import LevelReader, arrange, channel_planes
 from tiledblend.sources.tiff.told import compression_name, facts_of, format_name, level_pixel_size, strip_notes
 
-_ICC, _ORIENTATION = 34675, 274
+_ICC = 34675
 
 # tifffile logs what it repairs; a file that cannot be used is an error of ours, in one line. Handlers that an
 # application installs still get the messages.
@@ -111,7 +111,6 @@ class TiffSource(RasterSource):
         stored: Sequence[StoredLevel],
         *,
         mask: bool,
-        orientation: int,
         facts: ImageFacts,
         icc_profile: bytes | None,
         info: SourceInfo,
@@ -130,7 +129,7 @@ class TiffSource(RasterSource):
         self.channels = len(chosen)
         self.alpha = alpha if keeps_alpha else Alpha.NONE
         self.is_rgb = samples.is_rgb and (chosen[:-1] if keeps_alpha else chosen) == (0, 1, 2)
-        self._orientation = _Orientation.of_tag(orientation)
+        self._orientation = _Orientation.of_tag(whole[0].orientation)
         turned = self._orientation.pair
         self._masked = bool(masks) and total - 1 in chosen
         beside = masks if self._masked else (None,) * len(stored)
@@ -271,14 +270,12 @@ def open_tiff(spec: SourceSpec, *, mask: bool = False) -> TiffSource:
             raise BadInputError(f"{spec}: has no level {spec.level}; it has {len(stored)}")
         facts = facts_of(images, index, _channel_count(stored[0]))
         info = _describe(images, index, stored, facts, notes)
-        tags = images.series[index].keyframe.tags
-        orientation, profile = tags.valueof(_ORIENTATION, 1), tags.valueof(_ICC)
+        profile = images.series[index].keyframe.tags.valueof(_ICC)
     return TiffSource(
         spec,
         reader,
         stored,
         mask=mask,
-        orientation=orientation if isinstance(orientation, int) else 1,
         facts=facts,
         icc_profile=profile if isinstance(profile, bytes) and profile else None,
         info=info,
@@ -348,7 +345,7 @@ def _describe(
 ) -> SourceInfo:
     series, structure = images.series[index], images.structure
     page, first = series.keyframe, stored[0]
-    orientation = page.tags.valueof(_ORIENTATION, 1)
+    orientation = first.orientation
     others = [
         f"{i} {s.name or s.kind} {'x'.join(map(str, s.shape))}" for i, s in enumerate(images.series) if i != index
     ]
