@@ -49,13 +49,21 @@ _POLICY = (
 )
 
 
+def is_local_name(host: str | None) -> bool:
+    """True for a Host header that names this machine by itself: another name may be a page's that rebinds its DNS.
+
+    >>> is_local_name("localhost:8421"), is_local_name("[::1]:80"), is_local_name("evil.example:8421")
+    (True, True, False)
+    """
+    given = (host or "").lower()
+    name = given[: given.index("]") + 1] if "]" in given else given.partition(":")[0]
+    return name in LOCAL_NAMES
+
+
 class _Handler(RequestHandler):
     """GET only (tornado answers 405 to the rest), from this machine's pages only."""
 
     def prepare(self) -> None:
-        hosts = self.request.headers.get_list("Host")
-        if not hosts or not all(map(_is_local, hosts)):
-            raise HTTPError(403, reason="this page answers to localhost and 127.0.0.1 only")
         site = self.request.headers.get("Sec-Fetch-Site", "none")
         followed = self.request.headers.get("Sec-Fetch-Mode") == "navigate"
         if site not in ("none", "same-origin") and not followed:
@@ -82,13 +90,17 @@ class _Handler(RequestHandler):
             super().log_exception(typ, value, tb)
 
 
-def _is_local(host: str) -> bool:
-    host = host.lower()
-    return (host[: host.index("]") + 1] if "]" in host else host.partition(":")[0]) in LOCAL_NAMES
+class _Elsewhere(RequestHandler):
+    """The answer to what is meant for another host."""
+
+    def prepare(self) -> None:
+        self.set_status(403, "this page answers to localhost and 127.0.0.1 only")
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("this page answers to localhost and 127.0.0.1 only\n")
 
 
-class _Page(Application):
-    """A request may name its host in its first line, as to a proxy, too: it is meant for both, and checked for both."""
+class LocalApplication(Application):
+    """Answers what is meant for this machine. A request may name its host in its first line, too, as to a proxy."""
 
     def find_handler(self, request: HTTPServerRequest, **keywords: Any) -> Any:
         """tornado's: what answers the request."""
@@ -96,10 +108,13 @@ class _Page(Application):
             meant = urlsplit(request.path)
             request.headers.add("Host", meant.netloc or request.path)
             request.path = meant.path if meant.netloc and meant.path else "/"
+        hosts = request.headers.get_list("Host")
+        if not hosts or not all(map(is_local_name, hosts)):
+            return self.get_handler_delegate(request, _Elsewhere)
         return super().find_handler(request, **keywords)
 
 
-class _Server(HTTPServer):
+class LocalServer(HTTPServer):
     """Turns away at once whom it could only keep waiting: a process holds so many open files and no more."""
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
@@ -246,7 +261,7 @@ def application(gallery: Gallery, work: _Work) -> Application:
     """The page's answers."""
     session = secrets.token_hex(8)
     shared = {"gallery": gallery, "work": work}
-    return _Page(
+    return LocalApplication(
         [
             (r"/scene\.json", _Scene, {**shared, "session": session}),
             (r"/tile/([a-z0-9-]{1,24})/(\d{1,2})/(\d{1,8})/(\d{1,8})\.png", _Tile, shared),
@@ -263,14 +278,15 @@ def serve(gallery: Gallery, *, port: int | None, threads: int, ready: Callable[[
 
     ready: called with the page's address once it answers. Raises ResourceError when the port is taken.
     """
-    with _bound(port) as listening:
+    with bound(port, DEFAULT_PORT) as listening:
         listening.setblocking(False)
         asyncio.run(_serve(gallery, listening, threads, ready))
 
 
-def _bound(port: int | None) -> socket.socket:
+def bound(port: int | None, usual: int) -> socket.socket:
+    """A socket that listens on 127.0.0.1; port None: the usual one, or any. Raises ResourceError when it is taken."""
     try:
-        return socket.create_server((HOST, DEFAULT_PORT if port is None else port))
+        return socket.create_server((HOST, usual if port is None else port))
     except OSError as error:
         if port is None:
             return socket.create_server((HOST, 0))
@@ -280,7 +296,7 @@ def _bound(port: int | None) -> socket.socket:
 async def _serve(gallery: Gallery, listening: socket.socket, threads: int, ready: Callable[[str], None]) -> None:
     work = _Work(threads)
     limits = {"max_body_size": 0, "max_header_size": 32_768, "idle_connection_timeout": IDLE_SECONDS}
-    server = _Server(application(gallery, work), **limits)
+    server = LocalServer(application(gallery, work), **limits)
     server.add_socket(listening)
     try:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
