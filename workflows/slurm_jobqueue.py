@@ -2,8 +2,9 @@
 
 python workflows/slurm_jobqueue.py BASE OVERLAY MASK OUT --jobs 4 --cores 4 --memory 8GiB
 
-Needs `pip install dask-jobqueue`. Ctrl-C or SIGTERM: tiles under way are stored, the worker jobs leave the queue, and
-the same line with --resume goes on. Exit codes are those of `tiledblend blend`: 0 done, 75 interrupted, and so on.
+Needs `pip install dask-jobqueue`, and a current folder that all nodes share. Ctrl-C or SIGTERM: tiles under way are
+stored, the worker jobs leave the queue, and the same line with --resume goes on. Exit codes are those of `tiledblend
+blend`: 0 done, 75 interrupted, and so on.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import logging
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 from dask_jobqueue import SLURMCluster
 from distributed import Client
+from distributed.security import Security
 
 import tiledblend as tb
 
@@ -63,27 +67,44 @@ def blend(given: argparse.Namespace, stop: threading.Event) -> tb.RunReport:
     planned = tb.plan(composite)
     if shutil.which("sbatch") is None:
         raise tb.ResourceError("sbatch is not on this machine's PATH; run this where jobs are submitted from")
-    cluster = SLURMCluster(
+    refusals = Refusals()
+    # Nobody else may enter it; workers read the certificate there.
+    with tempfile.TemporaryDirectory(prefix="tiledblend-certificate-", dir=Path.cwd()) as shared:
+        try:
+            with encrypted_cluster(given, shared) as cluster, Client(cluster) as client:
+                cluster.scale(jobs=given.jobs)
+                wait_for_a_worker(client, given.patience, stop, refusals)
+                return tb.write(
+                    composite, given.out, client=client, planned=planned, resume=given.resume, progress=show, stop=stop
+                )
+        except AssertionError:
+            # dask cannot close a cluster of which a worker was never made.
+            refusals.tell()
+            raise
+
+
+def encrypted_cluster(given: argparse.Namespace, shared: str) -> SLURMCluster:
+    """A cluster whose ports take only whom shows the certificate that is made here for this run (TLS).
+
+    Ports of a scheduler and its workers are open to all accounts of the nodes: without it any of them could run code as
+    you. shared: a private folder that all nodes see.
+    """
+    made, certificate, key = Security.temporary(), Path(shared, "certificate.pem"), Path(shared, "key.pem")
+    certificate.write_text(made.tls_worker_cert)
+    key.write_text(made.tls_worker_key)
+    files = {f"tls_{role}_cert": str(certificate) for role in ("client", "scheduler", "worker")}
+    files |= {f"tls_{role}_key": str(key) for role in ("client", "scheduler", "worker")}
+    return SLURMCluster(
         queue=given.queue,
         cores=given.cores,
         processes=1,
         memory=given.memory,
         interface=given.interface,
+        protocol="tls://",
+        security=Security(tls_ca_file=str(certificate), require_encryption=True, **files),
         scheduler_options={"dashboard": False, "interface": given.interface},
         worker_extra_args=["--no-dashboard"],
     )
-    refusals = Refusals()
-    try:
-        with cluster, Client(cluster) as client:
-            cluster.scale(jobs=given.jobs)
-            wait_for_a_worker(client, given.patience, stop, refusals)
-            return tb.write(
-                composite, given.out, client=client, planned=planned, resume=given.resume, progress=show, stop=stop
-            )
-    except AssertionError:
-        # dask cannot close a cluster of which a worker was never made.
-        refusals.tell()
-        raise
 
 
 class Refusals(logging.Handler):

@@ -30,7 +30,9 @@ VERBS = (
     "outline",
     "plan",
     "preview",
+    "route",
     "seams",
+    "serve",
     "verify",
     "view",
 )

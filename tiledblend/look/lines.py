@@ -17,6 +17,7 @@ from tiledblend.look.layer_lines import layers_text
 
 if TYPE_CHECKING:
     from tiledblend.demo.demo import DemoReport
+    from tiledblend.look.route import RouteReport
     from tiledblend.look.seams import Seam, Step
     from tiledblend.run.changes import Difference
     from tiledblend.run.ometiff import ExportReport
@@ -327,6 +328,14 @@ def four_digits(value: float) -> str:
     ('6.309', '17,590', '0')
     """
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def route_text(done: RouteReport) -> str:
+    """Where the seam was saved, and what it is worth."""
+    where = f"{done.path}: {counted(done.outlines, 'outline', 'outlines')}, routed at level {done.level}"
+    if done.before is None or done.after is None:
+        return where
+    return f"{where}; step across the hard edge {four_digits(done.before)} before, {four_digits(done.after)} after"
 
 
 def seams_text(found: Sequence[Seam]) -> str:

@@ -43,13 +43,22 @@ _POLICY = (
 )
 
 
+def is_local_name(host: str | None) -> bool:
+    """True for a Host header that names this machine by itself: another name may be a page's that rebinds its DNS.
+
+    >>> is_local_name("localhost:8421"), is_local_name("[::1]:80"), is_local_name("evil.example:8421")
+    (True, True, False)
+    """
+    given = (host or "").lower()
+    name = given[: given.index("]") + 1] if "]" in given else given.partition(":")[0]
+    return name in LOCAL_NAMES
+
+
 class _Handler(RequestHandler):
     """GET only (tornado answers 405 to the rest), from this machine's pages only."""
 
     def prepare(self) -> None:
-        host = (self.request.headers.get("Host") or "").lower()
-        name = host[: host.index("]") + 1] if "]" in host else host.partition(":")[0]
-        if name not in LOCAL_NAMES:
+        if not is_local_name(self.request.headers.get("Host")):
             raise HTTPError(403, reason="this page answers to localhost and 127.0.0.1 only")
         site = self.request.headers.get("Sec-Fetch-Site", "none")
         followed = self.request.headers.get("Sec-Fetch-Mode") == "navigate"
@@ -221,14 +230,15 @@ def serve(gallery: Gallery, *, port: int | None, threads: int, ready: Callable[[
 
     ready: called with the page's address once it answers. Raises ResourceError when the port is taken.
     """
-    with _bound(port) as listening:
+    with bound(port, DEFAULT_PORT) as listening:
         listening.setblocking(False)
         asyncio.run(_serve(gallery, listening, threads, ready))
 
 
-def _bound(port: int | None) -> socket.socket:
+def bound(port: int | None, usual: int) -> socket.socket:
+    """A socket that listens on 127.0.0.1; port None: the usual one, or any. Raises ResourceError when it is taken."""
     try:
-        return socket.create_server((HOST, DEFAULT_PORT if port is None else port))
+        return socket.create_server((HOST, usual if port is None else port))
     except OSError as error:
         if port is None:
             return socket.create_server((HOST, 0))

@@ -15,6 +15,7 @@ from tiledblend.containers.container import Container
 from tiledblend.containers.older import Older, open_older
 from tiledblend.containers.ometiff.options import is_ometiff_path
 from tiledblend.containers.omezarr.layout import ArrayLayout
+from tiledblend.containers.ozx.name import is_ozx_path
 from tiledblend.containers.receipts import ReceiptTable
 from tiledblend.describe.fingerprint import fingerprint
 from tiledblend.errors import BadInputError, StorageError
@@ -90,8 +91,8 @@ class Reuse:
 
 
 def _of_no_use(layout: Container, older: str | os.PathLike[str]) -> str | None:
-    if is_ometiff_path(older) or not isinstance(layout, ArrayLayout):
-        return f"{os.fspath(older)}: of and for an OME-TIFF nothing is reused, all of it is made"
+    if is_ometiff_path(older) or is_ozx_path(older) or not isinstance(layout, ArrayLayout):
+        return f"{os.fspath(older)}: only an OME-Zarr's folder is reused, and for another one; all of it is made"
     return None
 
 

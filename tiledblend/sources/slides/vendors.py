@@ -34,6 +34,7 @@ NAMES = {
     "zeiss": "Zeiss CZI",
 }
 """What people call each vendor's slides."""
+TIFF_VENDORS = frozenset({"argos", "huron", "leica", "philips", "trestle", "ventana"})
 
 TAGS = _DESCRIPTION, _MAKE, _SOFTWARE, _XMP, _ARGOS = 270, 271, 305, 700, 65000
 """Those of a TIFF's first directory that tell its vendor."""
