@@ -747,9 +747,9 @@ def test_a_result_in_a_bucket_is_looked_at_and_reported(
     assert out in page
     assert SECRET not in page
     assert KEY not in page
-    assert command("preview", out, "p.png", "--seams").code == 0
-    assert command("seams", out).code == 0
-    origin = origin_of(out)
+    assert command("preview", out, "p.png", "--seams", "--inputs").code == 0
+    assert command("seams", out, "--inputs").code == 0
+    origin = origin_of(out, inputs=True)
     assert origin is not None
     assert origin.note is None
     scene = Gallery.of_result(out, origin.composite)
