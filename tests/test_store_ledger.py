@@ -19,6 +19,7 @@ from tiledblend.containers.ledger import Ledger, Part, differences
 from tiledblend.containers.lock import Holder, Lock
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.receipt_log import BatchLog
 from tiledblend.containers.receipts import Receipt
 from tiledblend.errors import RefusedError, StorageError
 from tiledblend.geometry import Tile
@@ -293,7 +294,7 @@ def test_parts_share_a_ledger(output: DirectoryStore) -> None:
 
 
 def test_batches_where_nothing_can_be_appended(output: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_open_log", ledgers._BatchLog)
+    monkeypatch.setattr(ledgers, "open_log", BatchLog)
     with Ledger.create(output, JOB) as ledger:
         for number in range(4):
             ledger.record(tile(number), receipt(number))
