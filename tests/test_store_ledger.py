@@ -15,6 +15,7 @@ import pytest
 
 from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.containers import ledger as ledgers
+from tiledblend.containers import receipt_log
 from tiledblend.containers.ledger import Ledger, Part, differences
 from tiledblend.containers.lock import Holder, Lock
 from tiledblend.containers.omezarr.layout import ArrayLayout
@@ -130,7 +131,7 @@ def test_failed_append_does_not_spoil_the_next(output: DirectoryStore, monkeypat
         raise OSError(28, "full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ledgers, "write_fully", half)
+        patched.setattr(receipt_log, "write_fully", half)
         with pytest.raises(StorageError, match="no space left"):
             ledger.record(tile(0), receipt(0))
     ledger.close()

@@ -1,4 +1,4 @@
-"""Where a driver's receipt lines go: an append-only file on a file system, batches of create-only objects in a bucket."""
+"""Where receipt lines go: an append-only file on a file system, batches of create-only objects in a bucket."""
 
 from __future__ import annotations
 
