@@ -47,8 +47,8 @@ class SchedulerLost(Exception):  # noqa: N818 - an event that the run deals with
 class Connection:
     """A client of a cluster, exchanged for a new one when the scheduler was lost."""
 
-    def __init__(self, client: Client, scheduler: RunningScheduler | None = None) -> None:
-        self.client, self._scheduler = client, scheduler
+    def __init__(self, client: Client, scheduler: RunningScheduler | None = None, *, is_ours: bool = False) -> None:
+        self.client, self._scheduler, self.is_ours = client, scheduler, is_ours
         self._replaced: list[Client] = []
 
     def restore(self, check: Callable[[], None]) -> None:
@@ -105,7 +105,8 @@ def connect(
             connection = Connection(client)
         else:
             scheduler = running_scheduler(options)
-            connection = Connection(stack.enter_context(open_client(options, check)), scheduler)
+            opened = stack.enter_context(open_client(options, check))
+            connection = Connection(opened, scheduler, is_ours=scheduler is None)
         stack.callback(connection.close)
         if options.performance_report:
             stack.enter_context(_reported(connection, options.performance_report))
@@ -142,17 +143,27 @@ class HandOutAgain(Exception):  # noqa: N818 - an event that the run deals with
     """Tasks in flight lie where nobody will begin them: they are to be withdrawn and handed out once more."""
 
 
+class WorkersGone(HandOutAgain):
+    """Because all workers that they may go to have gone; others are there."""
+
+
 class Workforce:
     """The workers of a cluster, as they come and go during a run; who of them may have our tasks.
 
     require: called with dask's description of the workers that may, by address, whenever there are new ones; `pause` is
-    in it (see `Probed`). check: called while the scheduler is asked; may raise.
+    in it (see `Probed`). check: called while the scheduler is asked; may raise. are_ours: started for this run, so they
+    have all that it needs.
     """
 
     def __init__(
-        self, client: Client, require: Callable[[dict[str, Any]], None], check: Callable[[], None] = never
+        self,
+        client: Client,
+        require: Callable[[dict[str, Any]], None],
+        check: Callable[[], None] = never,
+        *,
+        are_ours: bool = False,
     ) -> None:
-        self._client, self._require, self._check = client, require, check
+        self._client, self._require, self._check, self._are_ours = client, require, check, are_ours
         self._known: dict[str, Probed] = {}
         self._silent: dict[str, float] = {}
         self._paused: dict[str, float] = {}
@@ -177,10 +188,11 @@ class Workforce:
     def named(self) -> dict[str, Any]:
         """For `Client.submit`: the workers that a task may go to, where they must be named.
 
-        Not those of this process, and not the many of a large cluster that are all alike: a list per task has its cost.
+        Not those that were started for this run, and not the many of a large cluster that are all alike: a list per task
+        has its cost.
         """
         alike = len(self._able) > MOST_NAMED and len(self._able) == len(self._known)
-        if not self._able or alike or any(address.startswith("inproc://") for address in self._able):
+        if not self._able or alike or self._are_ours:
             return {}
         self._handed.add(self._able)
         return {"workers": sorted(self._able)}
@@ -206,12 +218,13 @@ class Workforce:
                 f"the dask cluster has had no worker for {NO_WORKER_SECONDS:g} s; start some and continue with --resume"
             )
         # Where all that a task may go to have gone, others that came for them will not get it.
-        if moved or (self._able and any(not able.keys() & handed for handed in self._handed)):
+        gone = bool(self._able) and any(not able.keys() & handed for handed in self._handed)
+        if gone or moved:
             self._handed.clear()
-            raise HandOutAgain
+            raise WorkersGone if gone else HandOutAgain
 
     def _probe(self, new: list[str], now: float) -> None:
-        here = [address for address in new if address.startswith("inproc://")]
+        here = [address for address in new if self._are_ours]
         self._known |= {address: Probed({}, None, 1.0) for address in here}
         elsewhere = [address for address in new if address not in here]
         if not elsewhere:

@@ -26,7 +26,7 @@ from tiledblend.geometry import Tile
 from tiledblend.guard.process import prepare_process
 from tiledblend.guard.suspect import death_by_tile
 from tiledblend.run.cluster import forget_task_names
-from tiledblend.run.connection import Connection, HandOutAgain, SchedulerLost, Workforce, connect, withdraw
+from tiledblend.run.connection import Connection, HandOutAgain, SchedulerLost, WorkersGone, Workforce, connect, withdraw
 from tiledblend.run.machine import cpu_count
 from tiledblend.run.options import LARGER_LIMIT, MORE_MEMORY, ClusterOptions
 from tiledblend.run.plan import Plan, unstored_found
@@ -126,6 +126,7 @@ class Stages:
             self._make_unsent(error, options)
             return
         with connect(options, client, self._stop_if_asked) as connection:
+            self._are_ours = connection.is_ours
             for stage in range(grid.stages):
                 self._make_stage(connection, stage)
 
@@ -208,7 +209,7 @@ class Stages:
         """
         from distributed import KilledWorker
 
-        workers = Workforce(client, self._require_memory, self._stop_if_asked)
+        workers = Workforce(client, self._require_memory, self._stop_if_asked, are_ours=self._are_ours)
         running: dict[Future[Any], Tile] = {}
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         workers.window()
@@ -238,13 +239,24 @@ class Stages:
                 withdraw(client, set(running))
                 if isinstance(error, InterruptedRun | KilledWorker | HandOutAgain):
                     self._take_finished(running)
-                if isinstance(error, HandOutAgain):
+                if isinstance(error, HandOutAgain) and not (isinstance(error, WorkersGone) and self._lose_workers()):
                     return False
-                if isinstance(error, KilledWorker):
-                    suspects = (one for one in (tile, *running.values()) if one.stage == 0)
+                if isinstance(error, KilledWorker | WorkersGone):
+                    last = [tile] if isinstance(error, KilledWorker) else []
+                    suspects = (one for one in (*last, *running.values()) if one.stage == 0)
                     if self._deaths.may_go_on(self._pickled or self.job, suspects, error):
                         return False
+                if isinstance(error, WorkersGone):
+                    raise ResourceError(
+                        f"all workers that had tiles died, {HARMLESS_DEATHS + 1} times: out of memory, or a decoder crashed"
+                        " on damaged input; give workers more memory or fewer threads and run again with --resume"
+                    ) from error
                 raise
+
+    def _lose_workers(self) -> bool:
+        """True when workers have gone often without a tile done: then what they had is looked at."""
+        self._losses = (self._losses[0] + 1 if self.tally.done == self._losses[1] else 1), self.tally.done
+        return self._losses[0] > HARMLESS_DEATHS
 
     def _stands_on_same(self, tile: Tile) -> bool:
         """True for a tile of a later stage whose tiles below are all what they were in the older result."""
