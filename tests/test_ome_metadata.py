@@ -422,6 +422,38 @@ def test_web_servers_as_people_have_them(
         np.testing.assert_array_equal(source.read(region), values[:, *region.slices].transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize("kind", ["v2", "sharded"])
+def test_a_bucket_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    pytest.importorskip("obstore")
+    from tiledblend.bytes.buckets import forget_clients
+
+    values = CYX.copy()
+    values[:, :32, :32] = 0
+    more: dict[str, Any] = {"zarr_format": 2} if kind == "v2" else {"shards": (3, 64, 64)}
+    array = zarr.create_array(tmp_path / "b/folder/a", shape=values.shape, dtype="uint8", chunks=(3, 32, 32), **more)
+    array.attrs["_ARRAY_DIMENSIONS"] = ["c", "y", "x"]
+    array[:] = values
+    with answering(tmp_path, _forbidding) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        monkeypatch.setenv("AWS_REGION", "eu-west-1")
+        monkeypatch.setenv("TILEDBLEND_RETRY_SECONDS", "5")
+        forget_clients()
+        try:
+            source = open_source("s3://b/folder/a")
+            np.testing.assert_array_equal(whole(source), values.transpose(1, 2, 0))
+            assert source.encoded() is not None
+            assert source.unstored() is None or source.unstored().refused is False
+            from tiledblend.errors import StorageError
+
+            with pytest.raises(BadInputError, match="no such object, and no zarr metadata below it"):
+                open_source("s3://b/folder/none")
+            with pytest.raises(StorageError, match="access denied"):
+                open_source("s3://elsewhere/none")
+        finally:
+            forget_clients()
+
+
 def test_what_is_denied_altogether_is_not_taken_for_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEDBLEND_RETRY_SECONDS", "5")
     zarr.create_array(tmp_path / "a", data=CYX[0], chunks=(32, 32))

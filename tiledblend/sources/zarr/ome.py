@@ -329,5 +329,10 @@ def _window(given: Any) -> Window | None:
         except (KeyError, TypeError, ValueError):
             continue
         if all(map(math.isfinite, found)) and found[0] < found[1]:
-            return found
+            return _plain(found[0]), _plain(found[1])
     return None
+
+
+def _plain(value: float) -> float:
+    """Whole numbers as such: what is carried is written as it was."""
+    return int(value) if value.is_integer() else value
