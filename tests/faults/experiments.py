@@ -323,7 +323,7 @@ def resume_tiff(case: Case) -> None:
 
 
 def half_done_tiff(case: Case) -> None:
-    running = case.start(*tiff_of(case), env=armed(case, 150, "kill"))
+    running = case.start(*tiff_of(case), env=armed(case, 60, "kill"))
     assert running.wait().code == -signal.SIGKILL
 
 
