@@ -114,8 +114,8 @@ SHAPES = [(64 * 5, 64 * 6), (333, 410), (257, 511)]
 )
 @given(data=st.data())
 def test_the_set_of_passed_tiles_is_right(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Against the whole weights: a tile passes only if one layer's weight alone is 1 all over it, and it does if no edge
-    of the mask is within the feather's reach."""
+    """By the whole weights: a tile passes only where one layer's alone is 1 all over it, and does where no edge of the
+    mask is within the feather's reach."""
     folder = tmp_path_factory.mktemp("kept")
     shape = data.draw(st.sampled_from(SHAPES))
     ladder = data.draw(st.sampled_from([(0,), (0, 1, 2), (0, 2), (0, 1)]))
