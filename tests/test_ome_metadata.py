@@ -174,9 +174,12 @@ def test_ngff_zarr_and_models_agree_on_0_6(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "is_known"), [("0.4", True), ("0.5", True), ("0.6", True), ("0.6.dev4", True), ("0.6rc0", True),
-                              ("0.7", False), ("0.9.dev1", False), ("1.0", False), (7, False)]
-)  # fmt: skip
+    ("version", "is_known"),
+    [
+        *((version, True) for version in ("0.4", "0.5", "0.6", "0.6.dev4", "0.6rc0", "0.5-dev-spatialdata")),
+        *((version, False) for version in ("0.7", "0.9.dev1", "1.0", 7)),
+    ],
+)
 def test_the_version_is_looked_at(tmp_path: Path, version: Any, is_known: bool) -> None:
     ome = {**image06("cyx", {"type": "scale", "scale": [1, 0.5, 0.25]}), "version": version}
     source = open_source(stored(tmp_path / "a", ome, {"0": CYX}))

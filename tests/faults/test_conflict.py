@@ -25,7 +25,7 @@ def test_differing_attempts_stop_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     one = tb.ClusterOptions(threads_per_worker=1)
     target, recorded, record = tmp_path / "x.zarr", list[Tile](), Ledger.record
 
-    def twice(ledger: Ledger, tile: Tile, given: Iterable[Receipt]) -> Any:
+    def twice(ledger: Ledger, tile: Tile, given: Iterable[Receipt], key: bytes) -> Any:
         receipts = tuple(given)
         recorded.append(tile)
         record(ledger, tile, receipts)

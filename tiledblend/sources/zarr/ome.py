@@ -27,7 +27,8 @@ from tiledblend.sources.zarr.transforms import Matrix, axis_order, chain
 
 MAX_LEVELS = 64
 KNOWN_VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")
-_DRAFT = re.compile(r"0\.[1-6][.-]?(dev|rc|a|b|alpha|beta)[.-]?\d*")
+_DRAFT = re.compile(r"0\.[1-6][.-]?(dev|rc|a|b|alpha|beta)[.-]?\w*")
+"""Before a release, and spatialdata's own of 0.4 and 0.5, which differ in nothing that is read here."""
 Window = tuple[float, float]
 
 
