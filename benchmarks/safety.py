@@ -33,15 +33,16 @@ def switch_off() -> None:
     import tiledblend.bytes.objects as objects
     import tiledblend.containers.ledger as ledger
     import tiledblend.containers.omezarr.writer as writer
+    import tiledblend.containers.receipt_log as receipt_log
     from tiledblend.sources.base import RasterSource
 
     def nothing(*_: object) -> None:
         return None
 
     os.fsync = nothing
-    objects.sync_folder = ledger.sync_folder = nothing
+    objects.sync_folder = receipt_log.sync_folder = ledger.sync_folder = nothing
     writer.hasher = NoDigest
-    ledger._FileLog.append = nothing
+    receipt_log.FileLog.append = nothing
     for kind in (RasterSource, *RasterSource.__subclasses__()):
         kind.require_unchanged = nothing
 

@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Page], str]] = {
     ),
     "signed": (
         lambda a: page(SHAPE, cut(a, TILE, deflate), tile=TILE, compression=8, more={339: (3, [2])}),
-        "dtype int8 is not read as an image",
+        "SampleFormat INT where page 0 has 1",
     ),
     "colours": (
         lambda a: page(

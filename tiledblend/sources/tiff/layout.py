@@ -156,7 +156,10 @@ def _coding_beside(
 ) -> Coding:
     """Of a page with tags of its own beside the first one's, whose coding it is where it comes to the same."""
     alike = (first.tags.imagelength, first.tags.imagewidth) == (page.tags.imagelength, page.tags.imagewidth)
-    own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if alike else samples
+    try:
+        own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if alike else samples
+    except BadInputError as error:
+        raise unlike(first, page, name) from error
     if not alike or own.meaning != samples.meaning:
         raise unlike(first, page, name)
     turned, said = (tags.valueof(_ORIENTATION, 1) for tags in (page.tags.tags, first.tags.tags))
