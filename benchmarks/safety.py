@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 
 class NoDigest:
@@ -33,16 +32,17 @@ def switch_off() -> None:
     """Take the safety out of this process."""
     import tiledblend.bytes.objects as objects
     import tiledblend.containers.ledger as ledger
-    import tiledblend.containers.omezarr.layout as layout
+    import tiledblend.containers.omezarr.writer as writer
+    import tiledblend.containers.receipt_log as receipt_log
     from tiledblend.sources.base import RasterSource
 
     def nothing(*_: object) -> None:
         return None
 
     os.fsync = nothing
-    objects.sync_folder = ledger.sync_folder = nothing
-    layout.hashlib = SimpleNamespace(sha256=NoDigest)
-    ledger._FileLog.append = nothing
+    objects.sync_folder = receipt_log.sync_folder = ledger.sync_folder = nothing
+    writer.hasher = NoDigest
+    receipt_log.FileLog.append = nothing
     for kind in (RasterSource, *RasterSource.__subclasses__()):
         kind.require_unchanged = nothing
 

@@ -53,9 +53,14 @@ def page(
     return Page({**tags, **(more or {})}, segments, counts, below)
 
 
-def write_tiff(path: Path, pages: Sequence[Page], *, order: str = "<", big: bool = False) -> Path:
-    """The file of these pages, one after another."""
+def write_tiff(
+    path: Path, pages: Sequence[Page], *, order: str = "<", big: bool = False, data_first: bool = False
+) -> Path:
+    """The file of these pages, one after another; with `data_first` all their segments before the directories."""
     writer = _Writer(order, big)
+    if data_first:
+        for each in pages:
+            writer.place(each)
     for each in pages:
         writer.chain(each)
     path.write_bytes(writer.data)
@@ -69,6 +74,10 @@ class _Writer:
         head = struct.pack(order + ("HHHQ" if big else "HI"), *((43, 8, 0, 0) if big else (42, 0)))
         self.data = bytearray(start + head)
         self._link = 8 if big else 4
+        self._places: dict[int, list[int]] = {}
+
+    def place(self, each: Page) -> None:
+        self._places[id(each)] = [self._put(data) if data else 0 for data in each.segments]
 
     def chain(self, each: Page) -> None:
         at, after = self._directory(each)
@@ -87,7 +96,9 @@ class _Writer:
         if below:
             tags[330] = (word, below)
         if each.segments:
-            places = [self._put(data) if data else 0 for data in each.segments]
+            if id(each) not in self._places:
+                self.place(each)
+            places = self._places[id(each)]
             counts = list(each.counts) if each.counts is not None else [len(data) for data in each.segments]
             tags |= {324 if 322 in tags else 273: (word, places), 325 if 322 in tags else 279: (word, counts)}
         inline, entries = (8, "HHQ") if self._big else (4, "HHI"), b""

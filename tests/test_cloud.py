@@ -29,9 +29,9 @@ from object_stores import BUCKET, KEY, SECRET, VARIABLES, Headers, Proxy, enviro
 import tiledblend as tb
 from tiledblend.bytes.buckets import forget_clients, redacted, retry_seconds, scheme_of, split_url
 from tiledblend.bytes.cloud import CloudStore
+from tiledblend.bytes.expected import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
 from tiledblend.bytes.objects import DirectoryStore, ObjectStore, beside, open_store, split_parent
 from tiledblend.bytes.ranges import open_bytes
-from tiledblend.bytes.remote import MERGE_GAP_BYTES, MERGED_BYTES, merge_ranges
 from tiledblend.containers.omezarr.spec import OutputSpec
 from tiledblend.containers.verify import verify
 from tiledblend.demo.tissue import Slides, make_slides
@@ -291,7 +291,7 @@ def test_plan_counts_the_requests(
 ) -> None:
     """Against what passes a proxy. Slides of a few megabytes would be kept whole."""
     monkeypatch.setattr("tiledblend.bytes.remote.SMALL_BYTES", 1 << 16)
-    monkeypatch.setattr("tiledblend.bytes.remote.MERGE_GAP_BYTES", 1 << 13)
+    monkeypatch.setattr("tiledblend.bytes.expected.MERGE_GAP_BYTES", 1 << 13)
     slides = make_slides(tmp_path, 1536, seed=3)
     upload(bucket, slides)
     output = OutputSpec(chunk=128, shard=512)
@@ -734,7 +734,7 @@ def test_a_result_in_a_bucket_is_looked_at_and_reported(
     bucket: CloudStore, slides: Slides, tmp_path: Path, command: Command
 ) -> None:
     """Report and preview are files here; tiles, edges and seams come from the bucket."""
-    from tiledblend.look.tiles import Scene
+    from tiledblend.look.tiles import Gallery
     from tiledblend.run.origin import origin_of
 
     upload(bucket, slides)
@@ -747,12 +747,12 @@ def test_a_result_in_a_bucket_is_looked_at_and_reported(
     assert out in page
     assert SECRET not in page
     assert KEY not in page
-    assert command("preview", out, "p.png", "--seams").code == 0
-    assert command("seams", out).code == 0
-    origin = origin_of(out)
+    assert command("preview", out, "p.png", "--seams", "--inputs").code == 0
+    assert command("seams", out, "--inputs").code == 0
+    origin = origin_of(out, inputs=True)
     assert origin is not None
     assert origin.note is None
-    scene = Scene.of_result(out, origin.composite)
+    scene = Gallery.of_result(out, origin.composite)
     assert [view.id for view in scene.views] == ["result", "image-0", "image-1", "weight-1"]
     for view in scene.views:
         assert scene.tile(view.id, 0, 1, 1).startswith(b"\x89PNG")

@@ -174,9 +174,12 @@ def test_ngff_zarr_and_models_agree_on_0_6(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "is_known"), [("0.4", True), ("0.5", True), ("0.6", True), ("0.6.dev4", True), ("0.6rc0", True),
-                              ("0.7", False), ("0.9.dev1", False), ("1.0", False), (7, False)]
-)  # fmt: skip
+    ("version", "is_known"),
+    [
+        *((version, True) for version in ("0.4", "0.5", "0.6", "0.6.dev4", "0.6rc0", "0.5-dev-spatialdata")),
+        *((version, False) for version in ("0.7", "0.9.dev1", "1.0", 7)),
+    ],
+)
 def test_the_version_is_looked_at(tmp_path: Path, version: Any, is_known: bool) -> None:
     ome = {**image06("cyx", {"type": "scale", "scale": [1, 0.5, 0.25]}), "version": version}
     source = open_source(stored(tmp_path / "a", ome, {"0": CYX}))
@@ -420,6 +423,38 @@ def test_web_servers_as_people_have_them(
             # its page instead of a chunk is no chunk
             region = Region(32, 32, 70, 90)
         np.testing.assert_array_equal(source.read(region), values[:, *region.slices].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("kind", ["v2", "sharded"])
+def test_a_bucket_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    pytest.importorskip("obstore")
+    from tiledblend.bytes.buckets import forget_clients
+
+    values = CYX.copy()
+    values[:, :32, :32] = 0
+    more: dict[str, Any] = {"zarr_format": 2} if kind == "v2" else {"shards": (3, 64, 64)}
+    array = zarr.create_array(tmp_path / "b/folder/a", shape=values.shape, dtype="uint8", chunks=(3, 32, 32), **more)
+    array.attrs["_ARRAY_DIMENSIONS"] = ["c", "y", "x"]
+    array[:] = values
+    with answering(tmp_path, _forbidding) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        monkeypatch.setenv("AWS_REGION", "eu-west-1")
+        monkeypatch.setenv("TILEDBLEND_RETRY_SECONDS", "5")
+        forget_clients()
+        try:
+            source = open_source("s3://b/folder/a")
+            np.testing.assert_array_equal(whole(source), values.transpose(1, 2, 0))
+            assert source.encoded() is not None
+            assert source.unstored() is None or source.unstored().refused is False
+            from tiledblend.errors import StorageError
+
+            with pytest.raises(BadInputError, match="no such object, and no zarr metadata below it"):
+                open_source("s3://b/folder/none")
+            with pytest.raises(StorageError, match="access denied"):
+                open_source("s3://elsewhere/none")
+        finally:
+            forget_clients()
 
 
 def test_what_is_denied_altogether_is_not_taken_for_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

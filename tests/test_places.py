@@ -64,6 +64,8 @@ def test_a_cut_out_goes_where_it_was_cut_from_and_the_result_where_its_base_was(
     base = image(tmp_path / "base", CYX * 0, place=(1000, 2000))
     crop = image(tmp_path / "crop", CYX[:, 40:80, 64:128].copy(), place=(1020, 2032))
     out = tmp_path / "out.ome.zarr"
+    assert "place       1020, 2032 µm (y, x)" in run("info", crop)
+    assert json.loads(run("info", crop, "--json"))["images"][0]["origin_um"] == [1020, 2032]
     assert "lies at 40.000, 64.000 px" in run("plan", base, crop, "--fit", "physical")
     run("blend", base, crop, "--fit", "physical", "-o", out, "--chunk", 32, "--shard", 64)
     expected = np.zeros_like(CYX)

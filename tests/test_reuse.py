@@ -418,6 +418,7 @@ def test_replace_in_place(tmp_path: Path, older: Path) -> None:
     write(two(CHANGED, opacity=0.5), str(older), output=OUTPUT, replace=True, reuse=older)
     history = root(older)["history"]
     assert [len(revision["changed"]) > 0 for revision in history] == [True, True]
+    assert len({revision["job"] for revision in history}) == 2
     assert history[1]["changed"] == ["layers[1].opacity was 1.0, is now 0.5"]
     assert verify(str(older), "full").ok
 
@@ -503,6 +504,25 @@ def test_the_command_line(tmp_path: Path, tiledblend: Command) -> None:
     assert refused.code == 4
     assert "no result of tiledblend" in refused.error
     assert not (tmp_path / "x.ome.zarr").exists()
+
+
+def test_files_that_were_copied_are_known_by_their_content(tmp_path: Path, tiledblend: Command) -> None:
+    rng = np.random.default_rng(1)
+    (tmp_path / "copied").mkdir()
+    for name in ("base.tif", "over.tif"):
+        tifffile.imwrite(tmp_path / name, rng.integers(0, 255, (*SHAPE, 3), np.uint8), photometric="rgb", tile=(64, 64))
+    tifffile.imwrite(tmp_path / "mask.tif", disc(100, 100, 50))
+    shared = ["--feather", "4px", "--chunk", "64", "--shard", "128", "--deep-fingerprint", "--json"]
+    for folder, more in ((".", []), ("copied", ["--reuse", "1.ome.zarr"])):
+        for name in ("base.tif", "over.tif", "mask.tif"):
+            if folder != ".":
+                shutil.copy(tmp_path / name, tmp_path / folder)
+        base, over, mask = (f"{folder}/{name}.tif" for name in ("base", "over", "mask"))
+        out = f"{1 + len(more)}.ome.zarr"
+        done = tiledblend("blend", base, over, "--mask", mask, *shared, *more, "-o", out)
+        assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["reused_tiles"] == report["tiles"]
 
 
 def test_changed_is_drawn_and_outlined(tmp_path: Path, older: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,3 +111,38 @@ def test_another_mask_or_another_rule_is_decided() -> None:
     changed = scene.derived(replace(scene.composite, layers=(scene.composite.layers[0], halves)))
     assert [reader.rule and reader.rule.kind for reader in changed.readers] == [None, "range"]
     assert changed.readers[1].mask_units(Region(30, 40, 31, 41))[0, 0] == 32768
+
+
+def test_a_command_decides_a_mask_once(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan, tiles and the report's pictures and seams are given one scene; seams with other widths too."""
+    import tifffile
+
+    from tiledblend.compose import masks, scene
+
+    asked: list[str] = []
+    original = masks.decide_mask_rule
+
+    def counted(mask: Any, *arguments: Any) -> Any:
+        asked.append(mask.name)
+        return original(mask, *arguments)
+
+    monkeypatch.setattr(masks, "decide_mask_rule", counted)
+    assert scene.decide_layer_rule is masks.decide_layer_rule
+    rng = np.random.default_rng(1)
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / name, rng.integers(0, 255, (256, 320, 3), np.uint8), photometric="rgb")
+    mask = np.zeros((256, 320), np.uint8)
+    mask[40:200, 60:200] = 255
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    job = ["a.tif", "b.tif", "--mask", "mask.tif", "--feather", "6px"]
+    for verb, more in (
+        ("blend", ["-o", "x.ome.zarr", "--report", "r.html"]),
+        ("seams", ["--widths", "2px,4px"]),
+        ("plan", []),
+        ("preview", ["p.png", "--seams", "--weights"]),
+    ):
+        asked.clear()
+        images = [*job[:2], "p.png", *job[2:], *more[1:]] if verb == "preview" else [*job, *more]
+        done = command(verb, *images)
+        assert done.code == 0, done.err
+        assert len(asked) == 1, verb

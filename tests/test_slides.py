@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -222,6 +223,14 @@ def test_behind_a_web_server_it_says_to_copy_it(tmp_path: Path, kind: str) -> No
         open_source(f"{address}/{path.relative_to(tmp_path)}")
 
 
+def test_a_tile_that_no_memory_holds_is_refused_before_openslide_asks_for_it(tmp_path: Path) -> None:
+    path = made("Ventana BIF", tmp_path).path
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[1].tags["TileWidth"].overwrite(2**30 // 64 * 64)
+    with pytest.raises(BadInputError, match="tiles of 64 x 1073741824 pixels, more than the limit"):
+        open_source(path)
+
+
 def test_without_openslide_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made("Ventana BIF", tmp_path).path
     monkeypatch.setitem(sys.modules, "openslide", None)
@@ -260,3 +269,22 @@ def test_a_slide_is_blended(tmp_path: Path) -> None:
     result = open_source(out)
     np.testing.assert_array_equal(whole(result), whole(open_source(slide.path)))
     assert result.pixel_size_um == (0.25, 0.25)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a parent watches only on Linux")
+@pytest.mark.parametrize("when", ["__init__", "read_region"])
+def test_a_crash_of_openslide_is_one_line(tmp_path: Path, when: str) -> None:
+    path = made("Ventana BIF", tmp_path).path
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        f"import os, openslide\nopenslide.OpenSlide.{when} = lambda *arguments: os.abort()\n"
+    )
+    paths = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "tiledblend", "blend", str(path), "-o", str(tmp_path / "out.ome.zarr")]
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONFAULTHANDLER": ""}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 4, ran.stderr
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("tiledblend: error")]
+    assert f"{path}: level 0, region" in line
+    assert "crashed (SIGABRT)" in line

@@ -15,10 +15,12 @@ import pytest
 
 from tiledblend.bytes.objects import DirectoryStore
 from tiledblend.containers import ledger as ledgers
+from tiledblend.containers import receipt_log
 from tiledblend.containers.ledger import Ledger, Part, differences
 from tiledblend.containers.lock import Holder, Lock
 from tiledblend.containers.omezarr.layout import ArrayLayout
 from tiledblend.containers.omezarr.spec import OutputSpec
+from tiledblend.containers.receipt_log import BatchLog
 from tiledblend.containers.receipts import Receipt
 from tiledblend.errors import RefusedError, StorageError
 from tiledblend.geometry import Tile
@@ -129,7 +131,7 @@ def test_failed_append_does_not_spoil_the_next(output: DirectoryStore, monkeypat
         raise OSError(28, "full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ledgers, "write_fully", half)
+        patched.setattr(receipt_log, "write_fully", half)
         with pytest.raises(StorageError, match="no space left"):
             ledger.record(tile(0), receipt(0))
     ledger.close()
@@ -293,7 +295,7 @@ def test_parts_share_a_ledger(output: DirectoryStore) -> None:
 
 
 def test_batches_where_nothing_can_be_appended(output: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_open_log", ledgers._BatchLog)
+    monkeypatch.setattr(ledgers, "open_log", BatchLog)
     with Ledger.create(output, JOB) as ledger:
         for number in range(4):
             ledger.record(tile(number), receipt(number))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_pixels import JOB, make_layout, write_result
@@ -149,3 +152,32 @@ def test_manifest_that_outlived_its_result_protects_nothing_foreign(tmp_path: Pa
     (tmp_path / "o/0/zarr.json").write_text("{}")
     with pytest.raises(BadInputError, match="no result of tiledblend"):
         verify(str(tmp_path / "o"))
+
+
+@pytest.mark.parametrize("kind", [{}, {"ome_zarr": "0.4"}])
+def test_manifests_of_before_have_sha256(tmp_path: Path, kind: dict[str, Any]) -> None:
+    """As earlier releases wrote them: verified as they are, and a repair makes a new one."""
+    layout, out = make_layout((70, 50), **kind), tmp_path / "o"
+    write_result(out, layout)
+    header, *lines = (tmp_path / "o.manifest").read_text().splitlines()
+    document = json.loads(header)
+    assert document.pop("digest") == "blake3"
+    receipts = []
+    for key, size, told in map(json.loads, lines):
+        assert told == blake3((out / key).read_bytes()).hexdigest()
+        receipts.append([key, size, hashlib.sha256((out / key).read_bytes()).hexdigest()])
+    old = "".join(f"{json.dumps(line)}\n" for line in [document, *receipts]).encode()
+    (tmp_path / "o.manifest").write_bytes(old)
+    root = out / ("zarr.json" if layout.sharded else ".zattrs")
+    attributes = json.loads(root.read_text())
+    own = attributes["attributes"]["tiledblend"] if layout.sharded else attributes["tiledblend"]
+    own["manifest_sha256"] = hashlib.sha256(old).hexdigest()
+    root.write_text(json.dumps(attributes, indent=2, ensure_ascii=False) + "\n")
+    assert verify(str(out), "full").ok
+    assert begin(str(out), layout, job=JOB, resume=True).complete
+    victim = out / receipts[0][0]
+    victim.write_bytes(victim.read_bytes()[:-1] + b"!")
+    assert verify(str(out), "full").damaged == (receipts[0][0],)
+    resumed = begin(str(out), layout, job=JOB, resume=True)
+    assert len(list(resumed.missing_tiles())) == 1
+    resumed.close()

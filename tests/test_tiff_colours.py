@@ -239,6 +239,25 @@ def test_tables_of_their_own_may_hold_colour_segments(tmp_path: Path, before: by
     np.testing.assert_array_equal(pixels(path), openslide_pixels(path))
 
 
+@pytest.mark.parametrize("ids", [(1, 2, 3), (82, 71, 66)])
+def test_12_bit_ycbcr(tmp_path: Path, ids: tuple[int, int, int]) -> None:
+    deep = PICTURE[:96, :112].astype(np.uint16) * 16
+    data = bare_jpeg(bytes(imagecodecs.jpeg8_encode(deep, level=98, bitspersample=12)), ids)
+    more = {530: (3, [1, 1])}
+    made = page((96, 112), [data], tile=(96, 112), samples=3, bits=12, photometric=6, compression=7, more=more)
+    assert mean_error(pixels(write_tiff(tmp_path / "a.tif", [made])), deep) < 16
+
+
+def test_ycbcr_jpeg_with_extra_samples_is_refused(tmp_path: Path) -> None:
+    """libtiff refuses it too: no JPEG decoder knows what four such components are."""
+    four = np.ascontiguousarray(np.dstack([to_ycbcr(PICTURE), PICTURE[:, :, 0]]))
+    encode = lambda part: bytes(imagecodecs.jpeg8_encode(part, colorspace="CMYK", outcolorspace="CMYK"))  # noqa: E731
+    more = {338: (3, [2]), 530: (3, [1, 1])}
+    made = page(SHAPE, cut(four, TILE, encode), tile=TILE, samples=4, photometric=6, compression=7, more=more)
+    with pytest.raises(BadInputError, match="YCbCr JPEG with extra samples is not read"):
+        opened(write_tiff(tmp_path / "a.tif", [made]))
+
+
 def planar_file(tmp_path: Path, encode: Any, compression: int, **more: Any) -> Path:
     planes = np.moveaxis(to_ycbcr(PICTURE), 2, 0)
     segments = [data for plane in planes for data in cut(np.ascontiguousarray(plane), TILE, encode)]

@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Page], str]] = {
     ),
     "signed": (
         lambda a: page(SHAPE, cut(a, TILE, deflate), tile=TILE, compression=8, more={339: (3, [2])}),
-        "dtype int8 is not read as an image",
+        "SampleFormat INT where page 0 has 1",
     ),
     "colours": (
         lambda a: page(
@@ -259,6 +259,31 @@ def test_a_plane_of_a_stack_may_be_of_its_own_kind(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / "a.tif", pages)
     np.testing.assert_array_equal(whole(opened(path, plane=(("i", 2),)))[:, :, 0], deep)
     np.testing.assert_array_equal(whole(opened(path, plane=(("i", 3),)))[:, :, 0], GREY[3])
+
+
+def imagej_file(path: Path, odd: dict[int, tuple[int, Any]], planes: list[Any], gap: int = 0) -> Path:
+    """As ImageJ writes stacks: the first directory, all planes in one piece, then the others' directories.
+
+    odd: tags of plane 2 beside the others'. gap: bytes between the planes.
+    """
+    text = f"ImageJ=1.54f\nimages={len(planes)}\nslices={len(planes)}\n"
+    row = {278: (3, [SHAPE[0]])}
+    made = [page(SHAPE, [plane.tobytes() + b"\0" * gap], more=row) for plane in planes]
+    describe(made[0], text)
+    made[2].tags |= odd
+    return write_tiff(path, made, data_first=True)
+
+
+@pytest.mark.parametrize("gap", [0, 64])
+def test_an_imagej_stack_with_a_directory_for_each_plane(tmp_path: Path, gap: int) -> None:
+    planes = GREY[:4]
+    path = imagej_file(tmp_path / "a.tif", {}, planes, gap)
+    for k in range(4):
+        np.testing.assert_array_equal(whole(opened(path, plane=(("z", k),)))[:, :, 0], planes[k])
+    path = imagej_file(tmp_path / "b.tif", {262: (3, [0])}, planes, gap)
+    for k in range(4):
+        wanted = 255 - planes[k] if k == 2 else planes[k]
+        np.testing.assert_array_equal(whole(opened(path, plane=(("z", k),)))[:, :, 0], wanted)
 
 
 def test_a_plane_is_turned_by_its_own_orientation(tmp_path: Path) -> None:

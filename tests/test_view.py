@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ import tifffile
 from conftest import ROOT, Command
 
 from tiledblend.demo.tissue import Slides
-from tiledblend.look.view import parse_channels
+from tiledblend.look.view import most_connections, parse_channels
 
 FILES = Path(__file__).parents[1] / "tiledblend" / "look" / "viewer"
 
@@ -64,6 +65,46 @@ def page(slides: Slides, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         tmp_path_factory.mktemp("view"), slides.base, slides.overlay, "--mask", slides.mask, "--feather", "8px"
     ) as url:
         yield url
+
+
+def answer_to(url: str, *lines: str) -> bytes:
+    """The first line that a request gets, of which every line is given."""
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as link:
+        link.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+        return link.makefile("rb").readline().strip()
+
+
+def test_hosts_are_checked_in_one_place(page: str) -> None:
+    local, refused = f"Host: {page[7:-1]}", b"HTTP/1.1 403 this page answers to localhost and 127.0.0.1 only"
+    for line in ("GET / HTTP/1.1", f"GET {page} HTTP/1.1", "GET http://localhost:1/scene.json HTTP/1.1"):
+        assert answer_to(page, line, local) == b"HTTP/1.1 200 OK"
+    assert answer_to(page, f"GET {page}nothing HTTP/1.1", local).startswith(b"HTTP/1.1 404")
+    for lines in (
+        ("GET / HTTP/1.1", "Host: evil.example"),
+        ("GET /nothing HTTP/1.1", "Host: evil.example"),
+        ("GET http://evil.example/ HTTP/1.1", local),
+        (f"GET {page} HTTP/1.1", "Host: evil.example"),
+        ("GET evil.example HTTP/1.1", local),
+        ("GET / HTTP/1.0",),
+    ):
+        assert answer_to(page, *lines) == refused, lines
+
+
+def test_connections_beyond_what_it_can_hold_are_refused_at_once(page: str) -> None:
+    host, port = page.removeprefix("http://").rstrip("/").split(":")
+    most = most_connections()
+    held = [socket.create_connection((host, int(port)), timeout=20) for _ in range(most)]
+    try:
+        deadline = time.monotonic() + 20
+        while not (said := answer_to(page, "GET / HTTP/1.1", f"Host: {host}")).startswith(b"HTTP/1.1 503"):
+            assert time.monotonic() < deadline, said
+    finally:
+        for link in held:
+            link.close()
+    deadline = time.monotonic() + 20
+    while get(page)[0] != 200:
+        assert time.monotonic() < deadline
 
 
 def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:

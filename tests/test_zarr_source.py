@@ -372,7 +372,7 @@ def sharding(*chunk: int) -> list[dict[str, Any]]:
         ({"shape": [10**6, 10**6], "chunk_grid": grid(65536, 65536)}, "4.0 GiB to decode"),
         ({"chunk_grid": grid(0, 32)}, "must be at least 1"),
         ({"chunk_grid": grid(32)}, "unlike numbers of axes"),
-        ({"chunk_grid": {"name": "rectangular"}}, "only regular ones are read"),
+        ({"chunk_grid": {"name": "rectangular"}}, "its chunk grid is rectangular"),
         ({"shape": [10**6, 10**6], "chunk_grid": grid(2**20, 2**20), "codecs": sharding(1, 1)}, "shard is too large"),
         ({"chunk_grid": grid(48, 48), "codecs": sharding(32, 32)}, "not a multiple of its chunk"),
         ({"codecs": [{"name": "bytes"}, {"name": "no_such_codec"}]}, "no_such_codec"),
@@ -441,6 +441,18 @@ def test_many_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for pixels in pool.map(lambda k: source.read(Region(k, k, 150, 150)), range(64)):
             np.testing.assert_array_equal(pixels[-1, -1], CYX[:, 149, 149])
+
+
+def test_the_first_reads_may_come_at_once(tmp_path: Path) -> None:
+    # zarr opens a store at its first read, and refuses to do so twice: both threads found it closed.
+    path = write_array(tmp_path / "a.zarr", CYX, ["c", "y", "x"], chunks=(3, 32, 32))
+    for _ in range(3):
+        forget_sources()
+        source = open_source(path)
+        assert all(store._is_open for store in source._stores)  # type: ignore[attr-defined]
+        with ThreadPoolExecutor(8) as pool:
+            for pixels in pool.map(source.read, [Region(0, 0, 150, 150)] * 16):
+                np.testing.assert_array_equal(pixels[-1, -1], CYX[:, 149, 149])
 
 
 def test_read_inside_a_running_event_loop(tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def resume_tiff(case: Case) -> None:
 
 
 def half_done_tiff(case: Case) -> None:
-    running = case.start(*tiff_of(case), env=armed(case, 150, "kill"))
+    running = case.start(*tiff_of(case), env=armed(case, 60, "kill"))
     assert running.wait().code == -signal.SIGKILL
 
 
@@ -910,7 +910,7 @@ def scheduler_killed(lab: Lab, delay: float, how: int) -> str:
             running = case.start(
                 *("--scheduler-file", str(cluster.file), "--json"),
                 env={"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"},
-                constants={"tiledblend.connection:RECONNECT_SECONDS": 60 if comes_back else 1},
+                constants={"tiledblend.run.connection:RECONNECT_SECONDS": 60 if comes_back else 1},
             )
             wait(case.ledger.exists, running)
             time.sleep(delay)

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import reusing  # noqa: F401 - registers its experiments
 from experiments import EXPERIMENTS, Experiment, close_clusters, missing_need
 from harness import Lab
 

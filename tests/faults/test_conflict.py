@@ -25,11 +25,11 @@ def test_differing_attempts_stop_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     one = tb.ClusterOptions(threads_per_worker=1)
     target, recorded, record = tmp_path / "x.zarr", list[Tile](), Ledger.record
 
-    def twice(ledger: Ledger, tile: Tile, given: Iterable[Receipt]) -> Any:
+    def twice(ledger: Ledger, tile: Tile, given: Iterable[Receipt], key: bytes) -> Any:
         receipts = tuple(given)
         recorded.append(tile)
         record(ledger, tile, receipts)
-        record(ledger, tile, (receipts[0]._replace(sha256="0" * 64), *receipts[1:]))
+        record(ledger, tile, (receipts[0]._replace(digest="0" * 64), *receipts[1:]))
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "record", twice)
@@ -49,7 +49,7 @@ def test_differing_attempts_in_a_part_are_settled_by_running_it_again(tmp_path: 
     # The other attempt, as the driver of a part that lost a race would have noted it.
     with Ledger.resume(store, part=Part(1, 2)) as ledger:
         tile, receipts = next(iter(ledger.receipts.items()))
-        ledger.record(tile, (receipts[0]._replace(sha256="0" * 64), *receipts[1:]))
+        ledger.record(tile, (receipts[0]._replace(digest="0" * 64), *receipts[1:]))
     tb.write(composite, target, output=spec, part=(2, 2))
     with pytest.raises(RefusedError, match="1 tiles are not made yet"):
         tb.write(composite, target, output=spec, finish=True)

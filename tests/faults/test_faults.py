@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reusing  # noqa: F401 - registers its experiments
 from experiments import EXPERIMENTS, close_clusters, missing_need
 from harness import HERE, Lab
 
@@ -42,6 +43,9 @@ QUICK = {
     "read-only": 1,
     "no-permission": 1,
     "two-drivers": 1,
+    "reuse-killed": 1,
+    "reuse-replace-killed": 1,
+    "reuse-damaged": 1,
 }
 """Cases in the default suite; the others are of the long form only."""
 REGRESSIONS = json.loads((HERE / "regressions.json").read_text())

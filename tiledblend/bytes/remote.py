@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +25,9 @@ from tiledblend.bytes.buckets import (
     scheme_of,
     split_url,
 )
+from tiledblend.bytes.expected import Expected, cut, merge_ranges, uses_of
 from tiledblend.bytes.ranges import ByteReader, open_bytes
+from tiledblend.bytes.redirects import refuse_redirect
 from tiledblend.bytes.waiting import heard
 from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
 
@@ -35,9 +35,6 @@ BLOCK_BYTES = 1 << 18
 BLOCKS = 32
 SMALL_BYTES = BLOCK_BYTES * BLOCKS // 2
 """Objects up to this size (masks, mostly) are read by blocks, which stay: each is fetched once per process."""
-EXPECTED_BYTES = 1 << 26
-MERGE_GAP_BYTES = 1 << 18
-MERGED_BYTES = 1 << 24
 ASKED_AT_ONCE = 64
 MOST_WITNESSES, MOST_WITNESS_BYTES = 256, 1 << 26
 WITNESS_SECONDS = 10.0
@@ -64,61 +61,6 @@ class LargerError(BadInputError):
     def __init__(self, uri: str, state: StoredState, limit: int) -> None:
         super().__init__(f"{uri}: has {state.size:,} bytes, more than an object of its kind ({limit:,})")
         self.state = state
-
-
-class Expected:
-    """Requests under way for bytes that will be read once, until they were. Thread-safe; at most `EXPECTED_BYTES`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._spans: OrderedDict[int, tuple[int, Future[bytes | None], int]] = OrderedDict()
-        self._bytes = 0
-
-    def put(self, start: int, size: int, answer: Future[bytes | None], uses: int) -> None:
-        """The answer that will be read `uses` times. None as its result: there is nothing to be had."""
-        with self._lock:
-            self._drop(start)
-            self._spans[start] = size, answer, uses
-            self._bytes += size
-            while self._bytes > EXPECTED_BYTES and len(self._spans) > 1:
-                self._drop(next(iter(self._spans)))
-
-    def take(self, offset: int, size: int) -> bytes | None:
-        """The bytes, waited for if they are still under way; None if they were not expected."""
-        with self._lock:
-            start = self._start_of(offset, size)
-            if start is None:
-                return None
-            length, answer, uses = self._spans[start]
-            if uses > 1:
-                self._spans[start] = length, answer, uses - 1
-            else:
-                self._drop(start)
-        data = answer.result()
-        return None if data is None else data[offset - start : offset - start + size]
-
-    @property
-    def size(self) -> int:
-        """Bytes that are expected."""
-        with self._lock:
-            return self._bytes
-
-    def holds(self, offset: int, size: int) -> bool:
-        """True if the bytes are expected."""
-        with self._lock:
-            return self._start_of(offset, size) is not None
-
-    def _start_of(self, offset: int, size: int) -> int | None:
-        return next((s for s, (n, *_) in self._spans.items() if s <= offset and offset + size <= s + n), None)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._spans.clear()
-            self._bytes = 0
-
-    def _drop(self, start: int) -> None:
-        if start in self._spans:
-            self._bytes -= self._spans.pop(start)[0]
 
 
 class RemoteFile(ByteReader):
@@ -181,7 +123,7 @@ class RemoteFile(ByteReader):
         else:
             stored = list(connections().map(lambda item: self._request(*item), merged))
         starts = [start for start, _ in merged]
-        return [_cut(stored, starts, offset, size) for offset, size in ranges]
+        return [cut(stored, starts, offset, size) for offset, size in ranges]
 
     def identity(self) -> dict[str, Any]:
         """As `ByteReader.identity`, with "etag" (a time where the server gives none)."""
@@ -226,42 +168,6 @@ class RemoteFile(ByteReader):
         return data
 
 
-def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The (offset, size) requests that cover all ranges, in order of offset.
-
-    Ranges join over gaps up to `MERGE_GAP_BYTES` (a request costs more than those bytes), up to `MERGED_BYTES`.
-
-    >>> merge_ranges([(1000, 50), (0, 100), (50_000_000, 10)])
-    [(0, 1050), (50000000, 10)]
-    """
-    merged: list[tuple[int, int]] = []
-    for offset, size in sorted(ranges):
-        if merged:
-            start, length = merged[-1]
-            end = max(start + length, offset + size)
-            inside = offset + size <= start + length
-            if inside or (offset - start - length <= MERGE_GAP_BYTES and end - start <= MERGED_BYTES):
-                merged[-1] = start, end - start
-                continue
-        merged.append((offset, size))
-    return merged
-
-
-def uses_of(merged: Sequence[tuple[int, int]], ranges: Iterable[tuple[int, int]]) -> Counter[int]:
-    """How many of the ranges each merged request (by its number) is for."""
-    starts = [start for start, _ in merged]
-    return Counter(bisect_right(starts, offset) - 1 for offset, _ in ranges)
-
-
-def _cut(stored: Sequence[bytes], starts: Sequence[int], offset: int, size: int) -> bytes:
-    index = bisect_right(starts, offset) - 1
-    # An empty or shorter range at the same start may have been merged into an earlier request.
-    while offset + size > starts[index] + len(stored[index]):
-        index -= 1
-    at = offset - starts[index]
-    return stored[index][at : at + size]
-
-
 @contextmanager
 def told(uri: str, what: str) -> Iterator[None]:
     """One line for whatever a client raises inside: BadInputError for what is not there, else StorageError."""
@@ -296,6 +202,8 @@ def _first_block(uri: str) -> tuple[StoredState, bytes]:
     root, key = _split(uri)
     if not key:
         raise BadInputError(f"{uri}: names a bucket or server, not an object")
+    if scheme_of(uri) in WEB_SCHEMES:
+        refuse_redirect(uri)
     try:
         return repeated(lambda: ranged(root, key, 0, BLOCK_BYTES))
     except Exception as error:
@@ -318,11 +226,17 @@ def remote_identity(uri: str) -> dict[str, Any]:
 def stored_state(uri: str) -> StoredState | None:
     """Size and version of an object as it is now, or None if there is none. Raises BadInputError, StorageError."""
     import_checked(uri)
-    import obstore
-
     root, key = _split(uri)
     if not key:
         return None
+    if scheme_of(uri) in WEB_SCHEMES:
+        refuse_redirect(uri)
+    return _state_now(uri, root, key)
+
+
+def _state_now(uri: str, root: str, key: str) -> StoredState | None:
+    import obstore
+
     with told(uri, "cannot be opened"):
         try:
             return _state_of(heard(lambda: obstore.head(client_of(root), key)))
@@ -337,16 +251,25 @@ def readable_state(uri: str) -> StoredState | None:
     try:
         return stored_state(uri)
     except StorageError as error:
-        if error.__context__ is not None and is_denied(error.__context__):
+        if _is_denied(error):
             return None
         raise
+
+
+def _is_denied(error: StorageError) -> bool:
+    """True where a client was denied what `told` has told."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    cause = error.__context__
+    return cause is not None and (is_denied(cause) or isinstance(cause, PermissionDeniedError | UnauthenticatedError))
 
 
 def only_stored(folder: str, keys: Iterable[str]) -> Iterator[str]:
     """Those keys below a folder that name an object, in their order: a HEAD for each, many at a time."""
     pending = iter(keys)
     while batch := list(islice(pending, ASKED_AT_ONCE)):
-        states = connections().map(stored_state, [f"{folder}/{key}" for key in batch])
+        # One by one: whether the server sends on is asked of what is opened, not of each of a million chunks.
+        states = connections().map(lambda uri: _state_now(uri, *_split(uri)), [f"{folder}/{key}" for key in batch])
         yield from (key for key, state in zip(batch, states, strict=True) if state is not None)
 
 
@@ -355,6 +278,8 @@ def read_object(uri: str, limit: int) -> bytes | None:
     import_checked(uri)
 
     with told(uri, "cannot be read"):
+        if scheme_of(uri) in WEB_SCHEMES:
+            refuse_redirect(uri)
         try:
             data = repeated(lambda: whole(uri, limit))[1]
         except Exception as error:
@@ -422,15 +347,20 @@ def whole(uri: str, limit: int) -> tuple[StoredState, bytes]:
 
 
 def list_names(uri: str) -> list[str]:
-    """Names right below a prefix, sorted; none where a server does not list."""
+    """Names right below a prefix, sorted; none where a server does not list, or may not."""
     import_checked(uri)
     import obstore
 
     root, key = _split(uri)
     if scheme_of(uri) in WEB_SCHEMES:
         return []
-    with told(uri, "cannot be listed"):
-        found = repeated(lambda: obstore.list_with_delimiter(client_of(root), key or None))
+    try:
+        with told(uri, "cannot be listed"):
+            found = repeated(lambda: obstore.list_with_delimiter(client_of(root), key or None))
+    except StorageError as error:
+        if _is_denied(error):
+            return []
+        raise
     paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
     return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
 
@@ -439,7 +369,6 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]] | None:
     """(key below the folder, size, ETag or time) of every object there; None where a server does not list."""
     import_checked(uri)
     import obstore
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     root, key = _split(uri)
     if scheme_of(uri) in WEB_SCHEMES:
@@ -450,7 +379,7 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]] | None:
         with told(uri, "cannot be listed"):
             first = heard(lambda: next(iter(pages), []))
     except StorageError as error:
-        if isinstance(error.__context__, PermissionDeniedError | UnauthenticatedError):
+        if _is_denied(error):
             return None  # readable, but not to be listed
         raise
     return _listed(uri, folder, first, pages)

@@ -29,6 +29,7 @@ from tiledblend.cli.stopping import stoppable, told_interruption
 from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
+    from tiledblend.compose.scene import Scene
     from tiledblend.describe.job import Job
     from tiledblend.run.ometiff import ExportReport
     from tiledblend.run.options import ClusterOptions
@@ -98,7 +99,7 @@ def command(
         whole = run.as_dict() | {"file": file.as_dict() if file else None}
         if file:
             kind = f"an OME-TIFF with a pyramid, {file.compression}"
-            _write_report(report_path, job, path, kind, run.as_dict(), file.compression, no_paths)
+            _write_report(report_path, job, path, kind, run.as_dict(), file.compression, no_paths, planned.scene)
         show(json.dumps(whole) if as_json else report.ometiff_text(run, file))
         return
     if is_image(path):
@@ -122,7 +123,7 @@ def command(
         output = job.output
         levels = report.counted(done.levels, "level", "levels")
         kind = f"an OME-Zarr {output.ome_zarr} pyramid of {levels} ({output.compressor})"
-        _write_report(report_path, job, path, kind, done.as_dict(), str(output.compressor), no_paths)
+        _write_report(report_path, job, path, kind, done.as_dict(), str(output.compressor), no_paths, planned.scene)
     show(json.dumps(done.as_dict()) if as_json else report.run_text(done))
 
 
@@ -135,8 +136,16 @@ def _check_report(report_path: str, part: str | None) -> None:
 
 
 def _write_report(
-    report_path: str | None, job: Job, uri: str, kind: str, facts: dict[str, Any], compression: str, no_paths: bool
+    report_path: str | None,
+    job: Job,
+    uri: str,
+    kind: str,
+    facts: dict[str, Any],
+    compression: str,
+    no_paths: bool,
+    scene: Scene | None = None,
 ) -> None:
+    """scene: what the run was given, so that nothing is decided twice."""
     if report_path is None:
         return
     from tiledblend.look.lines import say
@@ -145,7 +154,7 @@ def _write_report(
     from tiledblend.run.machine import cpu_count
 
     made = Made(uri, kind, facts, compression)
-    write_report(report_path, job, made, threads=cpu_count(), no_paths=no_paths)
+    write_report(report_path, job, made, threads=cpu_count(), no_paths=no_paths, scene=scene)
     say(f"report in {report_path}")
 
 

@@ -17,22 +17,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tiledblend.bytes.objects import (
     TEMPORARY_PREFIX,
-    DirectoryStore,
     ObjectStore,
     beside,
     mapped_errors,
     split_parent,
     sync_folder,
-    write_fully,
 )
 from tiledblend.containers.container import Container
 from tiledblend.containers.known import container_of
 from tiledblend.containers.lock import Lock, refuse_living
 from tiledblend.containers.ownership import require_ours
+from tiledblend.containers.receipt_log import open_log
 from tiledblend.containers.receipts import Receipt, Receipts, ReceiptTable
 from tiledblend.errors import RefusedError, StorageError, UsageError
 from tiledblend.geometry import Tile
@@ -87,7 +86,7 @@ class Ledger:
         self.damaged_lines = 0
         self._rounds: dict[Tile, int] = {}
         self.drafts = _drafts_folder(store, prefix, lock.generation)
-        self._log = _open_log(store, f"{prefix}receipts.{lock.generation:06d}")
+        self._log = open_log(store, f"{prefix}receipts.{lock.generation:06d}")
         self._flushed = time.monotonic()
 
     @classmethod
@@ -395,79 +394,3 @@ def _parse_line(line: bytes) -> tuple[Tile, Receipts, int, bytes]:
         raise ValueError("checksum")
     tile, receipts, number, *key = json.loads(text)
     return Tile(*tile), tuple(Receipt(*receipt) for receipt in receipts), int(number), bytes.fromhex("".join(key))
-
-
-class _Log(Protocol):
-    """Where receipt lines go. interval: seconds between two `sync` that are worth their price."""
-
-    interval: float
-    closed: bool
-
-    def append(self, line: bytes) -> None: ...
-    def sync(self) -> None: ...
-    def close(self) -> None: ...
-
-
-def _open_log(store: ObjectStore, key: str) -> _Log:
-    return _FileLog(store, key) if isinstance(store, DirectoryStore) else _BatchLog(store, key)
-
-
-class _FileLog:
-    """An append-only file of this driver alone: a line is written at once and outlives this process."""
-
-    interval = 1.0
-
-    def __init__(self, store: DirectoryStore, key: str) -> None:
-        self.path, self.closed = store.local_path(key), False
-        self._unwritten, self._torn, self._dirty = b"", False, False
-        with mapped_errors("create", self.path):
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
-            sync_folder(self.path.parent)
-
-    def append(self, line: bytes) -> None:
-        self._unwritten += line
-        self._write()
-
-    def sync(self) -> None:
-        self._write()
-        if self._dirty:
-            with mapped_errors("write", self.path):
-                os.fsync(self._descriptor)
-            self._dirty = False
-
-    def _write(self) -> None:
-        if self._unwritten:
-            self._dirty = True
-            # After a failed write the file may end in half a line: a newline keeps it from spoiling the next.
-            newline, self._torn = b"\n" * self._torn, True
-            with mapped_errors("write", self.path):
-                write_fully(self._descriptor, [newline, self._unwritten])
-            self._unwritten, self._torn = b"", False
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            os.close(self._descriptor)
-
-
-class _BatchLog:
-    """Numbered create-only objects: a bucket cannot append."""
-
-    interval = 5.0
-
-    def __init__(self, store: ObjectStore, key: str) -> None:
-        self.store, self.key, self.closed, self._batches = store, key, False, 0
-        self._pending: list[bytes] = []
-
-    def append(self, line: bytes) -> None:
-        self._pending.append(line)
-
-    def sync(self) -> None:
-        if self._pending:
-            self._batches += 1
-            if not self.store.put_new(f"{self.key}.{self._batches:08d}", b"".join(self._pending)):
-                raise RefusedError(f"{self.store.uri}: another run writes receipts of this one; this run stops")
-            self._pending.clear()
-
-    def close(self) -> None:
-        self.closed = True

@@ -1,6 +1,6 @@
-"""The manifest beside a result: every stored object with its length and SHA-256.
+"""The manifest beside a result: every stored object with its length and digest.
 
-JSON lines: a header with the root attributes, then one `[key, size, sha256]` per object in planned order, array
+JSON lines: a header with the root attributes, then one `[key, size, digest]` per object in planned order, array
 metadata last. Its own SHA-256 is in the root attributes: each proves the other, and a damaged root can be made again.
 """
 
@@ -13,6 +13,7 @@ from io import BytesIO
 from itertools import chain
 from typing import Any
 
+from tiledblend.containers.digests import ALGORITHM, FORMER
 from tiledblend.containers.receipts import Receipt
 
 SUFFIX = ".manifest"
@@ -23,16 +24,18 @@ class Manifest:
     """What a finished result consists of. attributes: the root's, without the manifest's hash. receipts: by key.
 
     keys: of the tiles of the first stage (`ReceiptTable.tile_keys`), one after the other; b"" where it has none.
+    algorithm: of the receipts' digests.
     """
 
     attributes: dict[str, Any]
     receipts: dict[str, Receipt]
     keys: bytes = b""
+    algorithm: str = FORMER
 
 
 def dump_manifest(attributes: dict[str, Any], receipts: Iterable[Receipt], count: int, keys: bytes = b"") -> bytes:
     """The stored bytes. count: of the receipts. keys: as of `Manifest`."""
-    header = {"tiledblend_manifest": 1, "objects": count, "attributes": attributes}
+    header = {"tiledblend_manifest": 1, "objects": count, "digest": ALGORITHM, "attributes": attributes}
     header |= {"keys": keys.hex()} if keys else {}
     data = BytesIO()
     for line in chain([header], receipts):
@@ -49,6 +52,9 @@ def parse_manifest(data: bytes) -> Manifest | None:
         if parsed["tiledblend_manifest"] != 1 or parsed["objects"] != len(receipts):
             return None
         keys = bytes.fromhex(parsed.get("keys", ""))
-        return Manifest(dict(parsed["attributes"]), {receipt.key: receipt for receipt in receipts}, keys)
+        algorithm = parsed.get("digest", FORMER)
+        if algorithm not in (ALGORITHM, FORMER):
+            return None
+        return Manifest(dict(parsed["attributes"]), {receipt.key: receipt for receipt in receipts}, keys, algorithm)
     except (ValueError, KeyError, TypeError):
         return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiledblend.bytes.objects import ObjectStore, open_store
 from tiledblend.bytes.taking import Wanted, take_objects
 from tiledblend.containers.container import Container
-from tiledblend.containers.digests import hasher
+from tiledblend.containers.digests import ALGORITHM, hasher
 from tiledblend.containers.ledger import differences
 from tiledblend.containers.omezarr.result import StoredResult, read_result
 from tiledblend.containers.receipts import KEY_BYTES, Receipts, ReceiptTable
@@ -69,7 +69,7 @@ class Older:
         """
         expected = [self.receipts.of_key(key) for key in self.layout.tile_objects(tile)]
         receipts = tuple(receipt for receipt in expected if receipt is not None)
-        wanted = [Wanted(receipt.key, receipt.size, receipt.sha256) for receipt in receipts]
+        wanted = [Wanted(receipt.key, receipt.size, receipt.digest) for receipt in receipts]
         if len(receipts) < len(expected) or not take_objects(self.store, target, wanted, hasher):
             return None
         return receipts
@@ -100,9 +100,11 @@ def open_older(uri: str | os.PathLike[str]) -> Older:
 def _receipts(result: StoredResult) -> ReceiptTable:
     assert result.manifest is not None
     table, known = ReceiptTable(result.layout), result.manifest.receipts
+    if result.manifest.algorithm != ALGORITHM:
+        return table  # what its parts are is told in another way than a new result's manifest has it
     for number, key in enumerate(result.layout.planned_objects()):
         table.sizes[number] = known[key].size
-        table.digests[number] = np.frombuffer(bytes.fromhex(known[key].sha256), np.uint8)
+        table.digests[number] = np.frombuffer(bytes.fromhex(known[key].digest), np.uint8)
     if len(result.manifest.keys) == table.tile_keys.size == len(table.tile_keys) * KEY_BYTES:
         table.tile_keys.flat[:] = np.frombuffer(result.manifest.keys, np.uint8)
     return table

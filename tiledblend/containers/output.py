@@ -15,6 +15,7 @@ from tiledblend.bytes.buckets import path_of_file_url
 from tiledblend.bytes.objects import ObjectStore, beside, open_store
 from tiledblend.containers import ledger as ledgers
 from tiledblend.containers.container import Container
+from tiledblend.containers.digests import ALGORITHM
 from tiledblend.containers.ledger import Ledger, Part
 from tiledblend.containers.lock import refuse_living
 from tiledblend.containers.place import Place, drafting
@@ -109,6 +110,7 @@ def begin(
         place.require_replaceable()
     refuse_overlap(place.final, inputs)
     document = {"layout": layout.as_dict(), "job": job, "building": "", "older": None, "history": list(history)}
+    document["digest"] = ALGORITHM
     stored = ledgers.stored_job(place.final)
     if stored is not None and (resume or part):
         kept = {"building": stored.get("building", ""), "older": stored.get("older")}

@@ -18,11 +18,11 @@ KEY_BYTES = 64
 
 
 class Receipt(NamedTuple):
-    """Proof of one stored object. size: bytes. sha256: of its content, 64 hexadecimal digits."""
+    """Proof of one stored object. size: bytes. digest: of its content (`digests`), 64 hexadecimal digits."""
 
     key: str
     size: int
-    sha256: str
+    digest: str
 
 
 Receipts = tuple[Receipt, ...]
@@ -32,7 +32,7 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
     """Receipts by tile, OBJECT_BYTES for every planned object: a terapixel's quarter of a million take 10 MB.
 
     A key is not kept: it follows from the object's place in the plan. sizes: int64 bytes of each planned object, -1
-    where there is no receipt; digests: their SHA-256, uint8 (objects, 32). tile_keys: of the tiles of the first
+    where there is no receipt; digests: their digests, uint8 (objects, 32). tile_keys: of the tiles of the first
     stage, uint8 (tiles, KEY_BYTES) in row order, zeros where none is known. All are only to be read.
     Raises ResourceError when there is no memory for a plan's table.
     """
@@ -93,7 +93,7 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
         """Raises ValueError unless these are of the tile's planned objects, in their order."""
         self._require_planned(tile, receipts)
         numbers = self.layout.tile_numbers(tile)
-        digests = b"".join(bytes.fromhex(receipt.sha256) for receipt in receipts)
+        digests = b"".join(bytes.fromhex(receipt.digest) for receipt in receipts)
         values = np.frombuffer(digests, np.uint8).reshape(len(numbers), DIGEST_BYTES)
         self._tiles += tile not in self
         self.digests[numbers] = values
@@ -123,5 +123,5 @@ class ReceiptTable(MutableMapping[Tile, Receipts]):
     def _require_planned(self, tile: Tile, receipts: Sequence[Receipt]) -> None:
         if not self.layout.grid.has_tile(tile) or [r.key for r in receipts] != list(self.layout.tile_objects(tile)):
             raise ValueError(f"{tile}: receipts of other objects than its planned ones")
-        if any(not 0 <= r.size < 2**63 or len(r.sha256) != 2 * DIGEST_BYTES for r in receipts):
-            raise ValueError(f"{tile}: receipts that state no size or SHA-256")
+        if any(not 0 <= r.size < 2**63 or len(r.digest) != 2 * DIGEST_BYTES for r in receipts):
+            raise ValueError(f"{tile}: receipts that state no size or digest")

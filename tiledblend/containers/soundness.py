@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tiledblend.bytes.objects import ObjectStore
 from tiledblend.containers.container import Container
-from tiledblend.containers.digests import digest
+from tiledblend.containers.digests import ALGORITHM, digest
 from tiledblend.containers.receipts import Receipt, ReceiptTable
 from tiledblend.errors import StorageError, VerificationError
 from tiledblend.geometry import Tile
@@ -62,12 +62,19 @@ def discard_unsound(output: Output, *, by_hash: bool) -> None:
 
 
 def sound_tiles(
-    store: ObjectStore, layout: Container, tiles: Iterable[Tile], expected: Callable[[str], Receipt | None]
+    store: ObjectStore,
+    layout: Container,
+    tiles: Iterable[Tile],
+    expected: Callable[[str], Receipt | None],
+    algorithm: str = ALGORITHM,
 ) -> ReceiptTable:
-    """Receipts of those tiles whose every object is right. expected: the receipt of a key, where one is known."""
+    """Receipts of those tiles whose every object is right. expected: the receipt of a key, where one is known.
+    algorithm: of the digests that are expected."""
 
     def check(tile: Tile) -> tuple[Tile, list[Receipt | None]]:
-        return tile, [checked_receipt(store, layout, key, expected(key)) for key in layout.tile_objects(tile)]
+        return tile, [
+            checked_receipt(store, layout, key, expected(key), algorithm) for key in layout.tile_objects(tile)
+        ]
 
     sound, pending = ReceiptTable(layout), iter(tiles)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -78,7 +85,9 @@ def sound_tiles(
     return sound
 
 
-def checked_receipt(store: ObjectStore, layout: Container, key: str, expected: Receipt | None) -> Receipt | None:
+def checked_receipt(
+    store: ObjectStore, layout: Container, key: str, expected: Receipt | None, algorithm: str = ALGORITHM
+) -> Receipt | None:
     """The receipt of a pixel object that is there and right; None if it must be made again.
 
     expected: the manifest's receipt; without one the object has to decode.
@@ -89,7 +98,8 @@ def checked_receipt(store: ObjectStore, layout: Container, key: str, expected: R
     receipt = Receipt(key, len(data), digest(data))
     if expected is None:
         return receipt if layout.problem(key, data) is None else None
-    return receipt if receipt == expected else None
+    same = len(data) == expected.size and digest(data, algorithm) == expected.digest
+    return receipt if same else None
 
 
 def _unlike_stored(output: Output) -> NDArray[np.intp]:

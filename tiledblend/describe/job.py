@@ -176,7 +176,7 @@ def _images(layers: Sequence[Mapping[str, Any]], canvas: Canvas | None) -> list[
 
 def _layer(keys: Mapping[str, Any], image: RasterSource, feather: Feather) -> Layer:
     offset = keys.get("offset")
-    mask, image = keys.get("mask"), _open(keys["image"])
+    mask = keys.get("mask")
     return Layer(
         image,
         mask="alpha" if mask == "alpha" else None if mask is None else _open(mask, mask=True),

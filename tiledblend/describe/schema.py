@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tiledblend.describe.text import require_bounded
@@ -14,6 +15,8 @@ from tiledblend.errors import UsageError
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
+
+FIRST_ERRORS = 3
 
 
 @cache
@@ -49,8 +52,10 @@ def _check(mapping: Mapping[str, Any], definition: Mapping[str, Any], where: str
     from jsonschema import Draft202012Validator
 
     require_bounded(mapping, where=where)
-    # The first alone: a thousand wrong layers would make a thousand errors.
-    error = next(Draft202012Validator(definition).iter_errors(dict(mapping)), None)
+    # The first ones alone: a thousand wrong layers would make a thousand errors.
+    errors = islice(Draft202012Validator(definition).iter_errors(dict(mapping)), FIRST_ERRORS)
+    # A key that is misspelt is missing, too: what is there says more.
+    error = min(errors, key=_unknown_keys_first, default=None)
     if error is not None:
         raise UsageError(f"{where}: {_reason(error)}")
 

@@ -24,8 +24,8 @@ def describe(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Keys: path, series, name, layer and mask (whether it can be one), problem (why not a layer, or None); and when its
     metadata could be read: format, axes, dtype, shape (y, x), channels, is_rgb, alpha, levels (shape and tile each),
-    pixel_size_um, compression, passes, channel_names, icc, icc_name, notes, metadata. Values are JSON types; no pixel
-    is read.
+    pixel_size_um, origin_um, compression, passes, channel_names, channel_windows, icc, icc_name, notes, metadata.
+    Values are JSON types; no pixel is read.
 
     Raises BadInputError when nothing is there or it is no image.
     """
@@ -109,8 +109,10 @@ def _facts(source: RasterSource) -> dict[str, Any]:
         "alpha": source.alpha.value,
         "levels": [{"shape": list(level.shape), "tile": list(level.tile)} for level in source.levels],
         "pixel_size_um": None if source.pixel_size_um is None else list(source.pixel_size_um),
+        "origin_um": None if source.origin_um is None else list(source.origin_um),
         "compression": info["compression"],
         "channel_names": list(info["channel_names"]),
+        "channel_windows": [None if window is None else list(window) for window in info["channel_windows"]],
         "icc": source.icc_digest,
         "icc_name": profile_name(source.icc_profile) if source.icc_profile else None,
         "passes": _passes(source),
@@ -157,6 +159,8 @@ def _fact_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         ("pixel size", "not known" if size is None else f"{size[0]:.6g} x {size[1]:.6g} µm (y x x)"),
         ("levels", f"{len(entry['levels'])}: {_levels(entry)}"),
     ]
+    if (origin := entry["origin_um"]) is not None and any(origin):
+        rows.insert(4, ("place", f"{origin[0]:.10g}, {origin[1]:.10g} µm (y, x): the first pixel's centre"))
     if "reader" in entry["metadata"]:
         rows.insert(1, ("reader", entry["metadata"]["reader"]))
     if "magnification" in entry["metadata"]:

@@ -71,14 +71,21 @@ def check_report_path(path: str | os.PathLike[str]) -> None:
 
 
 def write_report(
-    path: str | os.PathLike[str], job: Job, made: Made, *, threads: int = 2, no_paths: bool = False
+    path: str | os.PathLike[str],
+    job: Job,
+    made: Made,
+    *,
+    threads: int = 2,
+    no_paths: bool = False,
+    scene: Scene | None = None,
 ) -> int:
     """Write the report of a finished run as a new file; returns its bytes. no_paths: files without their folders.
+    scene: of the job, where it is decided already.
 
     Reads the inputs' and the result's coarsest levels and, for the seams, a bounded sample of their pixels. Raises
     RefusedError, StorageError; the result is complete then.
     """
-    page = _rendered(job, made, threads)
+    page = _rendered(job, scene or decide(job.composite), made, threads)
     if no_paths:
         from markupsafe import escape
 
@@ -90,10 +97,9 @@ def write_report(
         raise StorageError(f"{error}; the result {made.uri} is complete, only its report is missing") from error
 
 
-def _rendered(job: Job, made: Made, threads: int) -> str:
+def _rendered(job: Job, scene: Scene, made: Made, threads: int) -> str:
     from jinja2 import Environment
 
-    scene = decide(job.composite)
     composite = scene.composite
     known = fingerprint(composite)
     template = files("tiledblend.look").joinpath("record.html").read_text("utf-8")

@@ -16,12 +16,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, StaticFileHandler
 
 from tiledblend.bytes.buckets import scheme_of
 from tiledblend.errors import BadInputError, UsageError
-from tiledblend.look.view import HOST, bound, is_local_name
+from tiledblend.look.view import HOST, LocalApplication, LocalServer, bound
 
 DEFAULT_PORT = 8422
 
@@ -33,11 +32,6 @@ class _Files(StaticFileHandler):
         """path: of the result, a folder or a file."""
         super().initialize(os.path.dirname(path), *args, **keywords)
         self._result = os.path.realpath(path)
-
-    def prepare(self) -> None:
-        """Only by this machine's own names."""
-        if not is_local_name(self.request.headers.get("Host")):
-            raise HTTPError(403, reason="this answers to localhost and 127.0.0.1 only")
 
     def set_default_headers(self) -> None:
         """Any page may read it that knows the address."""
@@ -99,12 +93,12 @@ def serve_result(result: str, *, port: int | None, ready: Callable[[str], None])
     routes = [(rf"/{re.escape(token)}/({re.escape(quote(name))}(?:/.*)?)", _Files, {"path": path})]
     with bound(port, DEFAULT_PORT) as listening:
         listening.setblocking(False)
-        made = Application(routes, log_function=lambda handler: None)
+        made = LocalApplication(routes, log_function=lambda handler: None)
         asyncio.run(_serve(made, listening, lambda base: ready(f"{base}{token}/{quote(name)}")))
 
 
 async def _serve(made: Application, listening: socket.socket, ready: Callable[[str], None]) -> None:
-    server = HTTPServer(made, max_body_size=0, max_header_size=32_768)
+    server = LocalServer(made, max_body_size=0, max_header_size=32_768)
     server.add_socket(listening)
     try:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()

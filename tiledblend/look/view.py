@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler
 
 from tiledblend.containers.omezarr.documents import default_channels
@@ -31,6 +34,9 @@ DEFAULT_PORT = 8421
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MOST_WAITING = 64
 """Tiles that are asked for and not yet begun; further ones are told to come back."""
+MOST_CONNECTIONS = 512
+IDLE_SECONDS = 120
+"""After which a connection that asks nothing is closed: a browser opens another one."""
 _FILES = {
     "": ("index.html", "text/html; charset=utf-8"),
     "viewer.css": ("viewer.css", "text/css; charset=utf-8"),
@@ -58,8 +64,6 @@ class _Handler(RequestHandler):
     """GET only (tornado answers 405 to the rest), from this machine's pages only."""
 
     def prepare(self) -> None:
-        if not is_local_name(self.request.headers.get("Host")):
-            raise HTTPError(403, reason="this page answers to localhost and 127.0.0.1 only")
         site = self.request.headers.get("Sec-Fetch-Site", "none")
         followed = self.request.headers.get("Sec-Fetch-Mode") == "navigate"
         if site not in ("none", "same-origin") and not followed:
@@ -84,6 +88,50 @@ class _Handler(RequestHandler):
         """Errors of ours are told in the answer; tornado logs the others."""
         if not isinstance(value, TiledblendError):
             super().log_exception(typ, value, tb)
+
+
+class _Elsewhere(RequestHandler):
+    """The answer to what is meant for another host."""
+
+    def prepare(self) -> None:
+        self.set_status(403, "this page answers to localhost and 127.0.0.1 only")
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("this page answers to localhost and 127.0.0.1 only\n")
+
+
+class LocalApplication(Application):
+    """Answers what is meant for this machine. A request may name its host in its first line, too, as to a proxy."""
+
+    def find_handler(self, request: HTTPServerRequest, **keywords: Any) -> Any:
+        """tornado's: what answers the request."""
+        if not request.path.startswith("/"):
+            meant = urlsplit(request.path)
+            request.headers.add("Host", meant.netloc or request.path)
+            request.path = meant.path if meant.netloc and meant.path else "/"
+        hosts = request.headers.get_list("Host")
+        if not hosts or not all(map(is_local_name, hosts)):
+            return self.get_handler_delegate(request, _Elsewhere)
+        return super().find_handler(request, **keywords)
+
+
+class LocalServer(HTTPServer):
+    """Turns away at once whom it could only keep waiting: a process holds so many open files and no more."""
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """tornado's: a connection that was accepted."""
+        if len(self._connections) < most_connections():
+            super().handle_stream(stream, address)
+            return
+        stream.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        stream.close()
+
+
+def most_connections() -> int:
+    """Half of the open files that this process may have; the rest is for what it shows."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, max(1, limit // 2))
 
 
 class _File(_Handler):
@@ -213,7 +261,7 @@ def application(gallery: Gallery, work: _Work) -> Application:
     """The page's answers."""
     session = secrets.token_hex(8)
     shared = {"gallery": gallery, "work": work}
-    return Application(
+    return LocalApplication(
         [
             (r"/scene\.json", _Scene, {**shared, "session": session}),
             (r"/tile/([a-z0-9-]{1,24})/(\d{1,2})/(\d{1,8})/(\d{1,8})\.png", _Tile, shared),
@@ -247,7 +295,8 @@ def bound(port: int | None, usual: int) -> socket.socket:
 
 async def _serve(gallery: Gallery, listening: socket.socket, threads: int, ready: Callable[[str], None]) -> None:
     work = _Work(threads)
-    server = HTTPServer(application(gallery, work), max_body_size=0, max_header_size=32_768)
+    limits = {"max_body_size": 0, "max_header_size": 32_768, "idle_connection_timeout": IDLE_SECONDS}
+    server = LocalServer(application(gallery, work), **limits)
     server.add_socket(listening)
     try:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 from tiledblend.bytes.objects import Blob, DirectoryStore, Draft, ObjectStore, parts_of
 from tiledblend.bytes.spool import SpooledDraft, contents
 from tiledblend.compose.scene import decide
+from tiledblend.containers.digests import digest
 from tiledblend.containers.ometiff.layout import TiffLayout, part_key
 from tiledblend.containers.ometiff.part import PartEnd
 from tiledblend.containers.ometiff.place import SUFFIX
@@ -63,7 +63,7 @@ def _differing(layout: ArrayLayout, job: TileJob, tile: Tile) -> Iterator[str]:
     again = replace(job, store=made).run(tile)
     for receipt in again.receipts:
         data = store.get(receipt.key)
-        if data is None or hashlib.sha256(data).hexdigest() != receipt.sha256:
+        if data is None or digest(data) != receipt.digest:
             level, region = layout.key_region(receipt.key)
             if data is None or not np.array_equal(
                 read_region(layout, store, level, region), read_region(layout, made, level, region)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from blake3 import blake3
+
 from tiledblend.compose.keys import TileKeys
 from tiledblend.compose.scene import Scene
 from tiledblend.containers.container import Container
 from tiledblend.containers.older import Older, open_older
 from tiledblend.containers.ometiff.options import is_ometiff_path
 from tiledblend.containers.omezarr.layout import ArrayLayout
+from tiledblend.containers.ozx.name import is_ozx_path
 from tiledblend.containers.receipts import ReceiptTable
 from tiledblend.describe.fingerprint import fingerprint
 from tiledblend.errors import BadInputError, StorageError
@@ -82,6 +86,7 @@ class Reuse:
         revision = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "version": tiledblend.__version__,
+            "job": _digest(self.identity),
             "reused": self.older.uri.rstrip("/").rpartition("/")[2],
             "changed": [*changes[:MOST_CHANGES], *more],
         }
@@ -89,9 +94,14 @@ class Reuse:
         return [*(known if isinstance(known, list) else []), revision][-MOST_REVISIONS:]
 
 
+def _digest(identity: dict[str, Any]) -> str:
+    """By which two jobs are told apart: 32 hexadecimal digits."""
+    return str(blake3(json.dumps(identity, sort_keys=True).encode()).hexdigest(length=16))
+
+
 def _of_no_use(layout: Container, older: str | os.PathLike[str]) -> str | None:
-    if is_ometiff_path(older) or not isinstance(layout, ArrayLayout):
-        return f"{os.fspath(older)}: of and for an OME-TIFF nothing is reused, all of it is made"
+    if is_ometiff_path(older) or is_ozx_path(older) or not isinstance(layout, ArrayLayout):
+        return f"{os.fspath(older)}: only an OME-Zarr's folder is reused, and for another one; all of it is made"
     return None
 
 

@@ -283,10 +283,10 @@ def _recognise_file(path: str, state: Any) -> str:
 
 def slide_vendor(path: str, head: bytes | None = None) -> str | None:
     """The vendor of a local file or folder that OpenSlide reads, None for all else. head: its first bytes, if known."""
-    from tiledblend.sources.slides.vendors import dicom_files, tiff_vendor, vendor_of
+    from tiledblend.sources.slides.vendors import has_dicom, tiff_vendor, vendor_of
 
     if os.path.isdir(path):
-        return "dicom" if dicom_files(path) else None
+        return "dicom" if has_dicom(path) else None
     head = _first_bytes(path) if head is None else head
     if not head.startswith(TIFF_MAGIC):
         return vendor_of(path, head)

@@ -19,7 +19,7 @@ from tiledblend.bytes.exchange import exchange, settle_aside
 from tiledblend.bytes.objects import ObjectStore, beside, mapped_errors, split_parent, storage_error, sync_folder
 from tiledblend.containers import ledger as ledgers
 from tiledblend.containers.container import Container
-from tiledblend.containers.digests import digest
+from tiledblend.containers.digests import FORMER, digest, sha256
 from tiledblend.containers.image import ImageMetadata
 from tiledblend.containers.ledger import Ledger
 from tiledblend.containers.manifest import SUFFIX, dump_manifest, parse_manifest
@@ -113,7 +113,8 @@ class ZarrPlace(Place):
             raise RefusedError(f"{final.uri}: the result there is of another job: {'; '.join(different[:4])}")
         expected = result.manifest.receipts.get if result.manifest else _unknown
         every = [tile for stage in range(layout.grid.stages) for tile in layout.grid.tiles(stage)]
-        sound = sound_tiles(final, layout, every, expected)
+        algorithm = result.manifest.algorithm if result.manifest else FORMER
+        sound = sound_tiles(final, layout, every, expected, algorithm)
         documents = all(final.get(key) == data for key, data in array_documents(layout).items())
         output = Output(self, layout, final, None)
         if result.manifest and not result.problems and documents and len(sound) == len(every):
@@ -149,12 +150,12 @@ class ZarrPlace(Place):
         manifest = dump_manifest(attributes, chain(ledger.receipts.planned(), of_documents), count, keys)
         ledger.publish(SUFFIX, manifest, store)
         ledger.lock.check()
-        for key, data in root_documents(layout, with_manifest(attributes, digest(manifest))).items():
+        for key, data in root_documents(layout, with_manifest(attributes, sha256(manifest))).items():
             self._reveal(store, key, data)
         if not output.replaces:
-            return digest(manifest), ()
+            return sha256(manifest), ()
         self._settle(store, ledger)
-        return digest(manifest), _discard_old(store, ledger)
+        return sha256(manifest), _discard_old(store, ledger)
 
     def remove(self, building: ObjectStore, layout: Container) -> tuple[int, tuple[str, ...]]:
         """Objects of the run, and its manifest."""
@@ -271,7 +272,7 @@ def _occupied(store: ObjectStore) -> bool:
 
 def _manifest_digest(store: ObjectStore) -> str | None:
     data = manifest_bytes(store)
-    return None if data is None else digest(data)
+    return None if data is None else sha256(data)
 
 
 def _make_new_folder(folder: Path, *, shared: bool) -> None:

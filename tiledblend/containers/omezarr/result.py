@@ -7,7 +7,7 @@ from typing import Any
 
 from tiledblend.bytes.objects import ObjectStore, split_parent
 from tiledblend.containers import ledger
-from tiledblend.containers.digests import digest
+from tiledblend.containers.digests import sha256
 from tiledblend.containers.manifest import SUFFIX, Manifest, parse_manifest
 from tiledblend.containers.omezarr.documents import (
     array_documents,
@@ -48,9 +48,9 @@ def read_result(store: ObjectStore) -> StoredResult | None:
     name = split_parent(store)[1] + SUFFIX
     if data is None:
         return StoredResult(layout, attributes, None, ())
-    if manifest is None or digest(data) != attributes["tiledblend"].get("manifest_sha256"):
+    if manifest is None or sha256(data) != attributes["tiledblend"].get("manifest_sha256"):
         return StoredResult(layout, attributes, None, (f"{name} is damaged or belongs to another run",))
-    truth = with_manifest(manifest.attributes, digest(data))
+    truth = with_manifest(manifest.attributes, sha256(data))
     layout = result_layout(truth) or layout
     if not _covers(manifest, layout):
         return StoredResult(layout, attributes, None, (f"{name} does not list the objects of its own plan",))

@@ -64,7 +64,7 @@ def find_damaged(
         data = store.get(key)
         if data is None:
             return False
-        if manifest and digest(data) != manifest.receipts[key].sha256:
+        if manifest and digest(data, manifest.algorithm) != manifest.receipts[key].digest:
             return False
         return data == documents[key] if key in documents else object_problem(layout, key, data) is None
 

@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledblend.bytes.ranges import identity_of
+from tiledblend.bytes.ranges import identity_of, open_bytes
 from tiledblend.errors import BadInputError, one_line
 from tiledblend.geometry import Region
 from tiledblend.guard.crash import decoding
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
 from tiledblend.sources.slides.files import files_of
-from tiledblend.sources.slides.vendors import NAMES
+from tiledblend.sources.slides.vendors import NAMES, TIFF_VENDORS
 from tiledblend.sources.tiff.kept import CACHE_BYTES, PartlyUsed
+from tiledblend.sources.tiff.structure import walk
 
 if TYPE_CHECKING:
     import openslide
 
 BLOCK = 1024
 TILE_CACHE_BYTES = 64 << 20
+MOST_TILE_PIXELS = 64 << 20
 _BYTES_PER_PIXEL = 16
 """Besides its pixels: OpenSlide's own buffer, Pillow's, and one of them again while it is copied."""
 _WHITE = "FFFFFF"
@@ -82,7 +84,7 @@ class SlideSource(RasterSource):
         background, (across, down) = _background(properties), self._slide.dimensions
         note = f"what was not scanned is the background colour #{background}"
         if size != (across, down):
-            note += f"; read is what was scanned, from y {self._y}, x {self._x} of the slide's {down} x {across} px on"
+            note += f"; the image is what was scanned, from y {self._y}, x {self._x} of {down} x {across} px"
         return SourceInfo(
             NAMES[self._vendor],
             "YXS",
@@ -99,6 +101,8 @@ class SlideSource(RasterSource):
 
     def _open(self) -> openslide.OpenSlide:
         library = _openslide(self.spec.path)
+        if self._vendor in TIFF_VENDORS:
+            _require_plausible(self._files.main)
         try:
             slide = library.OpenSlide(self._files.main)
         except library.OpenSlideUnsupportedFormatError:
@@ -210,6 +214,20 @@ def _tile_cache() -> Any:
     import openslide
 
     return openslide.OpenSlideCache(TILE_CACHE_BYTES)
+
+
+def _require_plausible(path: str) -> None:
+    """Raise BadInputError for a TIFF beyond the limits of our own reading: OpenSlide aborts where it gets no memory."""
+    reader = open_bytes(path)
+    try:
+        for height, width in walk(reader).tile_sides():
+            if height * width > MOST_TILE_PIXELS:
+                raise BadInputError(
+                    f"{path}: tiles of {height} x {width} pixels, more than the limit of {MOST_TILE_PIXELS >> 20} Mpx; "
+                    "the file is damaged"
+                )
+    finally:
+        reader.close()
 
 
 def _said(error: Exception) -> str:

@@ -34,11 +34,12 @@ NAMES = {
     "zeiss": "Zeiss CZI",
 }
 """What people call each vendor's slides."""
+TIFF_VENDORS = frozenset({"argos", "huron", "leica", "philips", "trestle", "ventana"})
 
 TAGS = _DESCRIPTION, _MAKE, _SOFTWARE, _XMP, _ARGOS = 270, 271, 305, 700, 65000
 """Those of a TIFF's first directory that tell its vendor."""
 _LEICA = b"http://www.leica-microsystems.com/scn/"
-_MOST_LISTED = 4096
+_MOST_LISTED, _MOST_LOOKED_AT = 4096, 256
 
 
 def vendor_of(path: str, head: bytes) -> str | None:
@@ -133,14 +134,26 @@ def _named(parent: Element, tag: str) -> Iterator[Element]:
     return (child for child in parent if child.tag.rpartition("}")[2] == tag)
 
 
+def has_dicom(folder: str) -> bool:
+    """True if one of a folder's first files is a DICOM file."""
+    return any(_is_dicom(path) for path in _files(folder)[:_MOST_LOOKED_AT])
+
+
 def dicom_files(folder: str) -> list[str]:
     """The DICOM files directly in a folder, in the order of their names; none if it cannot be listed."""
+    return [path for path in _files(folder)[:_MOST_LISTED] if _is_dicom(path)]
+
+
+def _files(folder: str) -> list[str]:
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     except OSError:
         return []
-    paths = (os.path.join(folder, name) for name in names[:_MOST_LISTED])
-    return [path for path in paths if _first(path, HEAD_BYTES)[128:] == b"DICM"]
+    return [os.path.join(folder, name) for name in names]
+
+
+def _is_dicom(path: str) -> bool:
+    return _first(path, HEAD_BYTES)[128:] == b"DICM"
 
 
 def series_of(path: str) -> tuple[bytes, bool]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -57,6 +59,18 @@ class JpegStream:
                 raise
             raise no_end(data) from error
         return pixels
+
+
+def general_decoder(page: tifffile.TiffPage) -> Callable[..., Any]:
+    """tifffile's decoder of a page's segments, told that three JPEG components are YCbCr where the tags say so."""
+    decode = page.decode
+    if int(page.compression) not in JPEG or int(page.photometric) != _YCBCR or page.planarconfig != 1:
+        return decode
+
+    def decode_ycbcr(data: bytes, index: int, **options: Any) -> Any:
+        return decode(_SOI + SAYS_YCBCR + data[2:] if data.startswith(_SOI) else data, index, **options)
+
+    return decode_ycbcr
 
 
 def jpeg_stream(page: tifffile.TiffPage) -> JpegStream | None:

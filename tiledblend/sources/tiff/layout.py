@@ -14,7 +14,7 @@ from tiledblend.errors import BadInputError
 from tiledblend.geometry import ceil_div
 from tiledblend.sources.tiff.codecs import own_codec
 from tiledblend.sources.tiff.coding import Coding
-from tiledblend.sources.tiff.jpeg import jpeg_stream
+from tiledblend.sources.tiff.jpeg import general_decoder, jpeg_stream
 from tiledblend.sources.tiff.lerc import DEFLATE, LERC, NONE, ZSTD, lerc_wrapping
 from tiledblend.sources.tiff.ndpi import level_sides
 from tiledblend.sources.tiff.pages import FoundPage, find_pages, unlike
@@ -156,7 +156,10 @@ def _coding_beside(
 ) -> Coding:
     """Of a page with tags of its own beside the first one's, whose coding it is where it comes to the same."""
     alike = (first.tags.imagelength, first.tags.imagewidth) == (page.tags.imagelength, page.tags.imagewidth)
-    own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if alike else samples
+    try:
+        own = interpret(page.tags, f"{name}, {page.label}", mask=mask) if alike else samples
+    except BadInputError as error:
+        raise unlike(first, page, name) from error
     if not alike or own.meaning != samples.meaning:
         raise unlike(first, page, name)
     turned, said = (tags.valueof(_ORIENTATION, 1) for tags in (page.tags.tags, first.tags.tags))
@@ -223,7 +226,7 @@ def _coding(
     is_joined = separate > 1 and samples.convert is not None
     return Coding(
         tile, grid, separate, contiguous, dtype, page.is_tiled, _raw_dtype(page),
-        int(page.compression), page.decode, page.jpegheader, jpeg_stream(page), own_codec(page),
+        int(page.compression), general_decoder(page), page.jpegheader, jpeg_stream(page), own_codec(page),
         samples.convert, _fill(page, base, dtype, luma=is_joined), is_joined, int(page.predictor), _is_plain(page),
     )  # fmt: skip
 

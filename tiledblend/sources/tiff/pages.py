@@ -132,14 +132,17 @@ def _jpegs_alike(page: Any, key: tifffile.TiffPage, structure: Structure) -> boo
 
 
 def _in_chain(series: tifffile.TiffPageSeries, number: int, structure: Structure) -> FoundPage | None:
-    """The directory of a plane that tifffile's own description lets it skip, where its tags are others than said."""
-    key, index = series.keyframe, series.keyframe.index + number
-    if series.kind != "shaped" or index >= len(structure.chain) or structure.chain[key.index] != key.offset:
+    """The directory of a plane that the first page's description lets tifffile skip, where the file has one each."""
+    key = series.keyframe
+    planes = math.prod(series.shape) // max(1, key.size)
+    if series.kind not in _SKIPPED or series.parent is None or len(structure.chain) < key.index + planes:
         return None
-    if structure.alike(key.offset, structure.chain[index]) or series.parent is None:
+    if structure.chain[key.index] != key.offset:
         return None
-    page = series.parent.pages.get(index, aspage=True)
+    page = series.parent.pages.get(key.index + number, aspage=True)
     assert isinstance(page, tifffile.TiffPage)
+    if (page.imagelength, page.imagewidth) != (key.imagelength, key.imagewidth) or not page.dataoffsets:
+        return None
     return FoundPage(page, page.dataoffsets, page.databytecounts, page.jpegtables, _label(page))
 
 
@@ -152,6 +155,9 @@ def _label(page: Any) -> str:
     first, *below = page.treeindex
     return f"page {first}" + "".join(f", SubIFD {index}" for index in below)
 
+
+_SKIPPED = frozenset({"shaped", "imagej"})
+"""Kinds whose planes tifffile takes to follow one another, without a look at their directories."""
 
 _COMPARED = (
     ("ImageLength", "imagelength"),

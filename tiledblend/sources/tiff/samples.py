@@ -92,6 +92,8 @@ def _rgb(page: tifffile.TiffPage, photometric: int, name: str) -> Samples:
     compression = int(page.compression)
     if photometric == YCBCR and compression not in JPEG | JPEG_2000 | WEBP | JPEG_XR | JPEG_XL:
         raise BadInputError(f"{name}: YCbCr samples with this compression are not read; convert it to RGB first")
+    if photometric == YCBCR and compression in JPEG and page.planarconfig == 1 and page.samplesperpixel > 3:
+        raise BadInputError(f"{name}: YCbCr JPEG with extra samples is not read; convert it to RGB first")
     convert = ycbcr_to_rgb if _is_planar_ycbcr(page, photometric, name) else None
     dtype, count = np.dtype(page.dtype), int(page.samplesperpixel)
     notes = _bits_note(page)

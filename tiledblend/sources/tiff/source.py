@@ -221,10 +221,14 @@ class TiffSource(RasterSource):
 
     def unstored(self, level: int = 0, missed: int = 0) -> Unstored | None:
         """As `RasterSource.unstored`: every tile's place is known, reads find no others."""
-        found = self._readers[level].absent(self._planes[level][0])
-        if found is None:
+        found = [self._readers[level].absent(self._planes[level][0])]
+        if self._masked:
+            found.append(self._mask_readers[level].absent([(0, 0)]))
+        lacking = [each for each in found if each is not None]
+        if not lacking:
             return None
-        missing, number, first, fill = found
+        _, _, first, fill = lacking[0]
+        missing, number = sum(each[0] for each in lacking), sum(each[1] for each in lacking)
         where = self._orientation.picture(first, self.levels[level].shape)
         return Unstored(self.name, level, missing, number, fill, where, not self.spec.allow_sparse)
 

@@ -31,6 +31,7 @@ _MOST_NEEDED, _MOST_SPARE = 4, 65536
 # What makes two pages unlike: kind, sides, samples, compression, planes, predictor, tiles.
 _LAYOUT_TAGS = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 338, 339, 32997})
 _NDPI_FLAG = 65420
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 # What decides how a page's segments are cut, coded and understood: bits, compression, photometric, fill order,
 # orientation, strips, planes, fax options, predictor, colour map, tiles, extra samples, formats, subsampling, nodata.
 _CODING_TAGS = frozenset(
@@ -84,6 +85,19 @@ class Structure:
         entries = struct.Struct(self.byteorder + ("HHQ8s" if self.is_bigtiff else "HHI4s"))
         pairs = list(zip(entries.iter_unpack(one), entries.iter_unpack(two), strict=False))
         return len(one) == len(two) and all(a[:3] == b[:3] and self._value(a) == self._value(b) for a, b in pairs)
+
+    def tile_sides(self) -> Iterator[tuple[int, int]]:
+        """(y, x) of a tile of each directory that has tiles, as it says."""
+        entries = struct.Struct(self.byteorder + ("HHQ8s" if self.is_bigtiff else "HHI4s"))
+        order: Literal["little", "big"] = "little" if self.byteorder == "<" else "big"
+        for coding in self.codings.values():
+            sides = {
+                code: int.from_bytes(value[: _ITEM_SIZES[kind]], order)
+                for code, kind, count, value in entries.iter_unpack(coding)
+                if code in (_TILE_WIDTH, _TILE_LENGTH) and count == 1 and kind in (3, 4, 16)
+            }
+            if len(sides) == 2:
+                yield sides[_TILE_LENGTH], sides[_TILE_WIDTH]
 
     def _value(self, entry: tuple[int, int, int, bytes]) -> bytes:
         """The bytes of an entry's value, wherever they are; of one too long to compare, its place."""

@@ -55,7 +55,7 @@ def why_no_image(node: ZarrNode, ome: Mapping[str, Any]) -> str:
     if "plate" in ome:
         fields = _fields(ome)
         such = f", such as its {fields[0]}" if fields else ""
-        several = f", or --series 0 to {len(fields) - 1}" if len(fields) > 1 else ""
+        several = f", or series 0 to {len(fields) - 1} of it (image: {{path: …, series: 0}})" if len(fields) > 1 else ""
         return f"a plate (HCS), not one image; give one field of a well{such}{several}"
     if "well" in ome:
         images = _paths((ome["well"] or {}).get("images"))

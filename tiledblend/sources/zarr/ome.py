@@ -27,7 +27,8 @@ from tiledblend.sources.zarr.transforms import Matrix, axis_order, chain
 
 MAX_LEVELS = 64
 KNOWN_VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")
-_DRAFT = re.compile(r"0\.[1-6][.-]?(dev|rc|a|b|alpha|beta)[.-]?\d*")
+_DRAFT = re.compile(r"0\.[1-6][.-]?(dev|rc|a|b|alpha|beta)[.-]?\w*")
+"""Before a release, and spatialdata's own of 0.4 and 0.5, which differ in nothing that is read here."""
 Window = tuple[float, float]
 
 
@@ -329,5 +330,10 @@ def _window(given: Any) -> Window | None:
         except (KeyError, TypeError, ValueError):
             continue
         if all(map(math.isfinite, found)) and found[0] < found[1]:
-            return found
+            return _plain(found[0]), _plain(found[1])
     return None
+
+
+def _plain(value: float) -> float:
+    """Whole numbers as such: what is carried is written as it was."""
+    return int(value) if value.is_integer() else value

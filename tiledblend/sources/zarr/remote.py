@@ -13,18 +13,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import ObjectStore, StorePath
 
 from tiledblend.bytes.buckets import Repeating, client_of, connections, is_beyond, repeated, split_url
-from tiledblend.bytes.remote import (
-    EXPECTED_BYTES,
-    Expected,
-    LargerError,
-    StoredState,
-    is_absent,
-    merge_ranges,
-    ranged,
-    told,
-    uses_of,
-    whole,
-)
+from tiledblend.bytes.expected import EXPECTED_BYTES, Expected, merge_ranges, uses_of
+from tiledblend.bytes.remote import LargerError, StoredState, is_absent, ranged, told, whole
 from tiledblend.errors import BadInputError
 from tiledblend.geometry import Region
 from tiledblend.sources.zarr.dense import dense_shard

@@ -336,6 +336,8 @@ def _open_array(store: Any, node: ZarrNode, facts: ArrayFacts, chunk_bytes: int,
 
         setting = config.set(require_support(called))
     try:
+        # Here, by one thread: two that read first at once would both open it, which zarr refuses.
+        run_inline(store.store._ensure_open)
         with setting:
             return with_bounded_codecs(AsyncArray.from_dict(store, document), chunk_bytes)
     except TiledblendError:
