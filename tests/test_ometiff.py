@@ -510,7 +510,7 @@ def test_an_interrupted_join_goes_on(
         for name in ("copy_range", "_let_go", "reveal"):
             patched.setattr(joining, name, dying(getattr(joining, name)))
         patched.setattr(places, "reveal", dying(places.reveal))
-        patched.setattr(places, "_publish", dying(places._publish))
+        patched.setattr(places, "publish", dying(places.publish))
         with pytest.raises(KeyboardInterrupt):
             export_ometiff(source, path, TiffOptions(tile=32))
     assert not path.exists()

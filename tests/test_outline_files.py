@@ -379,13 +379,18 @@ def test_circles_of_spatialdata(tmp_path: Path) -> None:
 def test_parquet_that_has_no_outlines(tmp_path: Path) -> None:
     wkb = [shapely.to_wkb(shapely.box(0, 0, 9, 9))]
     for columns, geo, reason in [
-        ({"a": [1]}, None, "without a geometry column; it has a"),
+        ({"a": [1]}, None, "without a geometry column"),
         ({"geometry": wkb}, {"columns": {"geometry": {"encoding": "point"}}}, "geometries as point; store them as WKB"),
         ({"geometry": wkb}, "no json", "geo metadata cannot be read"),
         ({"geometry": [b"\x01\x02"]}, None, "its geometries cannot be read"),
     ]:
         with pytest.raises(BadInputError, match=reason):
             tb.open(parquet(tmp_path / "a.parquet", columns, geo))
+    big = shapely.to_wkb(shapely.Polygon(np.random.default_rng(0).random((60_000, 2)).tolist()))
+    bomb = parquet(tmp_path / "bomb.parquet", {"geometry": [big] * 2000}, None)
+    assert bomb.stat().st_size < 4 << 20
+    with pytest.raises(BadInputError, match="bytes of values, more than is read at once"):
+        tb.open(bomb)
     (tmp_path / "b.parquet").write_bytes(b"PAR1" + bytes(40) + b"PAR1")
     with pytest.raises(BadInputError, match="broken Parquet"):
         tb.open(tmp_path / "b.parquet")

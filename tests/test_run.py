@@ -210,10 +210,10 @@ def test_tiles_in_flight_at_a_stop_are_waited_for_and_kept(tmp_path: Path, monke
     stop, kept = threading.Event(), []
     render = TileJob._render
 
-    def slowly(self: TileJob, tile: Tile, sink: Any) -> Any:
+    def slowly(self: TileJob, tile: Tile, *rest: Any) -> Any:
         stop.set()
         time.sleep(1)
-        return render(self, tile, sink)
+        return render(self, tile, *rest)
 
     monkeypatch.setattr(TileJob, "_render", slowly)
     started, path = time.monotonic(), tmp_path / "x.zarr"

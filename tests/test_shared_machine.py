@@ -233,6 +233,57 @@ def test_web_servers_are_asked_for_nothing(stranger: Path, command: Command) -> 
         server.shutdown()
 
 
+def test_a_redirect_to_another_host_is_not_followed(stranger: Path, command: Command) -> None:
+    asked, image = list[str](), (stranger.parent / "own.png").read_bytes()
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.server.server_port}{self.path}")
+            if self.path.startswith(("/away", "/moved")):
+                there = f"http://127.0.0.1:{second.server_port}/a.png" if self.path.startswith("/away") else "/own.png"
+                self.send_response(302)
+                self.send_header("Location", there)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            start, _, end = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
+            data = image[int(start) : int(end or len(image)) + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{int(start) + len(data) - 1}/{len(image)}")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Server) as first,
+        ThreadingHTTPServer(("127.0.0.1", 0), Server) as second,
+    ):
+        for server in (first, second):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{first.server_port}"
+        assert command("info", f"{base}/own.png").code == 0
+        assert command("info", f"{base}/moved.png").code == 0
+        for line in (
+            ("info", f"{base}/away.png"),
+            ("plan", f"{base}/away.png"),
+            ("plan", "--job", f"{base}/away.yaml"),
+            ("info", f"{base}/away.ome.zarr"),
+            ("seams", described(stranger, f"{base}/away.png"), "--inputs"),
+        ):
+            ran = command(*line)
+            assert ran.code in (3, 4), (line, ran.err)
+            assert f"its server sends on to another host, 127.0.0.1:{second.server_port}" in ran.err, line
+        assert not [one for one in asked if one.startswith(f"{second.server_port}/")]
+        for server in (first, second):
+            server.shutdown()
+
+
 # --- a ledger
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tiledblend.bytes.buckets import scheme_of
 from tiledblend.bytes.objects import Blob, ObjectStore, open_store, parts_of, split_parent
-from tiledblend.errors import RefusedError, StorageError, UsageError
+from tiledblend.errors import RefusedError, StorageError
 
 _OF_ZARR = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
@@ -34,14 +33,6 @@ def _zarr_around(folder: Path) -> Path | None:
 def _place(path: str | os.PathLike[str]) -> tuple[ObjectStore, str]:
     """The folder or prefix that an output lies in, and its name there."""
     return split_parent(open_store(path))
-
-
-def local_output(path: str | os.PathLike[str], what: str) -> Path:
-    """A path on this machine, for what cannot be written to a bucket. Raises UsageError for a bucket's."""
-    local = open_store(path).local_path()
-    if local is None:
-        raise UsageError(f"{os.fspath(path)}: {what} is written to a path on this machine; copy it to the bucket then")
-    return local if scheme_of(os.fspath(path)) else Path(path)
 
 
 def write_new(path: str | os.PathLike[str], data: Blob) -> int:

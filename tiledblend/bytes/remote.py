@@ -27,6 +27,7 @@ from tiledblend.bytes.buckets import (
 )
 from tiledblend.bytes.expected import Expected, cut, merge_ranges, uses_of
 from tiledblend.bytes.ranges import ByteReader, open_bytes
+from tiledblend.bytes.redirects import refuse_redirect
 from tiledblend.bytes.waiting import heard
 from tiledblend.errors import BadInputError, StorageError, TiledblendError, UsageError
 
@@ -201,6 +202,8 @@ def _first_block(uri: str) -> tuple[StoredState, bytes]:
     root, key = _split(uri)
     if not key:
         raise BadInputError(f"{uri}: names a bucket or server, not an object")
+    if scheme_of(uri) in WEB_SCHEMES:
+        refuse_redirect(uri)
     try:
         return repeated(lambda: ranged(root, key, 0, BLOCK_BYTES))
     except Exception as error:
@@ -223,11 +226,17 @@ def remote_identity(uri: str) -> dict[str, Any]:
 def stored_state(uri: str) -> StoredState | None:
     """Size and version of an object as it is now, or None if there is none. Raises BadInputError, StorageError."""
     import_checked(uri)
-    import obstore
-
     root, key = _split(uri)
     if not key:
         return None
+    if scheme_of(uri) in WEB_SCHEMES:
+        refuse_redirect(uri)
+    return _state_now(uri, root, key)
+
+
+def _state_now(uri: str, root: str, key: str) -> StoredState | None:
+    import obstore
+
     with told(uri, "cannot be opened"):
         try:
             return _state_of(heard(lambda: obstore.head(client_of(root), key)))
@@ -259,7 +268,8 @@ def only_stored(folder: str, keys: Iterable[str]) -> Iterator[str]:
     """Those keys below a folder that name an object, in their order: a HEAD for each, many at a time."""
     pending = iter(keys)
     while batch := list(islice(pending, ASKED_AT_ONCE)):
-        states = connections().map(stored_state, [f"{folder}/{key}" for key in batch])
+        # One by one: whether the server sends on is asked of what is opened, not of each of a million chunks.
+        states = connections().map(lambda uri: _state_now(uri, *_split(uri)), [f"{folder}/{key}" for key in batch])
         yield from (key for key, state in zip(batch, states, strict=True) if state is not None)
 
 
@@ -268,6 +278,8 @@ def read_object(uri: str, limit: int) -> bytes | None:
     import_checked(uri)
 
     with told(uri, "cannot be read"):
+        if scheme_of(uri) in WEB_SCHEMES:
+            refuse_redirect(uri)
         try:
             data = repeated(lambda: whole(uri, limit))[1]
         except Exception as error:

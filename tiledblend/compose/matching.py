@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 CANVAS_PIXELS = 1 << 24
 SEARCHED = 1024
-READ_PIXELS = 1 << 26
+READ_PIXELS = 1 << 24
 FEWEST_BLOCKS = 32
-MOST_PAIRS = 1 << 20
+MOST_PAIRS = 1 << 18
 
 Pixels = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -162,7 +162,7 @@ class _Search:
 
 
 def _distance(flags: Flags) -> Pixels:
-    return np.asarray(cv2.distanceTransform(flags.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+    return np.asarray(cv2.distanceTransform(flags.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5))
 
 
 Pair = tuple[Pixels, Pixels]
@@ -170,21 +170,20 @@ Pair = tuple[Pixels, Pixels]
 
 def _looked_at(search: _Search, below: Scene, level: int) -> tuple[list[Pair], list[Pair]]:
     """(pairs of the ring, pairs across the edge): (layer, below), each (pairs, channels), block by block."""
-    side = 256 >> min(level, 2)
+    side = max(64, 512 >> level)
     blocks = list(_near_edges(search, side))
     most = max(FEWEST_BLOCKS, READ_PIXELS // (side << level) ** 2)
     if len(blocks) > most:
-        blocks = sorted(random.Random(0).sample(blocks, most), key=lambda block: (block.y0, block.x0))
+        blocks = sorted(random.Random(0).sample(blocks, most), key=lambda found: (found[0].y0, found[0].x0))
     share = max(256, MOST_PAIRS // max(1, len(blocks)))
     pairs: list[Pair] = []
     steps: list[Pair] = []
-    for block in blocks:
-        flags = search.flags(block)
+    for block, near, within in blocks:
         part = block & search.own.visible
-        if flags is None or part.is_empty:
+        if part.is_empty:
             continue
         at = part.shift(-block.y0, -block.x0).slices
-        ring, inside = flags[0][at], flags[1][at]
+        ring, inside = near[at], within[at]
         colour, alpha = search.own.read(part)
         under = _pixels(below, part)
         if alpha is not None and search.own.multiplies_alpha:
@@ -207,8 +206,8 @@ def _pixels(scene: Scene, region: Region) -> NDArray[Any]:
     return scene.mode.combine(Laid(region, reach, layers, scene.ground)).pixels
 
 
-def _near_edges(search: _Search, side: int) -> Iterator[Region]:
-    """Blocks that the ring touches."""
+def _near_edges(search: _Search, side: int) -> Iterator[tuple[Region, Flags, Flags]]:
+    """Blocks that the ring touches, with what is in the ring and inside the mask."""
     height, width = search.own.canvas
     for y in range(0, height, SEARCHED):
         for x in range(0, width, SEARCHED):
@@ -219,8 +218,9 @@ def _near_edges(search: _Search, side: int) -> Iterator[Region]:
             for row in range(tile.y0, tile.y1, side):
                 for column in range(tile.x0, tile.x1, side):
                     block = Region(row, column, min(row + side, tile.y1), min(column + side, tile.x1))
-                    if flags[0][block.shift(-y, -x).slices].any():
-                        yield block
+                    near, inside = (flag[block.shift(-y, -x).slices] for flag in flags)
+                    if near.any():
+                        yield block, near.copy(), inside.copy()
 
 
 def _across(ring: Flags, inside: Flags, layer: Pixels, below: Pixels) -> Iterator[Pair]:

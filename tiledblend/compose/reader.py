@@ -79,11 +79,12 @@ class LayerReader:
         """True when the image's alpha enters the weight besides the mask."""
         return self.has_alpha and self.layer.mask != "alpha"
 
-    def read(self, region: Region) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    def read(self, region: Region, *, rounded: bool = False) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
         """(colours, alpha) of a region of the canvas inside `visible`.
 
         colours: (y, x, c), in the image's dtype, or float32 (unrounded) where resampled, un-multiplied or toned. alpha:
-        float32 (y, x) in [0, 1] or None.
+        float32 (y, x) in [0, 1] or None. rounded: colours are wanted in the image's dtype, which saves time where they
+        are whole numbers; others stay as they are.
         """
         region = region.shift(-self.frame.y0, -self.frame.x0)
         image, sampling = self.layer.image, self.pixels.sampling
@@ -93,7 +94,11 @@ class LayerReader:
         else:
             pixels = assembled(region, self.pixels.parts(region), self._resampled)
             colour, alpha = (pixels, None) if image.alpha is Alpha.NONE else (pixels[:, :, :-1], pixels[:, :, -1])
-        return (colour if self.tone is None else self.tone.of(colour, image.dtype)), alpha
+        if self.tone is None:
+            return colour, alpha
+        if rounded and colour.dtype.kind == "u":
+            return self.tone.rounded(colour), alpha
+        return self.tone.of(colour, image.dtype), alpha
 
     def expect(self, regions: Sequence[Region], *, fetch: bool = True) -> int:
         """These regions, as of `read`, will be read soon (`RasterSource.expect`)."""

@@ -119,7 +119,7 @@ class TileRenderer:
 
     def _copied(self, region: Region, index: int) -> Pixels:
         dtype = self.scene.dtype
-        colour, alpha = self.fields[index].reader.read(region)
+        colour, alpha = self.fields[index].reader.read(region, rounded=True)
         pixels = to_dtype(colour, dtype)
         if not self.scene.has_alpha:
             return pixels

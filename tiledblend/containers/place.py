@@ -38,10 +38,6 @@ class Place(ABC):
         """True when a complete result of tiledblend is there, sound or damaged."""
 
     @abstractmethod
-    def is_finished(self) -> bool:
-        """True when a result is there whose commit was carried through."""
-
-    @abstractmethod
     def refuse_foreign(self) -> None:
         """Raise RefusedError for what lies beside a place that is not ours."""
 

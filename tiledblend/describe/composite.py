@@ -20,7 +20,7 @@ from tiledblend.display import ShownInNotebooks
 from tiledblend.errors import BadInputError, UsageError
 from tiledblend.geometry import Affine, Region, ceil_div
 from tiledblend.kernels.bands import Bands
-from tiledblend.kernels.feather import FeatherKernel
+from tiledblend.kernels.gaussian import FeatherKernel
 from tiledblend.kernels.morphology import Growth
 from tiledblend.sources.base import RasterSource
 from tiledblend.sources.outlines.source import PolygonSource

@@ -56,12 +56,12 @@ class Bands:
 class Patch:
     """What a layer and what lies below it are in `where`, a region of the layer's own grid of pixels.
 
-    layer, below: (y, x, c). weight: float32 (y, x) in [0, 1]. domain: the pixels of the layer that there are; levels
-    are mirrored at its border.
+    layer, below: (y, x, c), float32 or whole numbers. weight: float32 (y, x) in [0, 1]. domain: the pixels of the layer
+    that there are; levels are mirrored at its border.
     """
 
     layer: NDArray[Any]
-    below: NDArray[np.float32]
+    below: NDArray[Any]
     weight: NDArray[np.float32]
     where: Region
     domain: Region

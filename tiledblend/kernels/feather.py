@@ -25,11 +25,9 @@ from tiledblend.geometry import Region
 from tiledblend.kernels.averaging import MaskUnits, filtered_cells
 from tiledblend.kernels.cells import ENLARGED_FULL, PIXEL, enlarge, enlarged_from
 from tiledblend.kernels.filtering import filter_pixels
-from tiledblend.kernels.gaussian import CELL_FULL, FeatherKernel, Sigmas
+from tiledblend.kernels.gaussian import CELL_FULL, FeatherKernel
 from tiledblend.kernels.mirror import KnowUnits, ReadUnits, Units, read_mirrored
-from tiledblend.kernels.snap import inside_only, snap_into, units_to_weight
-
-__all__ = ["FeatherKernel", "FeatheredMask", "Sigmas", "Units", "feather_tile", "inside_only"]
+from tiledblend.kernels.snap import snap_into, units_to_weight
 
 ROUNDING = 1 / CELL_FULL
 

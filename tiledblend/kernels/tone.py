@@ -68,6 +68,16 @@ class Tone:
             scaled += np.asarray(self.offset, np.float32)
         return scaled
 
+    def rounded(self, colours: Colours) -> Colours:
+        """As `of`, of uint8 or uint16 colours, rounded half to even and clipped to their dtype."""
+        return _looked_up(colours, _whole_table(self, colours.dtype.name))
+
+
+@lru_cache(maxsize=16)
+def _whole_table(tone: Tone, dtype: str) -> NDArray[Any]:
+    table = np.clip(np.rint(_table(tone, dtype)), 0, np.iinfo(dtype).max)
+    return np.ascontiguousarray(table.astype(dtype))
+
 
 @lru_cache(maxsize=16)
 def _table(tone: Tone, dtype: str) -> NDArray[np.float32]:
@@ -81,12 +91,12 @@ def _table(tone: Tone, dtype: str) -> NDArray[np.float32]:
     return values + np.asarray(tone.offset, np.float32)
 
 
-def _looked_up(colours: Colours, table: NDArray[np.float32]) -> NDArray[np.float32]:
+def _looked_up(colours: Colours, table: NDArray[Any]) -> NDArray[Any]:
     channels = colours.shape[2]
     if colours.dtype == np.uint8 and channels in (1, 3, 4) and colours.flags.c_contiguous:
-        tabled: NDArray[np.float32] = cv2.LUT(colours, table.reshape(1, 256, channels))  # type: ignore[assignment]
+        tabled: NDArray[Any] = cv2.LUT(colours, table.reshape(1, 256, channels))
         return tabled.reshape(colours.shape)
-    out = np.empty_like(colours, np.float32)
+    out = np.empty_like(colours, table.dtype)
     for channel in range(channels):
         out[:, :, channel] = table[:, channel][colours[:, :, channel]]
     return out

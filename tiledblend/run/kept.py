@@ -238,9 +238,3 @@ def _named(kept: KeptLevel) -> str:
     names = {"rgb": "RGB", "ycbcr": "YCbCr", "grey": "grey"}
     (x, y), chroma = kept.jpeg.sampling[0], {(1, 1): " 4:4:4", (2, 1): " 4:2:2", (2, 2): " 4:2:0"}
     return names[kept.jpeg.colour] + (chroma.get((x, y), "") if kept.jpeg.colour == "ycbcr" else "")
-
-
-def layers_that_pass(scene: Scene, layout: TiffLayout) -> Sequence[int]:
-    """Indices of the layers whose tiles can pass."""
-    images = ((i, reader.layer.image, reader.pixels.level) for i, reader in enumerate(scene.readers))
-    return [i for i, image, number in images if why_not(image, number, layout) is None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from tiledblend.kernels.blend import Blended, Contribution, count_background, to
 from tiledblend.kernels.operators import Operator, operated
 from tiledblend.kernels.over import laid_over
 
-Colours = NDArray[np.float32]
+Colours = NDArray[Any]
+"""float32, or the canvas's dtype where they are an image's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Banded:
         return Blended(to_dtype(total, ground.dtype), count_background(own))
 
     def _summed(self, laid: Laid, layers: Mapping[int, Contribution]) -> Colours:
-        """float32 colours of the region: layer by layer, each on as much as those above it need."""
+        """Colours of the region, unrounded: layer by layer, each on as much as those above it need."""
         wanted = [laid.region]
         for index in reversed(list(layers)):
             wanted.insert(0, wanted[0].grow(self.layers[index].bands.reach_px) & laid.reach)
@@ -99,7 +101,9 @@ def _laid_by(
     layer: BandedLayer, own: Contribution, below: Colours, known: Region, to: Region, ground: Ground
 ) -> Colours:
     """One layer over what lies below it: both known in a region, `to` the part that is wanted."""
-    colour = operated(layer.operator, below, own.colour, full_of(ground.dtype))
+    if layer.bands.count == 1 and layer.hides and own.weight is None:
+        return own.colour  # whole numbers stay what they are: differences of these cost less
+    colour = own.colour if layer.hides else operated(layer.operator, below, own.colour, full_of(ground.dtype))
     weight = np.ones(known.shape, np.float32) if own.weight is None else own.weight
     if layer.bands.count == 1:
         wide = np.broadcast_to(weight[:, :, None], colour.shape)

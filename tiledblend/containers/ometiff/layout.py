@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -223,10 +223,6 @@ class TiffLayout:
         levels = tuple(map(int, document["stored"]))
         kept = tuple(map(KeptLevel.from_dict, document["kept"]))
         return cls(grid, *facts, Alpha(document["alpha"]), options, levels, shapes, bool(document["own_levels"]), kept)
-
-    def with_options(self, options: TiffOptions) -> TiffLayout:
-        """The same, stored in another way."""
-        return replace(self, options=options)
 
     # --- parts
 

@@ -56,10 +56,6 @@ class TiffPlace(Place):
         """True for a file that ends as ours do."""
         return self._path.is_file() and stored_job(self._path) is not None
 
-    def is_finished(self) -> bool:
-        """As `is_result`: a file gets its name when it is complete."""
-        return self.is_result()
-
     def refuse_foreign(self) -> None:
         """Nothing of ours lies beside it."""
 

@@ -58,10 +58,6 @@ class OzxPlace(Place):
         """True for an archive whose root says that tiledblend made it."""
         return self._result() is not None
 
-    def is_finished(self) -> bool:
-        """As `is_result`: a file gets its name when it is complete."""
-        return self.is_result()
-
     def refuse_foreign(self) -> None:
         """Nothing of ours lies beside it."""
 

@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 from tiledblend.bytes.ranges import read_whole
 from tiledblend.errors import BadInputError
 from tiledblend.kernels.scanline import edges_of_rings
+from tiledblend.sources.outlines.bounds import MAX_FILE_BYTES, most_bytes
 from tiledblend.sources.outlines.features import Feature
 from tiledblend.sources.outlines.geojson import parse_geojson
 from tiledblend.sources.outlines.magic import GZIP, PARQUET, first_sign
 from tiledblend.sources.outlines.markup import parse_xml
 from tiledblend.sources.outlines.validity import Invalid, checked
-
-MAX_FILE_BYTES = 4 << 30
-_INFLATED_AT_LEAST = 64 << 20
-_INFLATED_TIMES = 100
 
 
 @dataclass(frozen=True)
@@ -103,11 +100,8 @@ def _parsed_file(path: str) -> tuple[str, str, list[Feature], list[str]]:
 
 
 def _inflated(data: bytes, path: str) -> bytes:
-    """What gzip holds, of one or several members, up to 100 times its own size.
-
-    Outlines shrink to a tenth or so: what grows a hundredfold was made to fill the memory.
-    """
-    limit = min(max(_INFLATED_AT_LEAST, _INFLATED_TIMES * len(data)), MAX_FILE_BYTES)
+    """What gzip holds, of one or several members, up to `most_bytes`."""
+    limit = most_bytes(len(data))
     try:
         text = gzip.GzipFile(fileobj=io.BytesIO(data)).read(limit + 1)
     except EOFError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tiledblend.errors import BadInputError
+from tiledblend.sources.outlines.bounds import most_bytes
 from tiledblend.sources.outlines.features import UNCLASSIFIED, Feature, Polygon, ellipse_ring, ring_of
 
 _CLASS_COLUMNS = ("classification", "class", "name")
@@ -49,13 +50,42 @@ def _table(data: bytes, path: str) -> Any:
             f"{path}: outlines in Parquet need pyarrow: pip install 'tiledblend[parquet]', or store them as GeoJSON"
         ) from None
     try:
-        file = parquet.ParquetFile(io.BytesIO(data))
-        if file.metadata.num_rows > _MOST_ROWS:
-            raise BadInputError(f"{path}: {file.metadata.num_rows:,} rows, more than the {_MOST_ROWS:,} that are read")
-        wanted = [name for name in file.schema_arrow.names if name not in ("index",)]
-        return file.read(columns=wanted)
+        with parquet.ParquetFile(io.BytesIO(data)) as file:
+            known, names = file.metadata, file.schema_arrow.names
+            pages = sum(known.row_group(i).total_byte_size for i in range(known.num_row_groups))
+        limit = most_bytes(len(data))
+        if known.num_rows > _MOST_ROWS or pages > limit:
+            raise BadInputError(f"{path}: {known.num_rows:,} rows of {pages:,} bytes, more than is read at once")
+        # As dictionaries: a value that is stored once may stand in every row.
+        columns = [name for name in names if name in {"radius", *_CLASS_COLUMNS, _primary(known.metadata or {})}]
+        with parquet.ParquetFile(io.BytesIO(data), read_dictionary=columns) as file:
+            table = file.read(columns=columns)
+        if (size := sum(_expanded(table.column(name)) for name in columns)) > limit:
+            raise BadInputError(f"{path}: {size:,} bytes of values, more than is read at once")
+        return table
     except (pyarrow.lib.ArrowException, OSError, ValueError) as error:
         raise BadInputError(f"{path}: broken Parquet: {' '.join(str(error).split())[:200]}") from error
+
+
+def _primary(metadata: dict[bytes, bytes]) -> str:
+    """The geometry column that the metadata name; the usual one where they cannot be read."""
+    try:
+        return str(json.loads(metadata.get(b"geo", b"{}")).get("primary_column", "geometry"))
+    except (ValueError, AttributeError):
+        return "geometry"
+
+
+def _expanded(column: Any) -> int:
+    """Bytes of a column's texts when each row has its own."""
+    import pyarrow
+    from pyarrow import compute
+
+    total = 0
+    for chunk in column.chunks:
+        if isinstance(chunk, pyarrow.DictionaryArray) and len(chunk.dictionary):
+            lengths = compute.binary_length(chunk.dictionary)
+            total += compute.sum(compute.take(compute.cast(lengths, "int64"), chunk.indices)).as_py() or 0
+    return total
 
 
 def _geometry_column(metadata: dict[bytes, bytes], names: list[str], path: str) -> str:
@@ -66,7 +96,7 @@ def _geometry_column(metadata: dict[bytes, bytes], names: list[str], path: str) 
     except (ValueError, AttributeError):
         raise BadInputError(f"{path}: Parquet whose geo metadata cannot be read") from None
     if column not in names:
-        raise BadInputError(f"{path}: Parquet without a geometry column; it has {', '.join(names[:12])}")
+        raise BadInputError(f"{path}: Parquet without a geometry column")
     if encoding != "WKB":
         raise BadInputError(f"{path}: Parquet with geometries as {encoding}; store them as WKB")
     return str(column)
