@@ -569,7 +569,7 @@ def test_tasks_that_named_workers_who_have_gone_are_handed_out_again(monkeypatch
     workers.window()
     assert workers.named() == {"workers": ["a"]}
     cluster.threads = {"b": 2}
-    with pytest.raises(connection.HandOutAgain):
+    with pytest.raises(connection.WorkersGone):
         workers.window()
     assert (workers.window(), workers.named()) == (6, {"workers": ["b"]})
     many = Cluster(**{f"w{number}": 1 for number in range(connection.MOST_NAMED + 1)})

@@ -188,8 +188,8 @@ class Workforce:
     def named(self) -> dict[str, Any]:
         """For `Client.submit`: the workers that a task may go to, where they must be named.
 
-        Not those that were started for this run, and not the many of a large cluster that are all alike: a list per task
-        has its cost.
+        Not those that were started for this run, and not the many of a large cluster that are all alike: a list per
+        task has its cost.
         """
         alike = len(self._able) > MOST_NAMED and len(self._able) == len(self._known)
         if not self._able or alike or self._are_ours:

@@ -90,6 +90,7 @@ class Stages:
         )
         self.tally = Tally()
         self._deaths = _Deaths()
+        self._losses = 0, 0
         self._pickled: bytes | None = None
         self._notes: list[str] = []
         self.resumed = planned.tiles if output.complete else len(output.receipts)
@@ -248,8 +249,8 @@ class Stages:
                         return False
                 if isinstance(error, WorkersGone):
                     raise ResourceError(
-                        f"all workers that had tiles died, {HARMLESS_DEATHS + 1} times: out of memory, or a decoder crashed"
-                        " on damaged input; give workers more memory or fewer threads and run again with --resume"
+                        f"all workers that had tiles died, {HARMLESS_DEATHS + 1} times: out of memory, or a decoder"
+                        " crashed on damaged input; give workers more memory or fewer threads, then --resume"
                     ) from error
                 raise
 
