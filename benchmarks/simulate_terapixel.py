@@ -27,6 +27,7 @@ from tiledblend.compose.pyramid import TileStats
 from tiledblend.containers.output import begin
 from tiledblend.containers.receipts import Receipt
 from tiledblend.describe.composite import Composite
+from tiledblend.describe.fingerprint import fingerprint
 from tiledblend.describe.layers import Layer
 from tiledblend.geometry import Region, Tile
 from tiledblend.run.cluster import open_client
@@ -34,6 +35,7 @@ from tiledblend.run.connection import TASKS_PER_THREAD
 from tiledblend.run.options import ClusterOptions
 from tiledblend.run.plan import plan
 from tiledblend.run.report import ProgressEvent
+from tiledblend.run.reuse import Reuse
 from tiledblend.run.stages import Stages
 from tiledblend.run.tasks import TileJob, TileResult
 from tiledblend.sources.base import Level, RasterSource, SourceInfo, SourceSpec
@@ -58,11 +60,17 @@ class FreeSource(RasterSource):
 class FreeJob(TileJob):
     """A job whose tiles are done at once: receipts as long as real ones, nothing stored."""
 
-    def run(self, tile: Tile, storing: Callable[[], AbstractContextManager[None]] = nullcontext) -> TileResult:
+    def run(
+        self,
+        tile: Tile,
+        storing: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        stands_on_same: bool = False,
+    ) -> TileResult:
         receipts = tuple(
             Receipt(key, 7_000_000, hashlib.sha256(key.encode()).hexdigest()) for key in self.layout.tile_objects(tile)
         )
-        return TileResult(tile, receipts, TileStats(copied=64))
+        return TileResult(tile, receipts, TileStats(copied=64), key=bytes(64 if tile.stage == 0 else 0))
 
 
 def resident_bytes() -> int:
@@ -113,8 +121,10 @@ def simulate(side: int, threads: int, folder: Path) -> Simulation:
         def progress(event: ProgressEvent) -> None:
             found.watch(event, client, started, before)
 
-        run = Stages(planned, output, (composite.layers[0].image.fingerprint(),), progress, threading.Event())
-        run.job = FreeJob(planned.scene, planned.layout, output.store, run.job.inputs)
+        identity = fingerprint(composite)
+        reuse = Reuse.of(planned.scene, planned.layout, identity)
+        run = Stages(planned, output, tuple(identity["inputs"]), progress, threading.Event(), reuse)
+        run.job = FreeJob(planned.scene, planned.layout, output.store, run.job.inputs, keys=reuse.keys)
         running = time.monotonic()
         run.make_tiles(client, ClusterOptions(), None, False)
         found.seconds = time.monotonic() - running
