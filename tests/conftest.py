@@ -15,6 +15,20 @@ from tiledblend.demo.tissue import Slides, make_slides
 
 ROOT = Path(__file__).parents[1]
 
+LONG = {
+    *("test_cloud", "test_cluster", "test_crash", "test_google_store", "test_memory_group", "test_mutants"),
+    *("test_ometiff", "test_real_stores", "test_reuse", "test_sending", "test_shared_machine", "test_stops"),
+    *("test_store", "test_faults", "test_unstored", "test_view", "test_workflows"),
+}
+"""Files that start clusters, stores, browsers or whole runs by the dozen: each of their tests is `slow`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in LONG:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Slides:

@@ -13,8 +13,8 @@ PERCENTILES = (0.1, 99.9)
 def display_range(values: NDArray[Any]) -> tuple[float, float]:
     """(low, high): all but a thousandth of the values at each end, low below high; not finite ones do not count.
 
-    >>> display_range(np.arange(1001))
-    (1.0, 999.0)
+    >>> [round(value, 6) for value in display_range(np.arange(1001))]
+    [1.0, 999.0]
     >>> display_range(np.zeros(4))
     (0.0, 1.0)
     """

@@ -213,7 +213,8 @@ class Stages:
         workers = Workforce(client, self._require_memory, self._stop_if_asked, are_ours=self._are_ours)
         running: dict[Future[Any], Tile] = {}
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        workers.window()
+        with _failures_told():
+            workers.window()
         with _failures_told(), _shared_job(client, self.job, self._pickled, workers.named()) as job:
             try:
                 while True:
