@@ -1,7 +1,7 @@
 """Other people's TIFFs, read here and by Pillow, GDAL and tifffile: what differs, and what is refused here only.
 
     python -m pip download --no-binary :all: --no-deps pillow==12.0.0   # its sdist has Tests/images/*.tif
-    python tests/corpus.py FOLDER…
+    python tests/tiff_corpus.py FOLDER…
 
 A file is "same" where one other reader at least gives these very pixels. Exit code 1 where no reader does.
 """
