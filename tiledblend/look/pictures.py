@@ -124,7 +124,7 @@ def with_jpeg_profile(jpeg: bytes | bytearray, profile: bytes | None) -> bytes |
 
 def _tiff(
     pixels: NDArray[Any], pixel_size_um: tuple[float, float] | None, icc_profile: bytes | None, *, has_alpha: bool
-) -> memoryview:
+) -> bytes:
     import tifffile
 
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -140,4 +140,4 @@ def _tiff(
         options |= {"resolution": (1e4 / pixel_size_um[1], 1e4 / pixel_size_um[0]), "resolutionunit": "CENTIMETER"}
     file = io.BytesIO()
     tifffile.imwrite(file, pixels, tile=(256, 256), compression="zlib", predictor=True, metadata=None, **options)
-    return file.getbuffer()
+    return file.getvalue()
