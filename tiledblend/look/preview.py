@@ -330,7 +330,7 @@ def _check_png(path: str | os.PathLike[str]) -> None:
     refuse_existing(path)
 
 
-def _png(picture: Pixels) -> memoryview:
+def _png(picture: Pixels) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", optimize=True)
-    return file.getbuffer()
+    return file.getvalue()

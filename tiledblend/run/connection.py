@@ -199,10 +199,10 @@ class Workforce:
 
     def _look(self) -> None:
         now = self._looked = time.monotonic()
-        workers = asked(lambda: self._client.scheduler_info(n_workers=-1), self._check)["workers"]
-        silent = {address for address, asked_at in self._silent.items() if now < asked_at + SILENT_SECONDS}
-        self._probe([address for address in workers if address not in self._known.keys() | silent], now)
-        self._known = {address: found for address, found in self._known.items() if address in workers}
+        try:
+            workers = self._ask(now)
+        except OSError as error:
+            raise SchedulerLost from error
         able = {address: worker for address, worker in workers.items() if self._is_able(address)}
         if able.keys() - self._able:
             self._require({address: {**worker, "pause": self._pause(address)} for address, worker in able.items()})
@@ -222,6 +222,14 @@ class Workforce:
         if gone or moved:
             self._handed.clear()
             raise WorkersGone if gone else HandOutAgain
+
+    def _ask(self, now: float) -> dict[str, Any]:
+        """dask's description of all workers, by address, and what the new ones have."""
+        workers: dict[str, Any] = asked(lambda: self._client.scheduler_info(n_workers=-1), self._check)["workers"]
+        silent = {address for address, asked_at in self._silent.items() if now < asked_at + SILENT_SECONDS}
+        self._probe([address for address in workers if address not in self._known.keys() | silent], now)
+        self._known = {address: found for address, found in self._known.items() if address in workers}
+        return workers
 
     def _probe(self, new: list[str], now: float) -> None:
         here = [address for address in new if self._are_ours]
