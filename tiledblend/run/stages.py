@@ -239,7 +239,7 @@ class Stages:
                         self._take(_result(future, self._stop_if_asked))
             except BaseException as error:
                 withdraw(client, set(running))
-                if isinstance(error, InterruptedRun | KilledWorker | HandOutAgain):
+                if isinstance(error, InterruptedRun | BadInputError | KilledWorker | HandOutAgain):
                     self._take_finished(running)
                 if isinstance(error, HandOutAgain) and not (isinstance(error, WorkersGone) and self._lose_workers()):
                     return False
